@@ -1,0 +1,93 @@
+//! Formats against independent values: blocks and their exact dequantization made by another
+//! implementation (where that data is at hand), and round trips of our own quantizers.
+
+use gristmill_core::{DType, quant};
+
+const IMPLEMENTED: [DType; 8] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q8_0,
+    DType::Q4_0,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+];
+
+/// The payload of a `.npy` file.
+fn npy(path: &std::path::Path) -> Vec<u8> {
+    let b = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let header = u16::from_le_bytes([b[8], b[9]]) as usize;
+    b[10 + header..].to_vec()
+}
+
+#[test]
+fn dequantization_is_bit_exact() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/quants");
+    if !root.exists() {
+        eprintln!("reference blocks not present, nothing compared");
+        return;
+    }
+    for dtype in IMPLEMENTED.into_iter().filter(|d| root.join(d.name()).exists()) {
+        for (blocks, values) in [("blocks.npy", "dequant.npy"), ("rblocks.npy", "rdequant.npy")] {
+            let bytes = npy(&root.join(dtype.name()).join(blocks));
+            let expected = npy(&root.join(dtype.name()).join(values));
+            let mut out = vec![0.0f32; expected.len() / 4];
+            quant::dequantize(dtype, &bytes, &mut out).unwrap();
+            for (i, (o, e)) in out.iter().zip(expected.chunks_exact(4)).enumerate() {
+                let e = f32::from_le_bytes(e.try_into().unwrap());
+                assert!(
+                    o.to_bits() == e.to_bits() || (o.is_nan() && e.is_nan()),
+                    "{dtype} {blocks} element {i}: {o} instead of {e}"
+                );
+            }
+        }
+    }
+}
+
+/// A quantizer must be about as good as its bits allow: the error of uniform noise, relative to
+/// the root mean square of the data.
+#[test]
+fn quantizers_are_as_good_as_their_bits() {
+    let mut state = 1u64;
+    let mut gauss = || {
+        let mut sum = 0.0;
+        for _ in 0..12 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            sum += (state >> 40) as f32 / (1u64 << 24) as f32;
+        }
+        sum - 6.0
+    };
+    let x: Vec<f32> = (0..256 * 64).map(|_| gauss()).collect();
+    for (dtype, bound) in [
+        (DType::F32, 0.0),
+        (DType::F16, 3e-4),
+        (DType::BF16, 3e-3),
+        (DType::Q8_0, 0.008),
+        (DType::Q6_K, 0.025),
+        (DType::Q5_K, 0.045),
+        (DType::Q4_K, 0.085),
+        (DType::Q4_0, 0.12),
+    ] {
+        let mut y = vec![0.0; x.len()];
+        quant::dequantize(dtype, &quant::quantize(dtype, &x).unwrap(), &mut y).unwrap();
+        let square = |v: f32| f64::from(v).powi(2);
+        let noise: f64 = x.iter().zip(&y).map(|(a, b)| square(a - b)).sum();
+        let error = (noise / x.iter().map(|&a| square(a)).sum::<f64>()).sqrt();
+        assert!(error <= bound, "{dtype}: relative error {error:.4} above {bound}");
+    }
+}
+
+#[test]
+fn degenerate_blocks_stay_finite() {
+    for dtype in IMPLEMENTED {
+        for value in [0.0f32, 1.0, -1.0, 1e-30] {
+            let x = [value; 256];
+            let mut y = [f32::NAN; 256];
+            quant::dequantize(dtype, &quant::quantize(dtype, &x).unwrap(), &mut y).unwrap();
+            for v in y {
+                assert!((v - value).abs() <= 0.05 * value.abs() + 1e-6, "{dtype}: {value} -> {v}");
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Recording a program.
+//!
+//! A model's architecture reads its configuration and calls [`Program::push`] (through the short
+//! forms [`Program::one`] and [`Program::two`]) once for each operation, in order. Every value is
+//! assigned once and its shape is known and checked at that moment, so an error names the
+//! operation that a model file does not fit.
+
+use crate::op::{Op, Ref, State, Tensor, Value};
+use gristmill_core::{DType, Error, Result};
+
+/// What a row of a value stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// A token of the batch.
+    Tokens,
+    /// A sequence of the batch.
+    Seqs,
+    /// A token whose outputs are wanted.
+    Wanted,
+    /// A token and one of its `k` experts.
+    Choices(u32),
+}
+
+/// The shape of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// What a row stands for.
+    pub rows: Rows,
+    /// Elements of a row.
+    pub width: u32,
+}
+
+/// A weight the program names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorDecl {
+    /// The name in GGUF's scheme; other containers map theirs to it.
+    pub name: String,
+    /// Matrices in the stack; 1 for a plain matrix or vector.
+    pub experts: u32,
+    /// Output features; 1 for a vector.
+    pub rows: u32,
+    /// Input features.
+    pub cols: u32,
+}
+
+/// Layers that share page tables: those with the same window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Positions a layer looks back, where it does not look back to the start; pages wholly out of
+    /// every window can be freed.
+    pub window: Option<u32>,
+}
+
+/// Memory that outlives a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateKind {
+    /// Keys and values of one layer, in pages of a group.
+    Paged {
+        /// Which page table.
+        group: u8,
+        /// Elements of the keys of a token, all heads.
+        k: u32,
+        /// Elements of the values of a token, all heads.
+        v: u32,
+        /// Type of the stored keys.
+        k_type: DType,
+        /// Type of the stored values.
+        v_type: DType,
+    },
+    /// A fixed piece for each sequence: RWKV states, latents, hidden carries.
+    Slot {
+        /// Elements a slot.
+        elems: u32,
+        /// Their type.
+        dtype: DType,
+    },
+}
+
+/// What a program can give besides its states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// Scores of the vocabulary, for each wanted row.
+    Logits,
+    /// Hidden states, for each token (of the last layer, or at a cut).
+    Hidden,
+    /// A vector for each sequence.
+    Pooled,
+    /// Class scores for each sequence.
+    Scores,
+}
+
+impl Output {
+    const NAMES: [(Output, &str); 4] = [
+        (Output::Logits, "logits"),
+        (Output::Hidden, "hidden"),
+        (Output::Pooled, "pooled"),
+        (Output::Scores, "scores"),
+    ];
+
+    /// The name in the text form.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|n| n.0 == self).expect("all four are listed").1
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Output> {
+        Self::NAMES.iter().find(|n| n.1 == name).map(|n| n.0)
+    }
+}
+
+/// An operation of a program with the values it computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Such as `blk.3.attn`: unique, and what `--stop-after` takes.
+    pub name: String,
+    /// What is computed, from what.
+    pub op: Op,
+    /// The values, in the order the operation documents.
+    pub outputs: Vec<Value>,
+}
+
+/// A straight line of operations over named weights, states and outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// The architecture.
+    pub name: String,
+    /// Whether the keys and values of a prompt do not depend on the text after it: the condition
+    /// for sharing prefixes. True for causal models, false for LLaDA and Dream.
+    pub prefix_closed: bool,
+    /// Page groups.
+    pub groups: Vec<Group>,
+    /// Weights.
+    pub tensors: Vec<TensorDecl>,
+    /// States.
+    pub states: Vec<StateKind>,
+    /// Operations in the order of execution.
+    pub nodes: Vec<Node>,
+    /// Shapes of the values.
+    pub values: Vec<Shape>,
+    /// Named results.
+    pub outputs: Vec<(Output, Value)>,
+}
+
+/// A model family: reads its configuration when built, records when asked.
+pub trait Architecture {
+    /// Records the whole model.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the operation whose shapes do not agree.
+    fn record(&self, p: &mut Program) -> Result<()>;
+}
+
+impl Program {
+    /// An empty program.
+    pub fn new(name: impl Into<String>) -> Self {
+        Program {
+            name: name.into(),
+            prefix_closed: false,
+            groups: vec![],
+            tensors: vec![],
+            states: vec![],
+            nodes: vec![],
+            values: vec![],
+            outputs: vec![],
+        }
+    }
+
+    /// A matrix of the model, `rows` outputs by `cols` inputs. Naming it twice gives the same one.
+    pub fn tensor(&mut self, name: impl AsRef<str>, rows: u32, cols: u32) -> Tensor {
+        self.tensor_stack(name, 1, rows, cols)
+    }
+
+    /// A vector of the model.
+    pub fn vector(&mut self, name: impl AsRef<str>, len: u32) -> Tensor {
+        self.tensor_stack(name, 1, 1, len)
+    }
+
+    /// A stack of matrices, one for each expert.
+    pub fn tensor_stack(
+        &mut self,
+        name: impl AsRef<str>,
+        experts: u32,
+        rows: u32,
+        cols: u32,
+    ) -> Tensor {
+        let name = name.as_ref();
+        let known = self.tensors.iter().position(|t| t.name == name);
+        let index = known.unwrap_or_else(|| {
+            self.tensors.push(TensorDecl { name: name.to_owned(), experts, rows, cols });
+            self.tensors.len() - 1
+        });
+        Tensor(index as u32)
+    }
+
+    /// The page group with this window.
+    pub fn group(&mut self, window: Option<u32>) -> u8 {
+        let known = self.groups.iter().position(|g| g.window == window);
+        known.unwrap_or_else(|| {
+            self.groups.push(Group { window });
+            self.groups.len() - 1
+        }) as u8
+    }
+
+    /// A new state.
+    pub fn state(&mut self, kind: StateKind) -> State {
+        self.states.push(kind);
+        State(self.states.len() as u32 - 1)
+    }
+
+    /// Records an operation under a unique name and returns its values.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the operation when its inputs do not fit.
+    pub fn push(&mut self, name: impl Into<String>, op: Op) -> Result<Vec<Value>> {
+        let name = name.into();
+        let fail = |what: String| Error::Usage(format!("{} `{name}`: {what}", op.name()));
+        if self.nodes.iter().any(|n| n.name == name) {
+            return Err(fail("there is an operation of this name already".into()));
+        }
+        let shapes = self.shapes_of(&op).map_err(fail)?;
+        let first = self.values.len() as u32;
+        let outputs: Vec<Value> = (first..first + shapes.len() as u32).map(Value).collect();
+        self.values.extend(shapes);
+        self.nodes.push(Node { name, op, outputs: outputs.clone() });
+        Ok(outputs)
+    }
+
+    /// Records an operation with one value.
+    ///
+    /// # Errors
+    /// As [`Program::push`].
+    pub fn one(&mut self, name: impl Into<String>, op: Op) -> Result<Value> {
+        self.push(name, op).map(|v| v[0])
+    }
+
+    /// Records an operation with two values, such as [`Op::AddNorm`].
+    ///
+    /// # Errors
+    /// As [`Program::push`].
+    pub fn two(&mut self, name: impl Into<String>, op: Op) -> Result<(Value, Value)> {
+        self.push(name, op).map(|v| (v[0], v[1]))
+    }
+
+    /// Names a result.
+    pub fn output(&mut self, output: Output, value: Value) {
+        self.outputs.push((output, value));
+    }
+
+    /// The value of a named result.
+    pub fn output_value(&self, output: Output) -> Option<Value> {
+        self.outputs.iter().find(|o| o.0 == output).map(|o| o.1)
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, v: Value) -> Shape {
+        self.values[v.index()]
+    }
+
+    /// The declaration of a weight.
+    pub fn decl(&self, t: Tensor) -> &TensorDecl {
+        &self.tensors[t.index()]
+    }
+
+    /// The values an operation reads, each once.
+    pub fn inputs(op: &Op) -> Vec<Value> {
+        let mut values = vec![];
+        op.visit(&mut |r| {
+            if let Ref::Value(v) = r
+                && !values.contains(&v)
+            {
+                values.push(v);
+            }
+        });
+        values
+    }
+
+    /// The same program up to and including the operation `name`, with that operation's first
+    /// value as its only result: for looking at one value of a pass.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] listing names like it when there is no such operation.
+    pub fn stop_after(&self, name: &str) -> Result<Program> {
+        let Some(end) = self.nodes.iter().position(|n| n.name == name) else {
+            let near: Vec<&str> = self
+                .nodes
+                .iter()
+                .map(|n| n.name.as_str())
+                .filter(|n| n.ends_with(name.rsplit('.').next().unwrap_or(name)))
+                .take(5)
+                .collect();
+            return Err(Error::Usage(format!("no operation `{name}`; there are {near:?}")));
+        };
+        let mut cut = self.clone();
+        cut.nodes.truncate(end + 1);
+        let value = cut.nodes[end].outputs[0];
+        cut.values.truncate(cut.nodes[end].outputs.last().map_or(0, |v| v.index() + 1));
+        cut.outputs = vec![(Output::Hidden, value)];
+        Ok(cut)
+    }
+}

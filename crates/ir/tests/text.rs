@@ -1,0 +1,112 @@
+//! The text form prints and parses back, and refuses what recording would refuse.
+
+use gristmill_ir::*;
+
+fn tiny() -> Program {
+    let mut p = Program::new("tiny");
+    p.prefix_closed = true;
+    let group = p.group(Some(16));
+    let kv = StateKind::Paged {
+        group,
+        k: 32,
+        v: 32,
+        k_type: gristmill_core::DType::F16,
+        v_type: gristmill_core::DType::Q8_0,
+    };
+    let cache = p.state(kv);
+    let table = p.tensor("token_embd.weight", 512, 64);
+    let weight = Some(p.vector("blk.0.attn_norm.weight", 64));
+    let norm = Norm { kind: NormKind::Rms, weight, bias: None, eps: 1e-5, offset: 0.0 };
+    let w = vec![p.tensor("q", 64, 64), p.tensor("k", 32, 64), p.tensor("v", 32, 64)];
+    let factors = Some(p.vector("rope_freqs.weight", 4));
+    let rope = Some(Rope {
+        pairs: RopePairs::Adjacent,
+        dims: 8,
+        theta: 1e4,
+        factors,
+        scale: 0.25,
+        magnitude: 1.0,
+        yarn: Some(Yarn { original_context: 4096, fast: 32.0, slow: 1.0 }),
+        sections: Some([2, 1, 1]),
+    });
+    let embed = Op::Embed { table, scale: 1.0, positions: None, types: None };
+    let x = p.one("embed", embed).unwrap();
+    let n = p.one("attn_norm", Op::Norm { x, norm: norm.clone() }).unwrap();
+    let qkv = Op::Qkv {
+        x: n,
+        w,
+        bias: vec![],
+        heads: 8,
+        kv_heads: 4,
+        head_dim: 8,
+        q_norm: None,
+        k_norm: None,
+        norm_over: QkNorm::Head,
+        rope,
+        cache,
+    };
+    let q = p.one("qkv", qkv).unwrap();
+    let attention = Op::Attention {
+        q,
+        cache,
+        heads: 8,
+        kv_heads: 4,
+        head_dim: 8,
+        scale: 0.35355338,
+        softcap: Some(50.0),
+        window: Some(16),
+        sinks: None,
+    };
+    let a = p.one("attn", attention).unwrap();
+    let add = Op::AddNorm { x, delta: a, post: Some(norm.clone()), scale: 0.5, norm };
+    let (_, normed) = p.two("ffn_norm", add).unwrap();
+    p.output(Output::Hidden, normed);
+    p
+}
+
+#[test]
+fn prints_and_parses_back() {
+    let p = tiny();
+    let text = p.to_string();
+    let back: Program = text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(back, p);
+    assert_eq!(back.to_string(), text);
+}
+
+#[test]
+fn refuses_with_the_line() {
+    let text = tiny().to_string();
+    for (from, to, message) in [
+        ("%1 = norm(x=%0", "%1 = norm(x=%7", "%7 is used before it is computed"),
+        ("%1 = norm(", "%1 = nrom(", "`nrom` is no operation"),
+        ("x=%0, norm=(kind=rms", "x=%0, norm=(kind=rmss", "`rmss` is no NormKind"),
+        (", eps=0.00001", "", "the field `eps` is missing"),
+        ("tensor @k [1, 32, 64]", "tensor @k [1, 32, 60]", "k is [1, 32, 60], not [1, 32, 64]"),
+        ("head_dim=8, rope", "head_dim=9, rope", "outputs for 8 + 2"),
+        ("output hidden", "output hiden", "`hiden` is no output"),
+        ("state $0 paged group=0", "state $0 paged group=3", "of group 3, not declared"),
+    ] {
+        assert!(text.contains(from), "{from} is not in\n{text}");
+        let error = text.replace(from, to).parse::<Program>().unwrap_err().to_string();
+        assert!(error.contains(message), "{from} -> {to}: {error}");
+    }
+}
+
+#[test]
+fn yarn_leaves_fast_pairs_and_scales_slow_ones() {
+    let rope = Rope {
+        pairs: RopePairs::Halves,
+        dims: 128,
+        theta: 1e6,
+        factors: None,
+        scale: 0.25,
+        magnitude: 1.0,
+        yarn: Some(Yarn { original_context: 32768, fast: 32.0, slow: 1.0 }),
+        sections: None,
+    };
+    let plain = Rope { scale: 1.0, yarn: None, ..rope.clone() }.frequencies(None);
+    let yarn = rope.frequencies(None);
+    assert_eq!(yarn[0], plain[0]);
+    assert!((yarn[63] / plain[63] - 0.25).abs() < 1e-6);
+    assert!(yarn.iter().zip(&plain).all(|(y, p)| (0.2499..=1.0001).contains(&(y / p))));
+}

@@ -1,0 +1,7 @@
+//! The CPU backend: how things are computed on processor cores.
+//!
+//! [`simd`] is the vocabulary of one instruction set, and every kernel is written once over it.
+
+pub mod simd;
+
+pub use simd::Isa;

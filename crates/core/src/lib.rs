@@ -9,12 +9,14 @@ mod element;
 mod error;
 #[macro_use]
 mod id;
+mod philox;
 pub mod quant;
 mod tensor;
 
 pub use dtype::DType;
 pub use element::{DeviceRepr, Element};
 pub use error::{Error, Result};
+pub use philox::{philox, unit};
 pub use tensor::HostTensor;
 
 pub use half::{bf16, f16};

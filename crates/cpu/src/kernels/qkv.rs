@@ -1,0 +1,143 @@
+//! What follows the QKV projection: norms of queries and keys, the rotation, the cache write.
+//!
+//! A row of the projection is `[q heads | k heads | v heads]`, each of `head_dim` elements. Queries
+//! are normed and rotated into the op's value; keys likewise, then scattered into their page in
+//! columns, `[kv head][element][token of the page]`, so that attention finds the keys of one
+//! element side by side; values go in rows, `[kv head][token of the page][element]`.
+
+use super::norm::{NormSpec, row};
+use super::stored::Stored;
+use crate::simd::{Simd, WithSimd};
+use gristmill_core::DType;
+use std::ops::Range;
+
+/// The rotation of a token's heads: `(cos, sin)` for each of its `dims / 2` pairs.
+#[derive(Clone, Copy)]
+pub struct RopeArgs {
+    /// `[token][pair][cos, sin]`.
+    pub table: *const f32,
+    /// Elements that rotate, even.
+    pub dims: usize,
+    /// Whether pairs are (2i, 2i+1) instead of (i, i + dims/2).
+    pub adjacent: bool,
+}
+
+/// Arguments of a [`QkvFn`].
+#[derive(Clone, Copy)]
+pub struct QkvArgs {
+    /// The projection, `[token][(heads + 2 kv_heads) head_dim]`; used as scratch.
+    pub projected: *mut f32,
+    /// The queries out, `[token][heads head_dim]`.
+    pub q: *mut f32,
+    /// Pages of keys.
+    pub k_pages: *mut u8,
+    /// Pages of values.
+    pub v_pages: *mut u8,
+    /// The row of the cache that each token goes to: `page · page_tokens + i`.
+    pub cache_rows: *const u32,
+    /// Tokens of a page.
+    pub page_tokens: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Norms of queries and keys.
+    pub norms: [Option<NormSpec>; 2],
+    /// Whether those norms run over all heads together.
+    pub norm_full: bool,
+    /// The rotation.
+    pub rope: Option<RopeArgs>,
+}
+
+/// Finishes a range of tokens.
+///
+/// # Safety
+/// The pointers hold all tokens of the range and the pages of their cache rows; nobody else touches
+/// what belongs to them; the instruction set is present.
+pub type QkvFn = unsafe fn(&QkvArgs, Range<usize>);
+
+/// The kernel for these stored types; `None` for a type that caches cannot have.
+pub fn select<S: Simd>(k: DType, v: DType) -> Option<QkvFn> {
+    super::for_kv_types!(S, k, v, finish)
+}
+
+unsafe fn finish<S: Simd, K: Stored, V: Stored>(args: &QkvArgs, tokens: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { S::assume() }.vectorize(Tokens::<K, V>(args, tokens, std::marker::PhantomData));
+}
+
+struct Tokens<'a, K, V>(&'a QkvArgs, Range<usize>, std::marker::PhantomData<(K, V)>);
+
+impl<K: Stored, V: Stored> WithSimd for Tokens<'_, K, V> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Tokens(a, tokens, _) = self;
+        let (d, p) = (a.head_dim, a.page_tokens);
+        let (q_width, kv_width) = (a.heads * d, a.kv_heads * d);
+        for t in tokens {
+            // SAFETY: the caller vouches for the token's row, its queries and its cache row; all
+            // offsets below stay within them.
+            unsafe {
+                let q = a.projected.add(t * (q_width + 2 * kv_width));
+                let (k, v) = (q.add(q_width), q.add(q_width + kv_width));
+                for (x, width, norm) in [(q, q_width, a.norms[0]), (k, kv_width, a.norms[1])] {
+                    if let Some(norm) = &norm {
+                        let step = if a.norm_full { width } else { d };
+                        for at in (0..width).step_by(step) {
+                            row(s, x.add(at), x.add(at), step, norm);
+                        }
+                    }
+                    if let Some(rope) = &a.rope {
+                        let angles = rope.table.add(t * rope.dims);
+                        for at in (0..width).step_by(d) {
+                            rotate(s, x.add(at), angles, rope);
+                        }
+                    }
+                }
+                std::ptr::copy_nonoverlapping(q, a.q.add(t * q_width), q_width);
+                let (page, slot) = split(*a.cache_rows.add(t), p);
+                let page_at = page * kv_width * p;
+                let keys = a.k_pages.cast::<K>().add(page_at);
+                for e in 0..kv_width {
+                    *keys.add(e * p + slot) = K::narrow(*k.add(e));
+                }
+                let values = a.v_pages.cast::<V>().add(page_at);
+                for h in 0..a.kv_heads {
+                    let out = values.add((h * p + slot) * d);
+                    super::norm::map(s, d, |i, n| {
+                        V::store_n(s, out.add(i), n, s.load_n(v.add(h * d + i), n));
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The page and the place in it of a cache row.
+#[inline(always)]
+fn split(row: u32, page_tokens: usize) -> (usize, usize) {
+    let row = row as usize;
+    (row / page_tokens, row % page_tokens)
+}
+
+/// Rotates one head in place.
+///
+/// # Safety
+/// `x` holds `rope.dims` elements, `angles` as many numbers.
+#[inline(always)]
+unsafe fn rotate<S: Simd>(_: S, x: *mut f32, angles: *const f32, rope: &RopeArgs) {
+    let half = rope.dims / 2;
+    for i in 0..half {
+        let (a, b) = if rope.adjacent { (2 * i, 2 * i + 1) } else { (i, i + half) };
+        // SAFETY: a, b < dims and 2 i + 1 < dims.
+        unsafe {
+            let (cos, sin) = (*angles.add(2 * i), *angles.add(2 * i + 1));
+            let (u, v) = (*x.add(a), *x.add(b));
+            *x.add(a) = u * cos - v * sin;
+            *x.add(b) = u * sin + v * cos;
+        }
+    }
+}

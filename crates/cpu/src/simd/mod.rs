@@ -1,0 +1,273 @@
+//! The vocabulary of one instruction set: everything a kernel may say.
+//!
+//! An algorithm is written once, generic over [`Simd`]; each instruction set is a type that
+//! implements it. A value of such a type is a token: it exists only when [`Simd::detect`] found
+//! the instructions on this machine, so holding one is the proof that they may be executed.
+//! [`Simd::vectorize`] runs a [`WithSimd`] operation inside a function compiled with the
+//! instruction set's target features; everything the operation calls must be
+//! `#[inline(always)]`, or it is compiled without them (correct, and very slow).
+//!
+//! ```
+//! use gristmill_cpu::simd::{Isa, Simd, WithSimd};
+//! struct Dot<'a>(&'a [f32], &'a [f32]);
+//! impl WithSimd for Dot<'_> {
+//!     type Output = f32;
+//!     #[inline(always)]
+//!     fn with_simd<S: Simd>(self, s: S) -> f32 {
+//!         let n = self.0.len().min(self.1.len());
+//!         let mut acc = s.zero();
+//!         for i in (0..n).step_by(S::LANES) {
+//!             let m = (n - i).min(S::LANES);
+//!             // SAFETY: both slices hold `n` values, and `i + m <= n`.
+//!             let (a, b) = unsafe {
+//!                 (s.load_n(self.0.as_ptr().add(i), m), s.load_n(self.1.as_ptr().add(i), m))
+//!             };
+//!             acc = s.fma(a, b, acc);
+//!         }
+//!         s.sum(acc)
+//!     }
+//! }
+//! let x = [1.0, 2.0, 3.0];
+//! assert_eq!(Isa::best().vectorize(Dot(&x, &x)), Some(14.0));
+//! ```
+//!
+//! # Integer dot products
+//! The natural shapes differ between instruction sets, so the unit is one *fragment*,
+//! [`Simd::Bytes`]: `LANES` rows of a weight matrix by four consecutive `k`, row after row, four
+//! bytes each. [`Simd::mma_u7`] and [`Simd::mma_s8`] multiply it with four activations of one
+//! token and add the four products to the row's `i32`. Both are exact.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod isa;
+pub mod math;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::{Avx512, Avx512Vnni};
+pub use isa::{Isa, IsaVisitor};
+pub use scalar::{Naive, Scalar};
+
+/// An operation that [`Simd::vectorize`] compiles for each instruction set.
+pub trait WithSimd {
+    /// What it returns.
+    type Output;
+    /// The operation; mark it, and all it calls, `#[inline(always)]`.
+    fn with_simd<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// One instruction set; see the module. "Lanes" are the `LANES` lanes of a register.
+pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
+    /// Its name among the instruction sets.
+    const ISA: Isa;
+    /// f32 lanes of a register, and rows of a row group.
+    const LANES: usize;
+    /// Rows a fragment covers.
+    const ROWS: usize = Self::LANES;
+    /// Tokens an `mma` covers.
+    const COLS: usize = 1;
+    /// Consecutive `k` a fragment covers.
+    const K: usize = 4;
+    /// Added to full-range int8 weights when they are packed for [`Simd::mma_s8`].
+    const S8_BIAS: i32;
+    /// Row groups that a kernel handles together for a single token.
+    const GEMV_GROUPS: usize;
+    /// Row groups of the register tile of a kernel for several tokens.
+    const TILE_GROUPS: usize;
+    /// Tokens of the register tile.
+    const TILE_TOKENS: usize;
+
+    /// `LANES` f32.
+    type F32: Copy;
+    /// `LANES` i32 accumulators.
+    type I32: Copy;
+    /// A weight fragment, or four activations broadcast to its shape: `4 · LANES` bytes.
+    type Bytes: Copy;
+
+    /// The token, if this machine has the instructions.
+    fn detect() -> Option<Self>;
+    /// The token without asking.
+    ///
+    /// # Safety
+    /// [`Simd::detect`] has returned `Some` in this process.
+    unsafe fn assume() -> Self;
+    /// Runs `op` compiled for this instruction set. It is an ordinary call, never inlined into
+    /// the caller.
+    fn vectorize<Op: WithSimd>(self, op: Op) -> Op::Output;
+
+    // ---- f32 arithmetic, lane by lane
+
+    /// Zero in every lane.
+    #[inline(always)]
+    fn zero(self) -> Self::F32 {
+        self.splat(0.0)
+    }
+    /// `v` in every lane.
+    fn splat(self, v: f32) -> Self::F32;
+    /// `a + b`
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a - b`
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a · b`
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a / b`
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a · b + c`, rounded once where the instruction set has it.
+    fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `c - a · b`, rounded like [`Simd::fma`].
+    fn neg_fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `a < b ? a : b` (so `b` where either is NaN).
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a > b ? a : b` (so `b` where either is NaN).
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The square root, correctly rounded.
+    fn sqrt(self, a: Self::F32) -> Self::F32;
+    /// The magnitude.
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// The magnitude of `a` with the sign of `sign`.
+    fn copysign(self, a: Self::F32, sign: Self::F32) -> Self::F32;
+    /// `a < b ? yes : no` (so `no` where either is NaN).
+    fn select_lt(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32;
+    /// The nearest integer, ties to even.
+    fn round(self, a: Self::F32) -> Self::F32;
+    /// `2^n` for integer-valued `n` in -126..=127; finite garbage elsewhere.
+    fn exp2i(self, n: Self::F32) -> Self::F32;
+    /// The sum of the lanes, in an order fixed by the instruction set.
+    fn sum(self, a: Self::F32) -> f32;
+    /// The largest lane.
+    fn max_across(self, a: Self::F32) -> f32;
+
+    // ---- f32 lanes from and to memory. No alignment is needed beyond the element's own.
+    // `_n`: the first `n <= LANES` lanes; the others read as 0 and are not written.
+
+    /// # Safety
+    /// `p` is readable for `LANES` values.
+    unsafe fn load(self, p: *const f32) -> Self::F32;
+    /// # Safety
+    /// `p` is readable for `n <= LANES` values.
+    unsafe fn load_n(self, p: *const f32, n: usize) -> Self::F32;
+    /// # Safety
+    /// `p` is writable for `LANES` values.
+    unsafe fn store(self, p: *mut f32, a: Self::F32);
+    /// # Safety
+    /// `p` is writable for `n <= LANES` values.
+    unsafe fn store_n(self, p: *mut f32, n: usize, a: Self::F32);
+    /// The value at `p` in every lane.
+    ///
+    /// # Safety
+    /// `p` is readable.
+    #[inline(always)]
+    unsafe fn broadcast(self, p: *const f32) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        self.splat(unsafe { *p })
+    }
+    /// f16, widened exactly.
+    ///
+    /// # Safety
+    /// `p` is readable for `LANES` values.
+    unsafe fn load_f16(self, p: *const half::f16) -> Self::F32;
+    /// # Safety
+    /// `p` is readable for `n <= LANES` values.
+    unsafe fn load_f16_n(self, p: *const half::f16, n: usize) -> Self::F32;
+    /// f16, rounded to nearest even.
+    ///
+    /// # Safety
+    /// `p` is writable for `LANES` values.
+    unsafe fn store_f16(self, p: *mut half::f16, a: Self::F32);
+    /// # Safety
+    /// `p` is writable for `n <= LANES` values.
+    unsafe fn store_f16_n(self, p: *mut half::f16, n: usize, a: Self::F32);
+    /// bf16, widened exactly.
+    ///
+    /// # Safety
+    /// `p` is readable for `LANES` values.
+    unsafe fn load_bf16(self, p: *const half::bf16) -> Self::F32;
+    /// # Safety
+    /// `p` is readable for `n <= LANES` values.
+    unsafe fn load_bf16_n(self, p: *const half::bf16, n: usize) -> Self::F32;
+    /// bf16, rounded to nearest even; NaN stays NaN.
+    ///
+    /// # Safety
+    /// `p` is writable for `LANES` values.
+    unsafe fn store_bf16(self, p: *mut half::bf16, a: Self::F32);
+    /// # Safety
+    /// `p` is writable for `n <= LANES` values.
+    unsafe fn store_bf16_n(self, p: *mut half::bf16, n: usize, a: Self::F32);
+    /// Signed bytes as f32.
+    ///
+    /// # Safety
+    /// `p` is readable for `LANES` values.
+    unsafe fn load_i8(self, p: *const i8) -> Self::F32;
+    /// Unsigned bytes as f32.
+    ///
+    /// # Safety
+    /// `p` is readable for `LANES` values.
+    unsafe fn load_u8(self, p: *const u8) -> Self::F32;
+    /// Integer-valued lanes within -128..=127 as signed bytes.
+    ///
+    /// # Safety
+    /// `p` is writable for `LANES` values.
+    unsafe fn store_i8(self, p: *mut i8, a: Self::F32);
+
+    // ---- integers
+
+    /// Zero in every lane.
+    fn i32_zero(self) -> Self::I32;
+    /// The integer at `p` in every lane.
+    ///
+    /// # Safety
+    /// `p` is readable (four bytes, aligned).
+    unsafe fn i32_broadcast(self, p: *const i32) -> Self::I32;
+    /// `a · 2^n`
+    fn i32_shl(self, a: Self::I32, n: u32) -> Self::I32;
+    /// To f32, rounded to nearest even.
+    fn i32_to_f32(self, a: Self::I32) -> Self::F32;
+    /// Adds the dot products of unsigned weights 0..=127 with activations -127..=127.
+    fn mma_u7(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+    /// Adds the dot products of the full range of int8 weights (stored with [`Simd::S8_BIAS`]
+    /// added) with activations -127..=127. With a bias, the result holds `S8_BIAS · Σ x` more.
+    fn mma_s8(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+
+    /// A fragment.
+    ///
+    /// # Safety
+    /// `p` is readable for `4 · LANES` bytes.
+    unsafe fn bytes_load(self, p: *const u8) -> Self::Bytes;
+    /// # Safety
+    /// `p` is writable for `4 · LANES` bytes.
+    unsafe fn bytes_store(self, p: *mut u8, a: Self::Bytes);
+    /// Four bytes, repeated in every lane.
+    ///
+    /// # Safety
+    /// `p` is readable for 4 bytes and aligned to 4.
+    unsafe fn bytes_broadcast(self, p: *const u8) -> Self::Bytes;
+    /// Every byte and `mask`.
+    fn bytes_and(self, a: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// Every byte exclusive-or `mask`.
+    fn bytes_xor(self, a: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// `a | b`
+    fn bytes_or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Every byte to the left by a constant `n < 8`; what enters from the right is unspecified.
+    fn bytes_shl(self, a: Self::Bytes, n: u32) -> Self::Bytes;
+    /// Every byte to the right by a constant `n < 8`; what enters from the left is unspecified.
+    fn bytes_shr(self, a: Self::Bytes, n: u32) -> Self::Bytes;
+    /// Byte `i` (0..4) of every row, unsigned, as f32.
+    fn bytes_lane(self, a: Self::Bytes, i: u32) -> Self::F32;
+
+    /// Hints that the cache line of `p` is needed soon. Any address is allowed.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint; it faults on no address, and SSE is part of the target.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
+}

@@ -35,7 +35,7 @@ pub struct AttentionArgs {
     pub out: *mut f32,
     /// Pages of keys, `[page][kv head][element][token]`.
     pub k_pages: *const u8,
-    /// Pages of values, `[page][kv head][token][element]`.
+    /// Pages of values, `[page][token][kv head][element]`.
     pub v_pages: *const u8,
     /// Tokens of a page; a multiple of the lanes that divides [`SPAN`].
     pub page_tokens: usize,
@@ -347,9 +347,9 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
             let mut at = low - low % p;
             while at < high {
                 let page = *self.pages.add(self.item.table as usize + at / p) as usize;
-                let base = (page * a.kv_heads + self.kv_head) * d * p;
-                let keys = a.k_pages.cast::<K>().add(base);
-                let values = a.v_pages.cast::<V>().add(base);
+                let width = a.kv_heads * d;
+                let keys = a.k_pages.cast::<K>().add(page * width * p + self.kv_head * d * p);
+                let values = a.v_pages.cast::<V>().add(page * width * p + self.kv_head * d);
                 for block in (0..padded).step_by(BLOCK) {
                     dot_page(s, q.add(block * d), keys, scores.add(block * p), d, p);
                 }
@@ -362,7 +362,8 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
                 let used = low.max(at) - at..high.min(at + p) - at;
                 for block in (0..padded).step_by(BLOCK) {
                     let out = part.out.add(block * d);
-                    weigh_page(s, scores.add(block * p), values, out, d, p, used.clone());
+                    let rows = ValueRows { values, stride: width, used: used.clone() };
+                    weigh_page(s, scores.add(block * p), rows, out, d, p);
                 }
                 at += p;
             }
@@ -504,19 +505,25 @@ unsafe fn dot_page<S: Simd, K: Stored>(
     }
 }
 
+/// The rows of a page of values that hold visible keys.
+struct ValueRows<V> {
+    values: *const V,
+    stride: usize,
+    used: Range<usize>,
+}
+
 /// Adds the page's values, weighted, to [`BLOCK`] rows of results.
 ///
 /// # Safety
-/// `weights` holds a page for each row, `values` rows of `d` elements, `out` the results.
+/// `weights` holds a page for each row, `rows` rows of `d` elements, `out` the results.
 #[inline(always)]
 unsafe fn weigh_page<S: Simd, V: Stored>(
     s: S,
     weights: *const f32,
-    values: *const V,
+    rows: ValueRows<V>,
     out: *mut f32,
     d: usize,
     p: usize,
-    used: Range<usize>,
 ) {
     super::norm::map(s, d, |i, n| {
         // SAFETY: i + n <= d, the used keys are below p, and the rows are those of the caller.
@@ -525,8 +532,8 @@ unsafe fn weigh_page<S: Simd, V: Stored>(
                 #[inline(always)]
                 |r| s.load_n(out.add(r * d + i), n),
             );
-            for j in used.clone() {
-                let v = V::load_n(s, values.add(j * d + i), n);
+            for j in rows.used.clone() {
+                let v = V::load_n(s, rows.values.add(j * rows.stride + i), n);
                 for (r, acc) in acc.iter_mut().enumerate() {
                     *acc = s.fma(s.broadcast(weights.add(r * p + j)), v, *acc);
                 }

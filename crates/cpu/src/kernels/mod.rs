@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod logits;
+pub mod matmul;
 pub mod norm;
 pub mod qkv;
 pub mod stored;

@@ -3,7 +3,7 @@
 //! A row of the projection is `[q heads | k heads | v heads]`, each of `head_dim` elements. Queries
 //! are normed and rotated into the op's value; keys likewise, then scattered into their page in
 //! columns, `[kv head][element][token of the page]`, so that attention finds the keys of one
-//! element side by side; values go in rows, `[kv head][token of the page][element]`.
+//! element side by side; values go in rows, `[token of the page][kv head][element]`.
 
 use super::norm::{NormSpec, row};
 use super::stored::Stored;
@@ -104,13 +104,10 @@ impl<K: Stored, V: Stored> WithSimd for Tokens<'_, K, V> {
                 for e in 0..kv_width {
                     *keys.add(e * p + slot) = K::narrow(*k.add(e));
                 }
-                let values = a.v_pages.cast::<V>().add(page_at);
-                for h in 0..a.kv_heads {
-                    let out = values.add((h * p + slot) * d);
-                    super::norm::map(s, d, |i, n| {
-                        V::store_n(s, out.add(i), n, s.load_n(v.add(h * d + i), n));
-                    });
-                }
+                let values = a.v_pages.cast::<V>().add(page_at + slot * kv_width);
+                super::norm::map(s, kv_width, |i, n| {
+                    V::store_n(s, values.add(i), n, s.load_n(v.add(i), n));
+                });
             }
         }
     }

@@ -1,0 +1,437 @@
+//! [`Cpu`]: the contract of [`gristmill_ir::Backend`] on processor cores.
+//!
+//! The host is the device, so a launch runs at once, on the caller and its team: there is nothing
+//! to overlap with, and a hand-over to another thread would cost more than a small model's layer.
+//! `finish` and `read` therefore always answer at once. What would cross a bus is still counted.
+
+use crate::context::{Context, Placed, StateMemory};
+use crate::kernels::table::Table;
+use crate::plan::{self, Plan};
+use crate::pool::Pool;
+use crate::sample;
+use crate::simd::Isa;
+use crate::weights::Weights;
+use gristmill_core::{DType, Error, HostTensor, Result, quant};
+use gristmill_ir::{
+    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Picked, Program,
+    Results, Rows, SampleBatch, Size, StateKind, Step, TensorDecl,
+};
+use std::sync::{Mutex, PoisonError};
+use std::task::Waker;
+
+/// How the backend runs.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// The instruction set.
+    pub isa: Isa,
+    /// Members of the team, the caller included.
+    pub threads: usize,
+    /// Fill states and workspace with NaN before use: what is read without having been written
+    /// then shows. For tests.
+    pub poison: bool,
+}
+
+impl CpuOptions {
+    /// The best instruction set, or the one that `GRISTMILL_CPU` names, and all cores this process
+    /// may use.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the variable names an instruction set that does not exist or that
+    /// this machine does not have.
+    pub fn from_env() -> Result<CpuOptions> {
+        let isa = match std::env::var("GRISTMILL_CPU") {
+            Ok(name) if !name.is_empty() => {
+                let names = || Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+                let isa = Isa::from_name(&name).filter(|i| i.is_available());
+                isa.ok_or_else(|| {
+                    Error::Device(format!(
+                        "GRISTMILL_CPU={name}: this machine runs {}; unset it for the best",
+                        names()
+                    ))
+                })?
+            }
+            _ => Isa::best(),
+        };
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Ok(CpuOptions { isa, threads, poison: false })
+    }
+}
+
+/// The processor as a device.
+pub struct Cpu {
+    options: CpuOptions,
+    table: Table,
+    pool: Mutex<Pool>,
+}
+
+impl Cpu {
+    /// Starts the team.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the machine does not have the instruction set; [`Error::Io`] when
+    /// the system gives no threads.
+    pub fn new(options: CpuOptions) -> Result<Cpu> {
+        let table = Table::new(options.isa)
+            .ok_or_else(|| Error::Device(format!("this machine does not have {}", options.isa)))?;
+        let pool = Pool::new(options.threads)
+            .map_err(|source| Error::Io { what: "starting worker threads".into(), source })?;
+        Ok(Cpu { options, table, pool: Mutex::new(pool) })
+    }
+
+    /// How it runs.
+    pub fn options(&self) -> &CpuOptions {
+        &self.options
+    }
+
+    fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a value lies where a step of this context has put it.
+fn placed(c: &Context, output: Output) -> Result<Placed> {
+    let found = c.placed.iter().flatten().find(|p| p.output == output);
+    found
+        .copied()
+        .ok_or_else(|| Error::Runtime(format!("the plan has no {} to give", output.name())))
+}
+
+fn rows_of(c: &Context, p: &Placed) -> Result<usize> {
+    Ok(match p.rows {
+        Rows::Tokens => c.ints.ids.len(),
+        Rows::Wanted => c.ints.rows.len(),
+        Rows::Seqs => c.ints.seq_starts.len() - 1,
+        Rows::Choices(k) => c.ints.ids.len() * k as usize,
+    })
+}
+
+fn result<'c>(c: &'c Context, p: &Placed) -> Result<&'c [f32]> {
+    let n = rows_of(c, p)? * p.width;
+    // SAFETY: the latest step put the result there, and nothing has run since.
+    Ok(unsafe { std::slice::from_raw_parts(c.workspace.ptr().add(p.offset).cast(), n) })
+}
+
+impl Backend for Cpu {
+    type Weights = Weights;
+    type Context = Context;
+    type Plan = Plan;
+
+    fn capabilities(&self) -> Capabilities {
+        let o = &self.options;
+        Capabilities {
+            name: format!("{} with {} threads", o.isa, o.threads),
+            compute: vec![DType::F32],
+            weights: DType::all().filter(|&d| quant::is_supported(d)).collect(),
+            kv: vec![DType::F32, DType::F16, DType::BF16],
+            page_multiple: 32,
+            ops: plan::OPS.to_vec(),
+        }
+    }
+
+    fn load(
+        &self,
+        uses: &[&Program],
+        tensor: &mut dyn FnMut(&TensorDecl) -> Result<HostTensor>,
+        _: &Options,
+    ) -> Result<Weights> {
+        Weights::load(self.options.isa, &mut self.pool(), uses, tensor)
+    }
+
+    fn create(&self, states: &[StateKind], layout: &Layout) -> Result<Context> {
+        if !layout.page_tokens.is_power_of_two() || !(32..=512).contains(&layout.page_tokens) {
+            return Err(Error::Usage(format!(
+                "a page of {} tokens: the cpu backend takes 32, 64, 128, 256 or 512",
+                layout.page_tokens
+            )));
+        }
+        Context::new(states, layout, self.options.poison)
+    }
+
+    fn compile(
+        &self,
+        program: &Program,
+        weights: &Weights,
+        context: &mut Context,
+        size: Size,
+        options: &Options,
+    ) -> Result<Plan> {
+        let members = self.options.threads.max(1);
+        let plan = Plan::compile(program, weights, context, size, options, self.table, members)?;
+        context.grow(plan.workspace)?;
+        if let Some(logits) = program.output_value(Output::Logits) {
+            let vocab = program.shape(logits).width as usize;
+            context.candidates.reserve(vocab);
+            context.adjusted.reserve(vocab);
+        }
+        Ok(plan)
+    }
+
+    fn launch(&self, p: &Plan, c: &mut Context, b: &Batch<'_>) -> Result<Step> {
+        let (tokens, rows) = (b.tokens.len(), b.rows.len());
+        let seqs = b.seq_starts.len().saturating_sub(1);
+        let most = p.size;
+        if tokens > most.tokens as usize || rows > most.rows as usize || seqs > most.seqs as usize {
+            return Err(Error::Runtime(format!(
+                "a batch of {tokens} tokens, {seqs} sequences and {rows} rows is above {most:?}"
+            )));
+        }
+        c.apply(b.moves)?;
+        c.ints.fill(b, &c.layout, &p.windows, &c.last)?;
+        p.check(&c.ints, &c.inputs)?;
+        if c.poison {
+            c.workspace.as_mut_slice().fill(0xFF);
+        }
+        let step = plan::step(c);
+        // SAFETY: `compile` grew the workspace for the plan, the integers were just checked
+        // against its bounds, and the pool runs it on every member.
+        self.pool().run(|team| unsafe { p.run(&step, team) });
+        c.placed = p.placed;
+        let words = tokens * (1 + 3 + 1 + 2)
+            + b.types.len()
+            + 2 * b.ancestors.len()
+            + b.seq_starts.len()
+            + b.kv_len.len()
+            + b.tree_base.len()
+            + b.slots.len()
+            + b.state_in.len()
+            + b.state_out.len()
+            + b.adapters.len()
+            + 2 * b.times.len()
+            + b.pages.len()
+            + b.page_starts.len()
+            + rows
+            + 3 * b.moves.len();
+        c.ledger.ids += 4 * words as u64;
+        Ok(c.next_step())
+    }
+
+    fn sample(&self, c: &mut Context, s: Step, b: &SampleBatch<'_>) -> Result<()> {
+        let p = placed(c, Output::Logits)?;
+        if s.0 != c.step {
+            return Err(Error::Runtime("only the latest step can be sampled here".into()));
+        }
+        let rows = rows_of(c, &p)?;
+        if b.params.len() != rows || (!b.slots.is_empty() && b.slots.len() != rows) {
+            return Err(Error::Runtime(format!(
+                "{} rows of parameters for {rows} rows of logits",
+                b.params.len()
+            )));
+        }
+        b.params.iter().try_for_each(sample::check)?;
+        let mut candidates = std::mem::take(&mut c.candidates);
+        let mut adjusted = std::mem::take(&mut c.adjusted);
+        let mut out = std::mem::take(c.results_of(s));
+        out.0 = s.0;
+        out.1.picked.clear();
+        out.1.top.clear();
+        out.1.wanted.clear();
+        let done = self.sample_rows(c, &p, b, &mut adjusted, &mut candidates, &mut out.1);
+        *c.results_of(s) = out;
+        (c.candidates, c.adjusted) = (candidates, adjusted);
+        done?;
+        let control = size_of_val(b.params)
+            + size_of_val(b.slots)
+            + size_of_val(b.allow)
+            + size_of_val(b.allow_row)
+            + size_of_val(b.bias)
+            + size_of_val(b.combine)
+            + size_of_val(b.want);
+        c.ledger.control += control as u64;
+        Ok(())
+    }
+
+    fn finish(&self, c: &mut Context, s: Step, out: &mut Results, _: &Waker) -> Result<bool> {
+        let held = c.results_of(s);
+        if held.0 != s.0 {
+            return Err(Error::Runtime(format!("step {} was not sampled", s.0)));
+        }
+        out.picked.clear();
+        out.picked.extend_from_slice(&held.1.picked);
+        out.top.clear();
+        out.top.extend_from_slice(&held.1.top);
+        out.wanted.clear();
+        out.wanted.extend_from_slice(&held.1.wanted);
+        let bytes = size_of::<Picked>() * out.picked.len()
+            + size_of::<(u32, f32)>() * out.top.len()
+            + size_of::<f32>() * out.wanted.len();
+        c.ledger.results += bytes as u64;
+        Ok(true)
+    }
+
+    fn read(
+        &self,
+        c: &mut Context,
+        s: Step,
+        output: Output,
+        out: &mut Vec<f32>,
+        _: &Waker,
+    ) -> Result<bool> {
+        if s.0 != c.step {
+            return Err(Error::Runtime("only the latest step can be read".into()));
+        }
+        let p = placed(c, output)?;
+        out.clear();
+        out.extend_from_slice(result(c, &p)?);
+        c.ledger.vectors += size_of_val(&out[..]) as u64;
+        Ok(true)
+    }
+
+    fn write(&self, c: &mut Context, input: Input, rows: &[f32]) -> Result<()> {
+        c.inputs[input as usize].clear();
+        c.inputs[input as usize].extend_from_slice(rows);
+        c.ledger.boundary += size_of_val(rows) as u64;
+        Ok(())
+    }
+
+    fn save(&self, c: &mut Context, moves: &[Move]) -> Result<Step> {
+        self.swap(c, moves, true)
+    }
+
+    fn restore(&self, c: &mut Context, moves: &[Move]) -> Result<Step> {
+        self.swap(c, moves, false)
+    }
+
+    fn host_page<'c>(&self, c: &'c mut Context, group: u8, page: u32) -> &'c mut [u8] {
+        let bytes: usize = c.states.iter().map(|s| s.page_bytes(group.into())).sum();
+        let at = page as usize * bytes;
+        c.host
+            .get_mut(usize::from(group))
+            .and_then(|b| b.as_mut_slice().get_mut(at..at + bytes))
+            .unwrap_or_default()
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        crate::detect::memory()
+    }
+
+    fn ledger(&self, c: &Context) -> Ledger {
+        c.ledger
+    }
+}
+
+impl Cpu {
+    /// Samples every row of the latest logits.
+    fn sample_rows(
+        &self,
+        c: &mut Context,
+        p: &Placed,
+        b: &SampleBatch<'_>,
+        adjusted: &mut Vec<f32>,
+        candidates: &mut Vec<(f32, u32)>,
+        out: &mut Results,
+    ) -> Result<()> {
+        let vocab = p.width;
+        let words = vocab.div_ceil(32);
+        for (row, params) in b.params.iter().enumerate() {
+            let logits = result(c, p)?;
+            let logits_of = |r: usize| &logits[r * vocab..(r + 1) * vocab];
+            let mask = b.allow_row.get(row).copied().unwrap_or(-1);
+            let guided = b.combine.iter().find(|g| g.0 as usize == row);
+            let biased = b.bias.iter().any(|&(r, ..)| r as usize == row);
+            let mut values = logits_of(row);
+            if mask >= 0 || guided.is_some() || biased {
+                adjusted.clear();
+                adjusted.extend_from_slice(values);
+                if let Some(&(_, other, g)) = guided {
+                    let other = other as usize;
+                    if (other + 1) * vocab > logits.len() {
+                        return Err(Error::Runtime(format!("guidance from row {other}")));
+                    }
+                    for (a, &o) in adjusted.iter_mut().zip(logits_of(other)) {
+                        *a = o + (g + 1.0) * (*a - o);
+                    }
+                }
+                for &(r, token, v) in b.bias {
+                    if r as usize == row && (token as usize) < vocab {
+                        adjusted[token as usize] += v;
+                    }
+                }
+                if mask >= 0 {
+                    let at = mask as usize * words;
+                    let bits = b
+                        .allow
+                        .get(at..at + words)
+                        .ok_or_else(|| Error::Runtime(format!("mask {mask} does not exist")))?;
+                    for (i, a) in adjusted.iter_mut().enumerate() {
+                        if bits[i / 32] >> (i % 32) & 1 == 0 {
+                            *a = f32::NEG_INFINITY;
+                        }
+                    }
+                }
+                values = adjusted;
+            }
+            // SAFETY: the row holds the vocabulary, and the table is of this machine.
+            let peak = unsafe { (self.table.peak)(values.as_ptr(), vocab) };
+            if !peak.log_sum.is_finite() {
+                return Err(Error::Runtime(format!(
+                    "the logits of row {row} are not finite: the model or its file is damaged"
+                )));
+            }
+            let picked = sample::pick(values, peak, params, candidates);
+            for &(r, token) in b.want {
+                if r as usize == row {
+                    let l = values.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+                    out.wanted.push(l - peak.log_sum);
+                }
+            }
+            if b.top_logprobs > 0 {
+                let order =
+                    |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+                candidates.clear();
+                candidates.extend(values.iter().enumerate().map(|(i, &l)| (l, i as u32)));
+                let n = (b.top_logprobs as usize).min(vocab);
+                if n < vocab {
+                    candidates.select_nth_unstable_by(n, order);
+                }
+                candidates.truncate(n);
+                candidates.sort_unstable_by(order);
+                out.top.extend(candidates.iter().map(|&(l, i)| (i, l - peak.log_sum)));
+            }
+            out.picked.push(picked);
+            if let Some(&slot) = b.slots.get(row)
+                && slot != u32::MAX
+            {
+                *c.last
+                    .get_mut(slot as usize)
+                    .ok_or_else(|| Error::Runtime(format!("slot {slot} does not exist")))? =
+                    picked.id;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies pages to (`out`) or from host memory.
+    fn swap(&self, c: &mut Context, moves: &[Move], out: bool) -> Result<Step> {
+        let missing = || Error::Runtime("a page to swap does not exist".into());
+        for m in moves {
+            let Move::Page { group, from, to } = *m else {
+                return Err(Error::Runtime("only pages are swapped here".into()));
+            };
+            let (device, host) = if out { (from, to) } else { (to, from) };
+            let g = usize::from(group);
+            let whole: usize = c.states.iter().map(|s| s.page_bytes(g)).sum();
+            let mut at = host as usize * whole;
+            let Context { states, host, .. } = &mut *c;
+            let held = host.get_mut(g).ok_or_else(missing)?.as_mut_slice();
+            for s in states {
+                let StateMemory::Paged { group, k, v, k_page, v_page, .. } = s else { continue };
+                if *group != g {
+                    continue;
+                }
+                for (pages, bytes) in [(k, *k_page), (v, *v_page)] {
+                    let from = device as usize * bytes;
+                    let page =
+                        pages.as_mut_slice().get_mut(from..from + bytes).ok_or_else(missing)?;
+                    let held = held.get_mut(at..at + bytes).ok_or_else(missing)?;
+                    if out {
+                        held.copy_from_slice(page)
+                    } else {
+                        page.copy_from_slice(held)
+                    }
+                    at += bytes;
+                }
+            }
+        }
+        Ok(c.next_step())
+    }
+}

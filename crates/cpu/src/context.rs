@@ -1,0 +1,395 @@
+//! Everything with a fixed address: states, the workspace, the integers of a step.
+
+use crate::kernels::attention::{Item, SPAN, TILE};
+use crate::memory::Buffer;
+use gristmill_core::{Error, Result};
+use gristmill_ir::{Batch, Layout, Ledger, Move, Output, Results, Rows, StateKind, Step, Token};
+
+/// Memory of one state.
+pub(crate) enum StateMemory {
+    /// Keys `[page][element][token]`, values `[page][token][element]`; bytes of a page of each, and
+    /// of an element of a key.
+    Paged { group: usize, k: Buffer, v: Buffer, k_page: usize, v_page: usize, k_elem: usize },
+    /// `[slot][elems]`.
+    Slot { slots: Buffer, bytes: usize },
+}
+
+/// Where a result of the latest step lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub output: Output,
+    pub offset: usize,
+    pub width: usize,
+    pub rows: Rows,
+}
+
+/// States, workspace and rings of one engine.
+pub struct Context {
+    pub(crate) layout: Layout,
+    pub(crate) states: Vec<StateMemory>,
+    pub(crate) workspace: Buffer,
+    pub(crate) ints: Integers,
+    /// The last sampled token of each slot.
+    pub(crate) last: Vec<u32>,
+    /// Rows written by the host, for each input.
+    pub(crate) inputs: [Vec<f32>; 2],
+    pub(crate) step: u64,
+    /// Results of the step that is latest.
+    pub(crate) placed: [Option<Placed>; 4],
+    /// Results of the steps in flight, by number.
+    pub(crate) results: Vec<(u64, Results)>,
+    pub(crate) host: Vec<Buffer>,
+    pub(crate) candidates: Vec<(f32, u32)>,
+    pub(crate) adjusted: Vec<f32>,
+    pub(crate) ledger: Ledger,
+    pub(crate) poison: bool,
+}
+
+/// The integers of a step, resolved and checked; allocated once.
+#[derive(Default)]
+pub(crate) struct Integers {
+    pub ids: Vec<u32>,
+    pub types: Vec<u32>,
+    pub positions: Vec<[u32; 3]>,
+    pub kv_index: Vec<u32>,
+    pub visible: Vec<[u32; 2]>,
+    pub ancestors: Vec<u64>,
+    pub seq_starts: Vec<u32>,
+    pub pages: Vec<u32>,
+    pub rows: Vec<u32>,
+    pub groups: Vec<GroupWork>,
+}
+
+/// What attention over one page group needs.
+#[derive(Default)]
+pub(crate) struct GroupWork {
+    pub window: Option<u32>,
+    /// Where the keys and values of each token go.
+    pub cache_rows: Vec<u32>,
+    pub items: Vec<Item>,
+    /// First and last item of each token, when spans are shared out.
+    pub token_items: Vec<[u32; 2]>,
+    /// Whether an item is one span of one token.
+    pub split: bool,
+}
+
+fn bytes_of(elems: usize, dtype: gristmill_core::DType) -> Result<usize> {
+    dtype.bytes(elems).ok_or_else(|| Error::Memory(format!("{elems} elements of {dtype}")))
+}
+
+impl Context {
+    pub(crate) fn new(states: &[StateKind], layout: &Layout, poison: bool) -> Result<Context> {
+        let fill = |mut b: Buffer| {
+            if poison {
+                b.as_mut_slice().fill(0xFF);
+            }
+            b
+        };
+        let mut memories = vec![];
+        for s in states {
+            memories.push(match *s {
+                StateKind::Paged { group, k, v, k_type, v_type } => {
+                    let group = usize::from(group);
+                    let pages =
+                        *layout.pages.get(group).ok_or_else(|| {
+                            Error::Runtime(format!("no page count for group {group}"))
+                        })? as usize;
+                    let tokens = layout.page_tokens as usize;
+                    let k_page = bytes_of(k as usize * tokens, k_type)?;
+                    let v_page = bytes_of(v as usize * tokens, v_type)?;
+                    let k = fill(Buffer::zeroed(pages * k_page)?);
+                    let v = fill(Buffer::zeroed(pages * v_page)?);
+                    let k_elem = k_type.block_bytes();
+                    StateMemory::Paged { group, k, v, k_page, v_page, k_elem }
+                }
+                StateKind::Slot { elems, dtype } => {
+                    let bytes = bytes_of(elems as usize, dtype)?;
+                    let slots = fill(Buffer::zeroed(layout.slots as usize * bytes)?);
+                    StateMemory::Slot { slots, bytes }
+                }
+            });
+        }
+        let host = (0..layout.pages.len())
+            .map(|g| {
+                let page: usize = memories.iter().map(|m| m.page_bytes(g)).sum();
+                Buffer::zeroed(layout.host_pages.get(g).map_or(0, |&n| n as usize * page))
+            })
+            .collect::<Result<_>>()?;
+        let in_flight = layout.in_flight.max(1) as usize;
+        let rows = layout.max.rows as usize;
+        let result = || Results { picked: Vec::with_capacity(rows), top: vec![], wanted: vec![] };
+        Ok(Context {
+            states: memories,
+            workspace: Buffer::zeroed(0)?,
+            ints: Integers::with_capacity(layout),
+            last: vec![u32::MAX; layout.slots as usize],
+            inputs: [vec![], vec![]],
+            step: 0,
+            placed: [None; 4],
+            results: (0..in_flight).map(|_| (0, result())).collect(),
+            host,
+            candidates: vec![],
+            adjusted: vec![],
+            ledger: Ledger::default(),
+            layout: layout.clone(),
+            poison,
+        })
+    }
+
+    /// Makes the workspace at least `bytes` long.
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<()> {
+        if self.workspace.len() < bytes {
+            self.workspace = Buffer::zeroed(bytes)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn next_step(&mut self) -> Step {
+        self.step += 1;
+        Step(self.step)
+    }
+
+    /// The place for a step's results.
+    pub(crate) fn results_of(&mut self, s: Step) -> &mut (u64, Results) {
+        let n = self.results.len() as u64;
+        &mut self.results[(s.0 % n) as usize]
+    }
+
+    /// Copies before a step.
+    pub(crate) fn apply(&mut self, moves: &[Move]) -> Result<()> {
+        for m in moves {
+            let tokens = self.layout.page_tokens as usize;
+            for s in &mut self.states {
+                match (*m, s) {
+                    (
+                        Move::Page { group, from, to },
+                        StateMemory::Paged { group: g, k, v, k_page, v_page, .. },
+                    ) if usize::from(group) == *g => {
+                        copy_within(k, *k_page, from, to)?;
+                        copy_within(v, *v_page, from, to)?;
+                    }
+                    (
+                        Move::Row { group, from, to },
+                        StateMemory::Paged { group: g, k, v, k_page, v_page, k_elem },
+                    ) if usize::from(group) == *g => {
+                        let rows = [from, to].map(|r| (r as usize / tokens, r as usize % tokens));
+                        copy_column(k, *k_page, *k_elem, tokens, rows)?;
+                        copy_within(v, *v_page / tokens, from, to)?;
+                    }
+                    (Move::Slot { from, to }, StateMemory::Slot { slots, bytes }) => {
+                        copy_within(slots, *bytes, from, to)?;
+                    }
+                    _ => {}
+                }
+            }
+            if let Move::Slot { from, to } = *m {
+                let token = *self.last.get(from as usize).ok_or_else(|| no_such("slot", from))?;
+                *self.last.get_mut(to as usize).ok_or_else(|| no_such("slot", to))? = token;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_such(what: &str, index: u32) -> Error {
+    Error::Runtime(format!("{what} {index} does not exist"))
+}
+
+/// Copies the key of one token: a column of its page. `rows` are (page, column), from and to.
+fn copy_column(
+    buffer: &mut Buffer,
+    page: usize,
+    elem: usize,
+    tokens: usize,
+    rows: [(usize, usize); 2],
+) -> Result<()> {
+    let all = buffer.as_mut_slice();
+    if let Some(&(p, _)) = rows.iter().find(|r| (r.0 + 1) * page > all.len()) {
+        return Err(no_such("page", p as u32));
+    }
+    for e in 0..page / (elem * tokens) {
+        let [from, to] = rows.map(|(p, column)| p * page + (e * tokens + column) * elem);
+        all.copy_within(from..from + elem, to);
+    }
+    Ok(())
+}
+
+fn copy_within(buffer: &mut Buffer, bytes: usize, from: u32, to: u32) -> Result<()> {
+    let (from, to) = (from as usize * bytes, to as usize * bytes);
+    let all = buffer.as_mut_slice();
+    if from.max(to) + bytes > all.len() {
+        return Err(no_such("page or slot", (from.max(to) / bytes.max(1)) as u32));
+    }
+    all.copy_within(from..from + bytes, to);
+    Ok(())
+}
+
+impl StateMemory {
+    /// Bytes of a page of this state, when it is of group `g`.
+    pub(crate) fn page_bytes(&self, g: usize) -> usize {
+        match self {
+            StateMemory::Paged { group, k_page, v_page, .. } if *group == g => k_page + v_page,
+            _ => 0,
+        }
+    }
+}
+
+impl Integers {
+    fn with_capacity(layout: &Layout) -> Integers {
+        let tokens = layout.max.tokens as usize;
+        let spans = |pages: u32| (pages * layout.page_tokens) as usize / SPAN;
+        let group = |&pages: &u32| GroupWork {
+            window: None,
+            cache_rows: Vec::with_capacity(tokens),
+            items: Vec::with_capacity(tokens + layout.max.seqs as usize + spans(pages) + 1),
+            token_items: Vec::with_capacity(tokens),
+            split: false,
+        };
+        Integers {
+            ids: Vec::with_capacity(tokens),
+            types: Vec::with_capacity(tokens),
+            positions: Vec::with_capacity(tokens),
+            kv_index: Vec::with_capacity(tokens),
+            visible: Vec::with_capacity(tokens),
+            ancestors: Vec::with_capacity(tokens),
+            seq_starts: Vec::with_capacity(layout.max.seqs as usize + 1),
+            pages: Vec::with_capacity(layout.pages.iter().sum::<u32>() as usize),
+            rows: Vec::with_capacity(layout.max.rows as usize),
+            groups: layout.pages.iter().map(group).collect(),
+        }
+    }
+
+    /// Copies, resolves and checks a batch. `windows` are those of the program's groups.
+    pub(crate) fn fill(
+        &mut self,
+        b: &Batch<'_>,
+        layout: &Layout,
+        windows: &[Option<u32>],
+        last: &[u32],
+    ) -> Result<()> {
+        let bad = |what: &str| Error::Runtime(format!("batch: {what}"));
+        let tokens = b.tokens.len();
+        let seqs = b.seq_starts.len().saturating_sub(1);
+        let starts_ok = b.seq_starts.first() == Some(&0)
+            && b.seq_starts.last() == Some(&(tokens as u32))
+            && b.seq_starts.windows(2).all(|w| w[0] < w[1]);
+        if tokens == 0 || !starts_ok {
+            return Err(bad("seq_starts do not divide the tokens"));
+        }
+        let full = |n: usize| n == tokens;
+        let optional = |n: usize| n == 0 || n == tokens;
+        if !full(b.positions.len())
+            || !full(b.kv_index.len())
+            || !full(b.visible.len())
+            || !optional(b.types.len())
+            || !optional(b.ancestors.len())
+        {
+            return Err(bad("an array over tokens has another length"));
+        }
+        if b.kv_len.len() != seqs || (!b.tree_base.is_empty() && b.tree_base.len() != seqs) {
+            return Err(bad("an array over sequences has another length"));
+        }
+        if b.rows.iter().any(|&r| r as usize >= tokens) {
+            return Err(bad("a wanted row is no token"));
+        }
+        self.ids.clear();
+        for t in b.tokens {
+            self.ids.push(match *t {
+                Token::Id(id) => id,
+                Token::Last(slot) => {
+                    let known = last.get(slot as usize).filter(|&&id| id != u32::MAX);
+                    *known.ok_or_else(|| bad("a slot whose last token was never sampled"))?
+                }
+            });
+        }
+        fn set<T: Copy>(to: &mut Vec<T>, from: &[T]) {
+            to.clear();
+            to.extend_from_slice(from);
+        }
+        set(&mut self.types, b.types);
+        set(&mut self.positions, b.positions);
+        set(&mut self.kv_index, b.kv_index);
+        set(&mut self.visible, b.visible);
+        set(&mut self.ancestors, b.ancestors);
+        set(&mut self.seq_starts, b.seq_starts);
+        set(&mut self.pages, b.pages);
+        set(&mut self.rows, b.rows);
+        if windows.is_empty() {
+            return Ok(());
+        }
+        let starts_ok = b.page_starts.len() == windows.len() * seqs + 1
+            && b.page_starts.last().is_some_and(|&end| end as usize == b.pages.len())
+            && b.page_starts.windows(2).all(|w| w[0] <= w[1]);
+        if !starts_ok {
+            return Err(bad("page_starts do not divide the pages"));
+        }
+        for (g, &window) in windows.iter().enumerate() {
+            self.fill_group(b, layout, g, window, seqs)?;
+        }
+        Ok(())
+    }
+
+    /// Cache rows and attention items of one group.
+    fn fill_group(
+        &mut self,
+        b: &Batch<'_>,
+        layout: &Layout,
+        g: usize,
+        window: Option<u32>,
+        seqs: usize,
+    ) -> Result<()> {
+        let bad = |what: String| Error::Runtime(format!("batch: {what}"));
+        let p = layout.page_tokens;
+        let pages = layout.pages[g];
+        let work = &mut self.groups[g];
+        work.window = window;
+        work.cache_rows.clear();
+        work.items.clear();
+        work.token_items.clear();
+        let one_each = b.tokens.len() == seqs;
+        let longest = b.kv_len.iter().copied().max().unwrap_or(0);
+        work.split = one_each && longest as usize > SPAN;
+        for s in 0..seqs {
+            let table = b.page_starts[g * seqs + s] as usize;
+            let held = &b.pages[table..b.page_starts[g * seqs + s + 1] as usize];
+            let tree_base = b.tree_base.get(s).copied().unwrap_or(u32::MAX);
+            let range = b.seq_starts[s] as usize..b.seq_starts[s + 1] as usize;
+            let mut spans = [u32::MAX, 0];
+            for t in range.clone() {
+                let index = b.kv_index[t];
+                let [from, to] = b.visible[t];
+                if from >= to || to > b.kv_len[s] || index >= b.kv_len[s] {
+                    return Err(bad(format!("token {t} sees {from}..{to} of {}", b.kv_len[s])));
+                }
+                let from = window.map_or(from, |w| from.max((index + 1).saturating_sub(w)));
+                if held.len() * (p as usize) < to.max(index + 1) as usize {
+                    return Err(bad(format!("sequence {s} has no page for key {to}")));
+                }
+                let needed = (from / p..=(to - 1) / p).chain([index / p]);
+                if let Some(page) = needed.map(|i| held[i as usize]).find(|&page| page >= pages) {
+                    return Err(bad(format!("page {page} of {pages} in group {g}")));
+                }
+                work.cache_rows.push(held[(index / p) as usize] * p + index % p);
+                let (first, last) = (from / SPAN as u32, (to - 1) / SPAN as u32);
+                spans = [spans[0].min(first), spans[1].max(last)];
+                let item = |t: usize, n: u32, spans: [u32; 2]| Item {
+                    token: t as u32,
+                    tokens: n,
+                    table: table as u32,
+                    tree_base,
+                    spans,
+                };
+                if work.split {
+                    let at = work.items.len() as u32;
+                    work.items.extend((first..=last).map(|span| item(t, 1, [span, span])));
+                    work.token_items.push([at, work.items.len() as u32 - 1]);
+                } else if (t + 1 - range.start) % TILE == 0 || t + 1 == range.end {
+                    let n = (t - range.start) % TILE + 1;
+                    work.items.push(item(t + 1 - n, n as u32, spans));
+                    spans = [u32::MAX, 0];
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! Where an integer kernel takes its weights from: packed planes, or a converted panel.
+
+use crate::pack::planes;
+use crate::simd::Simd;
+use gristmill_core::quant::IntFormat;
+use std::marker::PhantomData;
+
+/// The weights of one row group, unit after unit (32 elements of every row).
+///
+/// A lane is a row: `value = scale · (quad - ZERO) - min`, where `ZERO` is that of
+/// [`zero_point`] and scales belong to runs of [`IntFormat::SUB`] elements.
+pub(super) trait Source: Copy {
+    /// The format the integers are of.
+    type Format: IntFormat;
+    /// Quad `J` (0..8) of the unit: four elements of each row.
+    ///
+    /// # Safety
+    /// Here and below: the source was made from a group that holds unit `unit`, laid out for `S`.
+    unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes;
+    /// The scales of run `run` of the unit.
+    unsafe fn scale<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32;
+    /// The minima of the unit; called for formats that have them.
+    unsafe fn min<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32;
+    /// Asks for what will be needed some units later.
+    fn prefetch<S: Simd>(self, s: S, unit: usize);
+}
+
+/// What the integers of a fragment are above the format's values.
+pub(super) const fn zero_point<S: Simd, F: IntFormat>() -> i32 {
+    if F::BITS == 8 { S::S8_BIAS } else { F::ZERO }
+}
+
+/// A packed row group, read as it is.
+pub(super) struct Planes<F> {
+    scales: *const u8,
+    units: *const u8,
+    format: PhantomData<F>,
+}
+
+impl<F> Clone for Planes<F> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<F> Copy for Planes<F> {}
+
+impl<F: IntFormat> Planes<F> {
+    /// # Safety
+    /// `group` is a packed row group of `cols` columns.
+    #[inline(always)]
+    pub(super) unsafe fn new<S: Simd>(group: *const u8, cols: usize) -> Self {
+        // SAFETY: the group holds its scales, then its units.
+        let units = unsafe { group.add(planes::scales_bytes::<F>(cols, S::LANES)) };
+        Planes { scales: group, units, format: PhantomData }
+    }
+
+    /// The scales of the block that holds unit `unit`, and the number of its first run there.
+    #[inline(always)]
+    unsafe fn block<S: Simd>(self, unit: usize) -> (*const u8, usize) {
+        let per_block = F::BLOCK / 32;
+        let at = unit / per_block * planes::block_scales_bytes::<F>(S::LANES);
+        // SAFETY: the unit's block is within the group.
+        (unsafe { self.scales.add(at) }, unit % per_block * (32 / F::SUB))
+    }
+}
+
+/// How far ahead of the unit in work memory is asked for, in bytes of one row group.
+const PREFETCH: usize = 4096;
+
+impl<F: IntFormat> Source for Planes<F> {
+    type Format = F;
+
+    #[inline(always)]
+    unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes {
+        let fragment = 4 * S::LANES;
+        // SAFETY: the unit is BITS fragments, of which each plane of b bits has b.
+        unsafe {
+            let unit = self.units.add(unit * F::BITS * fragment);
+            if F::BITS == 8 {
+                return s.bytes_load(unit.add(J * fragment));
+            }
+            let mut first = 0;
+            let mut shift = 0;
+            let mut quad = None;
+            // Bits of this plane: down to the bottom of the byte, or straight to their place.
+            macro_rules! plane {
+                ($bits:literal) => {
+                    if F::BITS & $bits != 0 {
+                        let from = (J / $bits * $bits) as u32;
+                        let b = s.bytes_load(unit.add((first + J % $bits) * fragment));
+                        let b = if from > shift {
+                            s.bytes_shr(b, from - shift)
+                        } else if from < shift {
+                            s.bytes_shl(b, shift - from)
+                        } else {
+                            b
+                        };
+                        let b = s.bytes_and(b, ((1u32 << $bits) - 1 << shift) as u8);
+                        quad = Some(match quad {
+                            None => b,
+                            Some(q) => s.bytes_or(q, b),
+                        });
+                        #[allow(unused_assignments)]
+                        {
+                            first += $bits;
+                            shift += $bits;
+                        }
+                    }
+                };
+            }
+            plane!(4);
+            plane!(2);
+            plane!(1);
+            quad.unwrap_unchecked()
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {
+        // SAFETY: `d` and `sc` of the block hold LANES values.
+        unsafe {
+            let (block, first) = self.block::<S>(unit);
+            let d = s.load_f16(block.cast());
+            if !F::HAS_SC {
+                return d;
+            }
+            let sc = block.add(planes::sc_offset::<F>(first + run, S::LANES));
+            s.mul(d, s.load_i8(sc.cast()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn min<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {
+        // SAFETY: `m` and `mn` of the block hold LANES values.
+        unsafe {
+            let (block, first) = self.block::<S>(unit);
+            let m = s.load_f16(block.add(2 * S::LANES).cast());
+            if !F::HAS_SC {
+                return m;
+            }
+            s.mul(m, s.load_u8(block.add(planes::mn_offset::<F>(first + run, S::LANES))))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch<S: Simd>(self, s: S, unit: usize) {
+        let bytes = F::BITS * 4 * S::LANES;
+        if bytes >= 64 {
+            for line in (0..bytes).step_by(64) {
+                s.prefetch(self.units.wrapping_add(unit * bytes + PREFETCH + line));
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Matrix products with packed weights: `y[t][row] = Σ_k w[row][k] · x[t][k]`.
+//!
+//! [`select`] turns (instruction set, weight format, activation form) into a [`MatmulKernel`],
+//! once, when a plan is compiled; a step only calls its function pointers. Each algorithm is
+//! written once, generic over the instruction set and the format:
+//!
+//! * [`activations`](self::Activations): rows of f32 become int8 blocks or f32 panels;
+//! * `matmul_int8`: integer dot products of 16 or 32 elements, scaled and summed in f32;
+//! * `matmul_f32`: weights are widened in registers, products summed in f32.
+//!
+//! **Order of operations.** For one row and one token, the sequence of f32 operations depends on
+//! the instruction set, the format and `cols` only: not on the number of tokens, the tile, the
+//! worker's share, or whether weights were read packed or through a panel. So the results of a
+//! token are the same bits in any batch.
+
+mod activations;
+mod fragments;
+mod matmul_f32;
+mod matmul_int8;
+mod panel;
+
+pub use activations::{PrepareArgs, PrepareFn};
+
+use crate::simd::{Isa, IsaVisitor, Simd};
+use gristmill_core::{DType, Error, Result, for_each_format};
+use gristmill_ir::Activations;
+use std::ops::Range;
+
+/// One matrix product, or one worker's share of it.
+///
+/// * `weights`: one packed matrix, [`matrix`](crate::pack::Packed::matrix), of `rows` x `cols`;
+/// * `x`: `tokens` prepared tokens, see [`PrepareArgs`], aligned to 64 bytes;
+/// * `y`: `[tokens][y_stride]` f32, of which the first `rows` of a row are written;
+/// * `groups`: the row groups to compute, of `rows.div_ceil(lanes)`;
+/// * `scratch`: [`MatmulKernel::scratch_bytes`] bytes of this worker's own, aligned to 64.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // described above
+pub struct MatmulArgs {
+    pub weights: *const u8,
+    pub rows: usize,
+    pub cols: usize,
+    pub x: *const u8,
+    pub tokens: usize,
+    pub y: *mut f32,
+    pub y_stride: usize,
+    pub groups: Range<usize>,
+    pub scratch: *mut u8,
+}
+
+/// Computes a matrix product; see [`MatmulArgs`].
+pub type MatmulFn = unsafe fn(&MatmulArgs);
+
+/// The functions of one (instruction set, weight format, activation form).
+#[derive(Clone, Copy, Debug)]
+pub struct MatmulKernel {
+    activations: Activations,
+    tile_tokens: usize,
+    prepare: PrepareFn,
+    matmul: MatmulFn,
+    scratch_bytes: fn(cols: usize) -> usize,
+}
+
+impl MatmulKernel {
+    /// The form of activations it takes: what was asked for, but f32 for dense weights. Kernels
+    /// of one instruction set and one form can share prepared activations.
+    pub fn activations(&self) -> Activations {
+        self.activations
+    }
+    /// Bytes of `tokens` prepared tokens of `cols` elements.
+    pub fn activation_bytes(&self, tokens: usize, cols: usize) -> usize {
+        tokens * activations::token_bytes(self.activations, cols)
+    }
+    /// Token tiles, the unit by which workers share the preparation.
+    pub fn tiles(&self, tokens: usize) -> usize {
+        activations::tile_count(tokens, self.tile_tokens)
+    }
+    /// Bytes of scratch that each worker gives to [`MatmulKernel::matmul`].
+    pub fn scratch_bytes(&self, cols: usize) -> usize {
+        (self.scratch_bytes)(cols)
+    }
+
+    /// Prepares the activations of `args.tiles`.
+    ///
+    /// # Safety
+    /// `args.x` is readable and `args.out` writable as [`PrepareArgs`] says, `out` is aligned to
+    /// 64, `cols` is a multiple of 32 for int8, and no other thread touches these tiles.
+    #[inline]
+    pub unsafe fn prepare(&self, args: &PrepareArgs) {
+        // SAFETY: the caller's promise; `select` has seen the instruction set detected.
+        unsafe { (self.prepare)(args) }
+    }
+
+    /// Computes the rows of `args.groups`.
+    ///
+    /// # Safety
+    /// Pointers are valid for the extents that [`MatmulArgs`] says, `weights` was packed for
+    /// this kernel's instruction set and format, and no other thread touches the written rows or
+    /// the scratch.
+    #[inline]
+    pub unsafe fn matmul(&self, args: &MatmulArgs) {
+        // SAFETY: the caller's promise; `select` has seen the instruction set detected.
+        unsafe { (self.matmul)(args) }
+    }
+}
+
+/// The kernel for weights of `dtype` packed for `isa`. Dense weights always take f32 activations.
+///
+/// # Errors
+/// [`Error::Runtime`] for an instruction set this machine does not have, or a format without
+/// kernels.
+pub fn select(isa: Isa, dtype: DType, activations: Activations) -> Result<MatmulKernel> {
+    isa.visit(Select(dtype, activations))
+        .ok_or_else(|| Error::Runtime(format!("this machine does not have {isa}")))?
+        .ok_or_else(|| Error::Runtime(format!("weights of type {dtype} are not supported yet")))
+}
+
+struct Select(DType, Activations);
+
+impl IsaVisitor for Select {
+    type Output = Option<MatmulKernel>;
+    fn visit<S: Simd>(self, _: S) -> Option<MatmulKernel> {
+        let Select(dtype, activations) = self;
+        let kernel = |activations, matmul: MatmulFn, scratch_bytes| {
+            let prepare = activations::prepare_fn::<S>(activations);
+            let tile_tokens = S::TILE_TOKENS;
+            Some(MatmulKernel { activations, tile_tokens, prepare, matmul, scratch_bytes })
+        };
+        macro_rules! dense {
+            ($d:ident, $t:ty) => {
+                if dtype == DType::$d {
+                    return kernel(Activations::F32, matmul_f32::dense::<S, $t>, |_| 0);
+                }
+            };
+        }
+        macro_rules! int {
+            ($d:ident, $t:ty) => {
+                if dtype == DType::$d {
+                    return match activations {
+                        Activations::F32 => kernel(activations, matmul_f32::blocks::<S, $t>, |_| 0),
+                        Activations::Int8 => kernel(
+                            activations,
+                            matmul_int8::matmul::<S, $t>,
+                            panel::scratch_bytes::<S, $t>,
+                        ),
+                    };
+                }
+            };
+        }
+        for_each_format!(dense: dense);
+        for_each_format!(int: int);
+        None
+    }
+}
+
+/// Evaluates `$call` with constants `M` and `N` for a number of tokens known at run time: the one
+/// place where register tiles are enumerated. Arms an instruction set never takes vanish.
+macro_rules! with_tile {
+    ($s:ty, $tokens:expr, |$m:ident, $n:ident| $call:expr) => {{
+        macro_rules! arm {
+            ($groups_:literal, $tokens_:literal) => {{
+                const $m: usize = $groups_;
+                const $n: usize = $tokens_;
+                $call
+            }};
+        }
+        match $tokens {
+            1 if <$s>::GEMV_GROUPS == 1 => arm!(1, 1),
+            1 if <$s>::GEMV_GROUPS == 4 => arm!(4, 1),
+            2 if <$s>::TILE_TOKENS >= 4 => arm!(2, 2),
+            4 if <$s>::TILE_TOKENS >= 4 => arm!(2, 4),
+            12 if <$s>::TILE_TOKENS == 12 => arm!(2, 12),
+            n => unreachable!("no register tile of {n} tokens"),
+        }
+    }};
+}
+use with_tile;
+
+/// A few row groups that a register tile handles together.
+///
+/// They lie a share apart, so that each of them is a stream that reads memory forward without a
+/// gap, which is what prefetching ahead needs. In the last set of a range groups repeat: they are
+/// computed twice, to the same bits.
+#[derive(Clone, Copy)]
+struct GroupSet {
+    first: usize,
+    step: usize,
+    last: usize,
+}
+
+impl GroupSet {
+    /// Group `m` of the set.
+    #[inline(always)]
+    fn group(self, m: usize) -> usize {
+        (self.first + m * self.step).min(self.last)
+    }
+}
+
+/// Where a register tile of `M` row groups writes.
+struct Output<const M: usize> {
+    /// Token `start` of y.
+    y: *mut f32,
+    y_stride: usize,
+    /// First row of each group, and how many there are.
+    rows: [(usize, usize); M],
+}
+
+impl<const M: usize> Output<M> {
+    fn new<S: Simd>(args: &MatmulArgs, start: usize, set: GroupSet) -> Self {
+        let rows = std::array::from_fn(|m| {
+            let first = set.group(m) * S::LANES;
+            (first, (args.rows - first).min(S::LANES))
+        });
+        Output { y: args.y.wrapping_add(start * args.y_stride), y_stride: args.y_stride, rows }
+    }
+
+    /// # Safety
+    /// `y` has `N` tokens from `start` on, and the rows of the set's groups.
+    #[inline(always)]
+    unsafe fn store<S: Simd, const N: usize>(&self, s: S, sums: &[[S::F32; N]; M]) {
+        for (sums, &(first, rows)) in sums.iter().zip(&self.rows) {
+            for (n, &sum) in sums.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { s.store_n(self.y.add(n * self.y_stride + first), rows, sum) };
+            }
+        }
+    }
+}
+
+/// The sets of `at_once` groups that cover `groups`.
+fn group_sets(groups: Range<usize>, at_once: usize) -> impl Iterator<Item = GroupSet> {
+    let step = groups.len() / at_once;
+    let rest = groups.start + step * at_once;
+    let last = groups.end - usize::from(!groups.is_empty());
+    (groups.start..groups.start + step)
+        .map(move |first| GroupSet { first, step, last })
+        .chain((rest < groups.end).then_some(GroupSet { first: rest, step: 1, last }))
+}
+
+/// Row groups that are handled together for a tile of `tokens`.
+fn groups_at_once<S: Simd>(tokens: usize) -> usize {
+    if tokens == 1 { S::GEMV_GROUPS } else { S::TILE_GROUPS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_cover_every_group() {
+        for at_once in [1, 2, 4] {
+            for start in [0, 3] {
+                for len in 0..20 {
+                    let mut seen = vec![0; len];
+                    for set in group_sets(start..start + len, at_once) {
+                        for m in 0..at_once {
+                            seen[set.group(m) - start] += 1;
+                        }
+                    }
+                    assert!(seen.iter().all(|&n| n > 0), "{len} by {at_once}: {seen:?}");
+                    assert!(seen.iter().take(len / at_once * at_once).all(|&n| n == 1));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Weights in the order that kernels read them; never more than the file's own bits.
+//!
+//! A matrix is cut into *row groups* of `R` rows, `R` being the lanes of a register, so that a
+//! lane is a row: no kernel sums across lanes, and the bytes of a group are read once, forward.
+//! Groups are whole: rows beyond the last are zeros with zero scales. The groups of an expert
+//! stack follow each other, expert after expert.
+//!
+//! * Dense formats: a group is `[k][R]` elements.
+//! * Block formats ([`IntFormat`]): a group is first the scales of all its blocks, `d: f16[R]`,
+//!   `m: f16[R]`, `sc: i8[subs][R]`, `mn: u8[subs][R]` (those that the format has), then the
+//!   integers of all its units of 32 elements, as [bit planes](planes).
+//!
+//! Any row can be read back exactly ([`Packed::gather`]), so an embedding table that is also the
+//! output head is held once.
+
+pub(crate) mod planes;
+
+use crate::memory::Buffer;
+use crate::simd::{Isa, IsaVisitor, Simd};
+use gristmill_core::quant::IntFormat;
+use gristmill_core::{DType, DeviceRepr, Error, HostTensor, Result, for_each_format};
+use std::ops::Range;
+
+/// Where things lie in a packed tensor.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    isa: Isa,
+    dtype: DType,
+    experts: usize,
+    rows: usize,
+    cols: usize,
+    lanes: usize,
+    /// Whether full-range bytes are stored with 128 added.
+    biased: bool,
+    group_bytes: usize,
+}
+
+/// The function pair of a format: pack one row group, read one row back.
+struct Codec {
+    group_bytes: fn(cols: usize, lanes: usize) -> usize,
+    pack: fn(&Layout, rows: &[u8], out: &mut [u8]),
+    gather: fn(&Layout, group: &[u8], lane: usize, out: &mut [f32]),
+}
+
+/// The one match on the format.
+fn codec(dtype: DType) -> Option<Codec> {
+    macro_rules! dense {
+        ($d:ident, $t:ty) => {
+            if dtype == DType::$d {
+                return Some(Codec {
+                    group_bytes: |cols, lanes| cols * lanes * size_of::<$t>(),
+                    pack: pack_dense::<$t>,
+                    gather: gather_dense::<$t>,
+                });
+            }
+        };
+    }
+    macro_rules! int {
+        ($d:ident, $t:ty) => {
+            if dtype == DType::$d {
+                return Some(Codec {
+                    group_bytes: planes::group_bytes::<$t>,
+                    pack: pack_blocks::<$t>,
+                    gather: gather_blocks::<$t>,
+                });
+            }
+        };
+    }
+    for_each_format!(dense: dense);
+    for_each_format!(int: int);
+    None
+}
+
+impl Layout {
+    /// The layout of `experts` matrices of `rows` x `cols` for the kernels of `isa`.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] for a format without kernels, an instruction set this machine does
+    /// not have, a row that is no whole number of blocks, or sizes beyond the address space.
+    pub fn new(isa: Isa, dtype: DType, [experts, rows, cols]: [usize; 3]) -> Result<Layout> {
+        struct Facts;
+        impl IsaVisitor for Facts {
+            type Output = (usize, bool);
+            fn visit<S: Simd>(self, _: S) -> (usize, bool) {
+                (S::LANES, S::S8_BIAS != 0)
+            }
+        }
+        let (lanes, biased) = isa
+            .visit(Facts)
+            .ok_or_else(|| Error::Runtime(format!("this machine does not have {isa}")))?;
+        let codec = codec(dtype).ok_or_else(|| {
+            Error::Runtime(format!("weights of type {dtype} are not supported yet"))
+        })?;
+        if !cols.is_multiple_of(dtype.block_len()) {
+            return Err(Error::Runtime(format!(
+                "rows of {cols} elements are no whole number of {dtype} blocks of {}",
+                dtype.block_len()
+            )));
+        }
+        let too_large = || Error::Runtime(format!("{experts} x {rows} x {cols} is too large"));
+        // An upper bound first, so that nothing below can overflow.
+        let padded = rows.checked_add(lanes).and_then(|r| r.checked_mul(experts.max(1)));
+        let cells = padded.and_then(|r| r.checked_mul(cols.max(1)));
+        cells.filter(|&c| c <= isize::MAX as usize / 16).ok_or_else(too_large)?;
+        let group_bytes = (codec.group_bytes)(cols, lanes).next_multiple_of((lanes * 4).min(64));
+        Ok(Layout { isa, dtype, experts, rows, cols, lanes, biased, group_bytes })
+    }
+
+    /// The instruction set it is for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+    /// The storage format.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    /// Matrices in the stack.
+    pub fn experts(&self) -> usize {
+        self.experts
+    }
+    /// Rows of a matrix, without padding.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Elements of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+    /// Rows of a group.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+    /// Row groups of one matrix.
+    pub fn groups(&self) -> usize {
+        self.rows.div_ceil(self.lanes)
+    }
+    /// Bytes of a row group.
+    pub fn group_bytes(&self) -> usize {
+        self.group_bytes
+    }
+    /// Bytes of one matrix.
+    pub fn matrix_bytes(&self) -> usize {
+        self.groups() * self.group_bytes
+    }
+    /// Bytes of the whole stack.
+    pub fn bytes(&self) -> usize {
+        self.experts * self.matrix_bytes()
+    }
+
+    /// Packs some groups of `source`, numbered across the whole stack, into `out`, which holds
+    /// exactly their bytes and is zero where a row is padding. Ranges may be packed in parallel.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] when the source has another format or shape, or `out` another size.
+    pub fn pack_groups(
+        &self,
+        source: &HostTensor,
+        groups: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let shape = [source.experts, source.rows, source.cols];
+        if source.dtype != self.dtype || shape != [self.experts, self.rows, self.cols] {
+            return Err(Error::Runtime(format!("{source:?} does not fit the layout {self:?}")));
+        }
+        if groups.end > self.experts * self.groups() || out.len() != groups.len() * self.group_bytes
+        {
+            return Err(Error::Runtime(format!(
+                "groups {groups:?} of {} do not fill {} bytes",
+                source.name,
+                out.len()
+            )));
+        }
+        let Some(codec) = codec(self.dtype) else { return Ok(()) };
+        for (g, out) in groups.zip(out.chunks_exact_mut(self.group_bytes.max(1))) {
+            let (expert, first) = (g / self.groups(), g % self.groups() * self.lanes);
+            let last = (first + self.lanes).min(self.rows);
+            let row = source.row_bytes();
+            let rows = (expert * self.rows + first) * row..(expert * self.rows + last) * row;
+            (codec.pack)(self, &source.bytes()[rows], out);
+        }
+        Ok(())
+    }
+}
+
+/// A packed tensor.
+#[derive(Debug)]
+pub struct Packed {
+    layout: Layout,
+    buffer: Buffer,
+}
+
+impl Packed {
+    /// Packs a whole tensor.
+    ///
+    /// # Errors
+    /// See [`Layout::new`].
+    pub fn new(isa: Isa, source: &HostTensor) -> Result<Packed> {
+        let shape = [source.experts, source.rows, source.cols];
+        let mut packed = Packed::zeroed(Layout::new(isa, source.dtype, shape)?)?;
+        let groups = 0..packed.layout.experts * packed.layout.groups();
+        packed.layout.pack_groups(source, groups, packed.buffer.as_mut_slice())?;
+        Ok(packed)
+    }
+
+    /// All zeros, to be filled by [`Layout::pack_groups`].
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when the system does not give that much.
+    pub fn zeroed(layout: Layout) -> Result<Packed> {
+        let buffer = Buffer::zeroed(layout.bytes())?;
+        Ok(Packed { layout, buffer })
+    }
+
+    /// Where things lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+    /// Rows of a matrix.
+    pub fn rows(&self) -> usize {
+        self.layout.rows
+    }
+    /// Elements of a row.
+    pub fn cols(&self) -> usize {
+        self.layout.cols
+    }
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.as_slice()
+    }
+    /// All bytes, to pack into: whole groups are [`Layout::group_bytes`] apart.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.buffer.as_mut_slice()
+    }
+    /// The bytes of one matrix of the stack: what a matmul is given.
+    ///
+    /// # Panics
+    /// When there is no such expert.
+    pub fn matrix(&self, expert: usize) -> &[u8] {
+        let n = self.layout.matrix_bytes();
+        &self.buffer.as_slice()[expert * n..(expert + 1) * n]
+    }
+
+    /// Reads one row back, exactly the values of the reference dequantization.
+    ///
+    /// # Panics
+    /// When there is no such row, or `out` does not hold `cols` elements.
+    pub fn gather(&self, expert: usize, row: usize, out: &mut [f32]) {
+        let Layout { lanes, group_bytes, rows, cols, dtype, .. } = self.layout;
+        assert!(row < rows && out.len() == cols, "row {row} of {rows}, {} of {cols}", out.len());
+        let group = &self.matrix(expert)[row / lanes * group_bytes..][..group_bytes];
+        if let Some(codec) = codec(dtype) {
+            (codec.gather)(&self.layout, group, row % lanes, out);
+        }
+    }
+}
+
+fn pack_dense<E: DeviceRepr + bytemuck::Pod>(layout: &Layout, rows: &[u8], out: &mut [u8]) {
+    let e = size_of::<E>();
+    for (lane, row) in rows.chunks_exact((layout.cols * e).max(1)).enumerate() {
+        let slots = out.chunks_exact_mut(layout.lanes * e);
+        for (value, slot) in row.chunks_exact(e).zip(slots) {
+            slot[lane * e..(lane + 1) * e].copy_from_slice(value);
+        }
+    }
+}
+
+fn gather_dense<E: DeviceRepr + bytemuck::Pod>(
+    layout: &Layout,
+    group: &[u8],
+    lane: usize,
+    out: &mut [f32],
+) {
+    let e = size_of::<E>();
+    for (o, slot) in out.iter_mut().zip(group.chunks_exact(layout.lanes * e)) {
+        *o = bytemuck::pod_read_unaligned::<E>(&slot[lane * e..(lane + 1) * e]).widen();
+    }
+}
+
+fn pack_blocks<F: IntFormat>(layout: &Layout, rows: &[u8], out: &mut [u8]) {
+    let blocks = layout.cols / F::BLOCK;
+    let row_bytes = (blocks * size_of::<F>()).max(1);
+    let (scales, units) = out.split_at_mut(planes::scales_bytes::<F>(layout.cols, layout.lanes));
+    // Block after block, so that the lines of a block stay in the first-level cache while its
+    // rows are interleaved.
+    for b in 0..blocks {
+        for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+            let bytes = &row[b * size_of::<F>()..(b + 1) * size_of::<F>()];
+            let block: F = bytemuck::pod_read_unaligned(bytes);
+            planes::write_scales(&block, b, lane, layout.lanes, scales);
+            let mut q = [0u8; 256];
+            block.quants(&mut q[..F::BLOCK]);
+            for (u, q) in q[..F::BLOCK].as_chunks::<32>().0.iter().enumerate() {
+                let at = (b * (F::BLOCK / 32) + u) * planes::unit_bytes::<F>(layout.lanes);
+                planes::write_unit::<F>(q, layout.biased, lane, layout.lanes, &mut units[at..]);
+            }
+        }
+    }
+}
+
+fn gather_blocks<F: IntFormat>(layout: &Layout, group: &[u8], lane: usize, out: &mut [f32]) {
+    let (scales, units) = group.split_at(planes::scales_bytes::<F>(layout.cols, layout.lanes));
+    for (b, out) in out.chunks_exact_mut(F::BLOCK).enumerate() {
+        for (u, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let at = (b * (F::BLOCK / 32) + u) * planes::unit_bytes::<F>(layout.lanes);
+            let q = planes::read_unit::<F>(&units[at..], layout.biased, lane, layout.lanes);
+            for (half, (out, q)) in
+                out.chunks_exact_mut(F::SUB).zip(q.chunks_exact(F::SUB)).enumerate()
+            {
+                let s = u * (32 / F::SUB) + half;
+                let (scale, min) = planes::read_scales::<F>(scales, b, s, lane, layout.lanes);
+                for (o, &q) in out.iter_mut().zip(q) {
+                    *o = scale * (i32::from(q) - F::ZERO) as f32;
+                    if F::HAS_MIN {
+                        *o -= min;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Bit planes: the integers of 32 elements of `R` rows, as whole fragments.
+//!
+//! A *unit* is 32 consecutive elements of each row of a group: eight quads of four. A *fragment*
+//! is one quad of every row, `[R][4]` bytes. Integers of `BITS` bits are split into planes of 8,
+//! or 4, 2 and 1 bits (six bits are 4 + 2, low bits first). A plane of `b` bits is `b` fragments:
+//! byte for byte, fragment `t` holds the plane's bits of quads `t`, `t + b`, `t + 2b`, … from the
+//! lowest bits up. So one load, one shift and one mask bring out a quad whole, for any format.
+//!
+//! Eight-bit integers are stored signed, or with 128 added where the instruction set multiplies
+//! unsigned weights.
+
+use gristmill_core::f16;
+use gristmill_core::quant::IntFormat;
+
+/// Bytes of the scales of one block of `R` rows.
+pub(crate) const fn block_scales_bytes<F: IntFormat>(lanes: usize) -> usize {
+    let supers = if F::HAS_MIN { 2 } else { 1 };
+    lanes * (2 * supers + supers * subs::<F>())
+}
+
+/// Integer sub-block scales of a block: none, or one for each `SUB` elements.
+const fn subs<F: IntFormat>() -> usize {
+    if F::HAS_SC { F::BLOCK / F::SUB } else { 0 }
+}
+
+/// Offset, within the scales of a block, of the `R` integer scales of sub-block `s`.
+pub(crate) const fn sc_offset<F: IntFormat>(s: usize, lanes: usize) -> usize {
+    let supers = if F::HAS_MIN { 2 } else { 1 };
+    lanes * (2 * supers + s)
+}
+
+/// The same for the integer minima.
+pub(crate) const fn mn_offset<F: IntFormat>(s: usize, lanes: usize) -> usize {
+    sc_offset::<F>(s + subs::<F>(), lanes)
+}
+
+/// Bytes of the scales of a whole group; the units follow, aligned like a fragment.
+pub(crate) const fn scales_bytes<F: IntFormat>(cols: usize, lanes: usize) -> usize {
+    let align = if lanes * 4 < 64 { lanes * 4 } else { 64 };
+    (cols / F::BLOCK * block_scales_bytes::<F>(lanes)).next_multiple_of(align)
+}
+
+/// Bytes of one unit: `BITS` fragments.
+pub(crate) const fn unit_bytes<F: IntFormat>(lanes: usize) -> usize {
+    F::BITS * lanes * 4
+}
+
+/// Bytes of a group.
+pub(crate) fn group_bytes<F: IntFormat>(cols: usize, lanes: usize) -> usize {
+    scales_bytes::<F>(cols, lanes) + cols / 32 * unit_bytes::<F>(lanes)
+}
+
+/// `f(bits, shift, first)` for each plane of a format: its width, the lowest bit it holds, and
+/// its first fragment.
+#[inline(always)]
+fn for_each_plane<F: IntFormat>(mut f: impl FnMut(usize, usize, usize)) {
+    let (mut shift, mut first) = (0, 0);
+    for bits in [8, 4, 2, 1] {
+        if F::BITS & bits != 0 {
+            f(bits, shift, first);
+            shift += bits;
+            first += bits;
+        }
+    }
+}
+
+/// Stores the scales of block `b` of the row `lane`.
+pub(super) fn write_scales<F: IntFormat>(
+    block: &F,
+    b: usize,
+    lane: usize,
+    lanes: usize,
+    out: &mut [u8],
+) {
+    let out = &mut out[b * block_scales_bytes::<F>(lanes)..];
+    let [d, m] = block.super_scales();
+    out[2 * lane..][..2].copy_from_slice(&f16::from_f32(d).to_ne_bytes());
+    if F::HAS_MIN {
+        out[2 * (lanes + lane)..][..2].copy_from_slice(&f16::from_f32(m).to_ne_bytes());
+    }
+    for s in 0..subs::<F>() {
+        let (sc, mn) = block.sub_scales(s);
+        out[sc_offset::<F>(s, lanes) + lane] = sc as i8 as u8;
+        if F::HAS_MIN {
+            out[mn_offset::<F>(s, lanes) + lane] = mn as u8;
+        }
+    }
+}
+
+/// `(d · sc, m · mn)` of sub-block `s` of block `b` of the row `lane`.
+pub(super) fn read_scales<F: IntFormat>(
+    scales: &[u8],
+    b: usize,
+    s: usize,
+    lane: usize,
+    lanes: usize,
+) -> (f32, f32) {
+    let block = &scales[b * block_scales_bytes::<F>(lanes)..];
+    let half = |at: usize| f16::from_ne_bytes([block[at], block[at + 1]]).to_f32();
+    let d = half(2 * lane);
+    let m = if F::HAS_MIN { half(2 * (lanes + lane)) } else { 0.0 };
+    if !F::HAS_SC {
+        return (d, m);
+    }
+    let sc = block[sc_offset::<F>(s, lanes) + lane] as i8;
+    let mn = if F::HAS_MIN { block[mn_offset::<F>(s, lanes) + lane] } else { 0 };
+    (d * f32::from(sc), m * f32::from(mn))
+}
+
+/// Stores the 32 integers of one row in the unit that `out` starts with.
+#[inline(always)]
+pub(super) fn write_unit<F: IntFormat>(
+    q: &[u8; 32],
+    biased: bool,
+    lane: usize,
+    lanes: usize,
+    out: &mut [u8],
+) {
+    let flip = if F::BITS == 8 && !biased { 0x8080_8080 } else { 0 };
+    let quads: [u32; 8] =
+        std::array::from_fn(|j| u32::from_le_bytes([0, 1, 2, 3].map(|i| q[4 * j + i])) ^ flip);
+    for_each_plane::<F>(|bits, shift, first| {
+        let mask = 0x0101_0101 * ((1u32 << bits) - 1);
+        for t in 0..bits {
+            let mut fragment = 0;
+            for u in 0..8 / bits {
+                fragment |= ((quads[t + u * bits] >> shift) & mask) << (u * bits);
+            }
+            let at = ((first + t) * lanes + lane) * 4;
+            out[at..at + 4].copy_from_slice(&fragment.to_le_bytes());
+        }
+    });
+}
+
+/// The 32 integers of one row of the unit that `unit` starts with.
+pub(super) fn read_unit<F: IntFormat>(
+    unit: &[u8],
+    biased: bool,
+    lane: usize,
+    lanes: usize,
+) -> [u8; 32] {
+    let flip = if F::BITS == 8 && !biased { 0x8080_8080 } else { 0 };
+    let mut quads = [0u32; 8];
+    for_each_plane::<F>(|bits, shift, first| {
+        let mask = 0x0101_0101 * ((1u32 << bits) - 1);
+        for (j, quad) in quads.iter_mut().enumerate() {
+            let at = ((first + j % bits) * lanes + lane) * 4;
+            let fragment = u32::from_le_bytes([0, 1, 2, 3].map(|i| unit[at + i]));
+            *quad |= ((fragment >> (j / bits * bits)) & mask) << shift;
+        }
+    });
+    std::array::from_fn(|i| (quads[i / 4] ^ flip).to_le_bytes()[i % 4])
+}

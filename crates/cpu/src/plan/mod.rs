@@ -1,0 +1,395 @@
+//! From a program to a flat list of nodes, and a step over it.
+//!
+//! [`Plan::compile`] meets every format, shape and instruction set once: each node holds the
+//! function pointers and addresses it needs. A step walks the list: the whole team runs a node,
+//! meets at a barrier, and goes on. Nothing is allocated, locked or decided by format in a step.
+
+mod attention;
+mod embed;
+mod linear;
+mod norm;
+mod projection;
+mod rows;
+
+use crate::context::{Context, Integers, Placed, StateMemory};
+use crate::kernels::table::Table;
+use crate::pool::Team;
+use crate::weights::Weights;
+use gristmill_core::{DType, Error, Result};
+use gristmill_ir::arena::Arena;
+use gristmill_ir::{
+    Node as IrNode, Op, Options, Program, Rope, Rows, Shape, Size, StateKind, Value,
+};
+
+/// What runs at one operation.
+enum Kernel {
+    Embed(embed::Embed),
+    Read(embed::Read),
+    Norm(norm::Norm),
+    AddNorm(norm::AddNorm),
+    Qkv(attention::Qkv),
+    Attention(attention::Attention),
+    Linear(linear::Linear),
+    GateUp(linear::GateUp),
+    Add(rows::Add),
+    SelectRows(rows::SelectRows),
+    Pool(rows::Pool),
+    Normalize(rows::Normalize),
+}
+
+/// Names of the operations that [`Plan::compile`] knows.
+pub(crate) const OPS: [&str; 12] = [
+    "embed",
+    "read",
+    "norm",
+    "add_norm",
+    "qkv",
+    "attention",
+    "linear",
+    "gate_up",
+    "add",
+    "select_rows",
+    "pool",
+    "normalize",
+];
+
+/// A compiled program.
+pub struct Plan {
+    kernels: Vec<Kernel>,
+    /// Rotation tables of a step, filled first.
+    ropes: Vec<attention::RopeTable>,
+    pub(crate) placed: [Option<Placed>; 4],
+    pub(crate) size: Size,
+    pub(crate) windows: Vec<Option<u32>>,
+    /// Bytes of workspace.
+    pub(crate) workspace: usize,
+    /// Kernels point into these.
+    _weights: Weights,
+}
+
+/// Where a value lies, as nodes store it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    offset: usize,
+    rows: Rows,
+    width: usize,
+}
+
+/// What nodes see of a step.
+pub(crate) struct Step<'a> {
+    workspace: *mut u8,
+    pub ints: &'a Integers,
+    pub states: &'a [StateMemory],
+    pub inputs: &'a [Vec<f32>; 2],
+    pub page_tokens: usize,
+}
+
+// SAFETY: the pointer is to the context's workspace, which the step borrows exclusively; members of
+// the team write disjoint parts of it between barriers, as each node's proof says.
+unsafe impl Sync for Step<'_> {}
+
+impl Step<'_> {
+    /// The first element of a value.
+    fn value(&self, at: At) -> *mut f32 {
+        self.floats(at.offset)
+    }
+
+    /// Workspace at a byte offset that the arena gave.
+    fn floats(&self, offset: usize) -> *mut f32 {
+        // SAFETY: offsets come from the arena, whose total the workspace holds.
+        unsafe { self.workspace.add(offset).cast() }
+    }
+
+    /// Rows of a value in this step.
+    fn rows(&self, rows: Rows) -> usize {
+        match rows {
+            Rows::Tokens => self.ints.ids.len(),
+            Rows::Seqs => self.ints.seq_starts.len() - 1,
+            Rows::Wanted => self.ints.rows.len(),
+            Rows::Choices(k) => self.ints.ids.len() * k as usize,
+        }
+    }
+}
+
+/// What nodes are compiled from.
+pub(crate) struct Compiler<'a> {
+    program: &'a Program,
+    weights: &'a Weights,
+    table: Table,
+    options: &'a Options,
+    size: Size,
+    members: usize,
+    page_tokens: usize,
+    /// Most items of an attention that shares out spans.
+    split_items: usize,
+    /// Distinct rotations and where their tables lie.
+    ropes: Vec<(&'a Rope, usize)>,
+}
+
+impl<'a> Compiler<'a> {
+    /// Where the table of a rotation lies.
+    fn rope_offset(&self, rope: &Rope) -> usize {
+        // `compile` listed every rotation of the program.
+        self.ropes.iter().find(|r| r.0 == rope).map_or(0, |r| r.1)
+    }
+
+    /// Most rows of this kind.
+    fn bound(&self, rows: Rows) -> usize {
+        match rows {
+            Rows::Tokens => self.size.tokens as usize,
+            Rows::Seqs => self.size.seqs as usize,
+            Rows::Wanted => self.size.rows as usize,
+            Rows::Choices(k) => (self.size.tokens * k) as usize,
+        }
+    }
+
+    fn bytes(&self, s: Shape) -> usize {
+        self.bound(s.rows) * s.width as usize * size_of::<f32>()
+    }
+
+    /// Scratch of a node, beside its values.
+    fn scratch(&self, n: &'a IrNode) -> usize {
+        match &n.op {
+            Op::Qkv { x, w, .. } | Op::GateUp { x, w, .. } => {
+                let rows = self.bound(self.program.shape(*x).rows);
+                let outputs: u32 = w.iter().map(|&w| self.program.decl(w).rows).sum();
+                let both = (rows * outputs as usize * size_of::<f32>()).next_multiple_of(64);
+                projection::scratch(self, w, rows) + both
+            }
+            Op::Linear { x, w, .. } => {
+                let rows = self.bound(self.program.shape(*x).rows);
+                projection::scratch(self, &[*w], rows)
+            }
+            Op::Embed { table, .. } => embed::scratch(self, self.program.decl(*table).cols),
+            Op::Attention { heads, kv_heads, head_dim, .. } => {
+                attention::scratch(self, [*heads, *kv_heads, *head_dim])
+            }
+            _ => 0,
+        }
+    }
+
+    fn kernel(&self, n: &'a IrNode, at: &dyn Fn(Value) -> At, scratch: usize) -> Result<Kernel> {
+        let out = at(n.outputs[0]);
+        Ok(match &n.op {
+            Op::Embed { table, scale, positions, types } => {
+                let optional = [*positions, *types];
+                Kernel::Embed(embed::Embed::new(self, *table, optional, *scale, out, scratch)?)
+            }
+            Op::Read { input, .. } => Kernel::Read(embed::Read { input: *input, out }),
+            Op::Norm { x, norm } => Kernel::Norm(norm::Norm::new(self, at(*x), norm, out)?),
+            Op::AddNorm { x, delta, post, scale, norm } => {
+                let inputs = [at(*x), at(*delta)];
+                let outs = [out, at(n.outputs[1])];
+                let norms = (post.as_ref(), norm);
+                Kernel::AddNorm(norm::AddNorm::new(self, inputs, outs, *scale, norms)?)
+            }
+            Op::Qkv { x, .. } => {
+                Kernel::Qkv(attention::Qkv::new(self, &n.op, at(*x), out, scratch)?)
+            }
+            Op::Attention { q, .. } => {
+                let a = attention::Attention::new(self, &n.op, at(*q), out, scratch)?;
+                Kernel::Attention(a)
+            }
+            Op::Linear { x, w, bias, act, scale, softcap } => {
+                let finish = linear::Finish {
+                    bias: *bias,
+                    act: *act,
+                    scale: *scale,
+                    softcap: softcap.unwrap_or(0.0),
+                };
+                Kernel::Linear(linear::Linear::new(self, at(*x), *w, finish, out, scratch)?)
+            }
+            Op::GateUp { x, w, bias, act } => {
+                let g = linear::GateUp::new(self, at(*x), w, bias, *act, out, scratch)?;
+                Kernel::GateUp(g)
+            }
+            Op::Add { x, y, gate } => {
+                Kernel::Add(rows::Add { x: at(*x), y: at(*y), gate: gate.map(at), out })
+            }
+            Op::SelectRows { x } => Kernel::SelectRows(rows::SelectRows { x: at(*x), out }),
+            Op::Pool { x, how } => Kernel::Pool(rows::Pool { x: at(*x), how: *how, out }),
+            Op::Normalize { x, .. } => Kernel::Normalize(rows::Normalize { x: at(*x), out }),
+            other => {
+                return Err(Error::Device(format!(
+                    "the cpu backend has no kernel for `{}` (operation `{}`) yet",
+                    other.name(),
+                    n.name
+                )));
+            }
+        })
+    }
+}
+
+impl Plan {
+    /// Compiles; see [`gristmill_ir::Backend::compile`].
+    pub(crate) fn compile(
+        program: &Program,
+        weights: &Weights,
+        context: &Context,
+        size: Size,
+        options: &Options,
+        table: Table,
+        members: usize,
+    ) -> Result<Plan> {
+        if options.compute != DType::F32 {
+            return Err(Error::Device(format!(
+                "the cpu backend computes in F32, not {}",
+                options.compute
+            )));
+        }
+        check_states(program, context)?;
+        let mut compiler = Compiler {
+            program,
+            weights,
+            table,
+            options,
+            size,
+            members,
+            page_tokens: context.layout.page_tokens as usize,
+            split_items: attention::split_items(context, size.seqs),
+            ropes: vec![],
+        };
+        let arena =
+            Arena::plan(program, |v| compiler.bytes(program.shape(v)), |n| compiler.scratch(n));
+        let at = |v: Value| {
+            let s = program.shape(v);
+            At { offset: arena.values[v.index()], rows: s.rows, width: s.width as usize }
+        };
+        // Rotation tables live behind the arena for the whole step.
+        let mut workspace = arena.total;
+        let mut ropes = vec![];
+        for n in &program.nodes {
+            if let Op::Qkv { rope: Some(rope), .. } = &n.op
+                && compiler.ropes.iter().all(|r| r.0 != rope)
+            {
+                let table = attention::RopeTable::new(&compiler, rope, workspace)?;
+                compiler.ropes.push((rope, workspace));
+                workspace += table.bytes(size.tokens as usize).next_multiple_of(64);
+                ropes.push(table);
+            }
+        }
+        let kernels = program
+            .nodes
+            .iter()
+            .zip(&arena.scratch)
+            .map(|(n, &scratch)| compiler.kernel(n, &at, scratch))
+            .collect::<Result<Vec<_>>>()?;
+        let mut placed = [None; 4];
+        for (slot, (output, v)) in placed.iter_mut().zip(&program.outputs) {
+            let At { offset, rows, width } = at(*v);
+            *slot = Some(Placed { output: *output, offset, width, rows });
+        }
+        let windows = program.groups.iter().map(|g| g.window).collect();
+        let _weights = weights.clone();
+        Ok(Plan { kernels, ropes, placed, size, windows, workspace, _weights })
+    }
+
+    /// Checks what the tables and inputs of the program bound.
+    pub(crate) fn check(&self, ints: &Integers, inputs: &[Vec<f32>; 2]) -> Result<()> {
+        let bad = |what: &str, v: usize, n: usize| {
+            Err(Error::Usage(format!("{what} {v} is outside the model's table of {n}")))
+        };
+        for k in &self.kernels {
+            match k {
+                Kernel::Embed(e) => {
+                    let [ids, positions, types] = e.limits();
+                    if let Some(&id) = ints.ids.iter().find(|&&id| id as usize >= ids) {
+                        return bad("token id", id as usize, ids);
+                    }
+                    let far = |p: &&[u32; 3]| p[0] as usize >= positions;
+                    if let Some(p) = ints.positions.iter().find(far) {
+                        return bad("position", p[0] as usize, positions);
+                    }
+                    if let Some(&t) = ints.types.iter().find(|&&t| t as usize >= types) {
+                        return bad("token type", t as usize, types);
+                    }
+                }
+                Kernel::Read(r) => {
+                    let (got, needed) =
+                        (inputs[r.input as usize].len(), ints.ids.len() * r.out.width);
+                    if got != needed {
+                        return Err(Error::Runtime(format!(
+                            "{got} numbers were written where the step reads {needed}"
+                        )));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the plan as one member of the team.
+    ///
+    /// # Safety
+    /// `step` is of a context whose workspace holds the plan and whose integers were filled within
+    /// the plan's bounds; every member of the team runs it.
+    pub(crate) unsafe fn run(&self, step: &Step<'_>, team: &Team<'_>) {
+        if !self.ropes.is_empty() {
+            attention::RopeTable::fill(&self.ropes, step, team);
+            team.barrier();
+        }
+        for kernel in &self.kernels {
+            // SAFETY: each node's contract is this function's.
+            unsafe {
+                match kernel {
+                    Kernel::Embed(k) => k.run(step, team),
+                    Kernel::Read(k) => k.run(step, team),
+                    Kernel::Norm(k) => k.run(step, team),
+                    Kernel::AddNorm(k) => k.run(step, team),
+                    Kernel::Qkv(k) => k.run(step, team),
+                    Kernel::Attention(k) => k.run(step, team),
+                    Kernel::Linear(k) => k.run(step, team),
+                    Kernel::GateUp(k) => k.run(step, team),
+                    Kernel::Add(k) => k.run(step, team),
+                    Kernel::SelectRows(k) => k.run(step, team),
+                    Kernel::Pool(k) => k.run(step, team),
+                    Kernel::Normalize(k) => k.run(step, team),
+                }
+            }
+            team.barrier();
+        }
+    }
+}
+
+/// A program must name the states that the context holds.
+fn check_states(program: &Program, context: &Context) -> Result<()> {
+    if program.states.len() > context.states.len() {
+        return Err(Error::Runtime(format!(
+            "the program has {} states, the context {}",
+            program.states.len(),
+            context.states.len()
+        )));
+    }
+    let tokens = context.layout.page_tokens as usize;
+    for (i, (kind, memory)) in program.states.iter().zip(&context.states).enumerate() {
+        let fits = match (kind, memory) {
+            (
+                StateKind::Paged { group, k, v, k_type, v_type },
+                StateMemory::Paged { group: g, k_page, v_page, .. },
+            ) => {
+                usize::from(*group) == *g
+                    && k_type.bytes(*k as usize * tokens) == Some(*k_page)
+                    && v_type.bytes(*v as usize * tokens) == Some(*v_page)
+            }
+            (StateKind::Slot { elems, dtype }, StateMemory::Slot { bytes, .. }) => {
+                dtype.bytes(*elems as usize) == Some(*bytes)
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(Error::Runtime(format!("state ${i} is not the context's")));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn step<'a>(context: &'a Context) -> Step<'a> {
+    Step {
+        workspace: context.workspace.ptr(),
+        ints: &context.ints,
+        states: &context.states,
+        inputs: &context.inputs,
+        page_tokens: context.layout.page_tokens as usize,
+    }
+}

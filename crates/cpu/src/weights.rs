@@ -1,0 +1,159 @@
+//! Weights in memory: one packed copy of each matrix, vectors as f32.
+
+use crate::pack::{Layout, Packed};
+use crate::pool::Pool;
+use crate::simd::Isa;
+use gristmill_core::{Error, HostTensor, Result, quant};
+use gristmill_ir::{Op, Program, Tensor, TensorDecl};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Shared by every program and plan of a model.
+#[derive(Clone)]
+pub struct Weights(Arc<Inner>);
+
+struct Inner {
+    matrices: HashMap<String, Arc<Packed>>,
+    /// Values as stored; with the offset of a norm added, or joined, when a plan asks for that.
+    vectors: HashMap<String, Box<[f32]>>,
+    derived: Mutex<HashMap<String, Box<[f32]>>>,
+}
+
+/// The tensors an operation reads as packed matrices; all others are vectors.
+fn matrices_of(op: &Op) -> Vec<Tensor> {
+    match op {
+        Op::Embed { table, positions, types, .. } => {
+            [Some(*table), *positions, *types].into_iter().flatten().collect()
+        }
+        Op::Qkv { w, .. } | Op::GateUp { w, .. } | Op::ExpertGateUp { w, .. } => w.clone(),
+        Op::Linear { w, .. } | Op::Route { w, .. } | Op::ExpertDown { w, .. } => vec![*w],
+        Op::LowRank { a, b, .. } => vec![*a, *b],
+        _ => vec![],
+    }
+}
+
+impl Weights {
+    /// Packs all that `uses` name; see [`gristmill_ir::Backend::load`].
+    pub(crate) fn load(
+        isa: Isa,
+        pool: &mut Pool,
+        uses: &[&Program],
+        tensor: &mut dyn FnMut(&TensorDecl) -> Result<HostTensor>,
+    ) -> Result<Weights> {
+        let mut matrices = HashMap::new();
+        let mut vectors = HashMap::new();
+        for program in uses {
+            let mut is_matrix = vec![false; program.tensors.len()];
+            for t in program.nodes.iter().flat_map(|n| matrices_of(&n.op)) {
+                is_matrix[t.index()] = true;
+            }
+            for (decl, is_matrix) in program.tensors.iter().zip(is_matrix) {
+                if matrices.contains_key(&decl.name) || vectors.contains_key(&decl.name) {
+                    continue;
+                }
+                let host = tensor(decl)?;
+                let expected = [decl.experts, decl.rows, decl.cols].map(|n| n as usize);
+                if [host.experts, host.rows, host.cols] != expected {
+                    return Err(Error::model(
+                        &decl.name,
+                        format!("is {host:?}, the model needs {expected:?}"),
+                    ));
+                }
+                if is_matrix {
+                    let packed = pack(isa, pool, &host)?;
+                    matrices.insert(decl.name.clone(), Arc::new(packed));
+                } else {
+                    let mut values = vec![0.0; host.elements()];
+                    quant::dequantize(host.dtype, host.bytes(), &mut values)
+                        .map_err(|e| Error::model(&decl.name, e.to_string()))?;
+                    vectors.insert(decl.name.clone(), values.into());
+                }
+            }
+        }
+        Ok(Weights(Arc::new(Inner { matrices, vectors, derived: Mutex::default() })))
+    }
+
+    /// A packed matrix.
+    pub(crate) fn matrix(&self, name: &str) -> Result<Arc<Packed>> {
+        self.0.matrices.get(name).cloned().ok_or_else(|| missing(name))
+    }
+
+    /// The values of a vector as stored.
+    pub(crate) fn values(&self, name: &str) -> Result<&[f32]> {
+        self.0.vectors.get(name).map(|v| &**v).ok_or_else(|| missing(name))
+    }
+
+    /// A vector with `offset` added to every value. The address lives as long as the weights.
+    pub(crate) fn vector(&self, name: &str, offset: f32) -> Result<*const f32> {
+        let values = self.values(name)?;
+        if offset == 0.0 {
+            return Ok(values.as_ptr());
+        }
+        Ok(self
+            .derive(format!("{name} + {offset}"), || values.iter().map(|v| v + offset).collect()))
+    }
+
+    /// Vectors one after the other; null when there are none.
+    pub(crate) fn stacked(&self, program: &Program, parts: &[Tensor]) -> Result<*const f32> {
+        let names: Vec<&str> = parts.iter().map(|&t| program.decl(t).name.as_str()).collect();
+        match names[..] {
+            [] => Ok(std::ptr::null()),
+            [one] => self.vector(one, 0.0),
+            _ => {
+                let parts: Vec<&[f32]> =
+                    names.iter().map(|n| self.values(n)).collect::<Result<_>>()?;
+                Ok(self.derive(names.join(" | "), || parts.concat()))
+            }
+        }
+    }
+
+    /// A vector computed from others, once. Entries are never removed or changed, so a boxed
+    /// slice keeps its address for the life of the weights.
+    fn derive(&self, key: String, values: impl FnOnce() -> Vec<f32>) -> *const f32 {
+        let mut derived = self.0.derived.lock().unwrap_or_else(PoisonError::into_inner);
+        derived.entry(key).or_insert_with(|| values().into()).as_ptr()
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> u64 {
+        let matrices: usize = self.0.matrices.values().map(|m| m.bytes().len()).sum();
+        let vectors: usize = self.0.vectors.values().map(|v| v.len() * size_of::<f32>()).sum();
+        (matrices + vectors) as u64
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::Runtime(format!("the weight {name} was not loaded"))
+}
+
+/// Packs one tensor with the whole team.
+fn pack(isa: Isa, pool: &mut Pool, host: &HostTensor) -> Result<Packed> {
+    let named = |e: Error| Error::model(&host.name, e.to_string());
+    let layout =
+        Layout::new(isa, host.dtype, [host.experts, host.rows, host.cols]).map_err(named)?;
+    let mut packed = Packed::zeroed(layout.clone())?;
+    let bytes = layout.group_bytes();
+    let groups = layout.experts() * layout.groups();
+    struct Out(*mut u8);
+    // SAFETY: members write disjoint groups of the one buffer they are given.
+    unsafe impl Sync for Out {}
+    let out = Out(packed.bytes_mut().as_mut_ptr());
+    let failed = Mutex::new(None);
+    pool.run(|team| {
+        let out = &out;
+        team.each(groups, 4, |range| {
+            // SAFETY: the groups of the range are this member's, within the buffer.
+            let to = unsafe {
+                let at = out.0.add(range.start * bytes);
+                std::slice::from_raw_parts_mut(at, range.len() * bytes)
+            };
+            if let Err(e) = layout.pack_groups(host, range, to) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+            }
+        });
+    });
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(e) => Err(named(e)),
+        None => Ok(packed),
+    }
+}

@@ -1,0 +1,106 @@
+//! Packed weights hold exactly the file's values, in no more than the file's bits.
+
+use gristmill_core::{DType, HostTensor, quant};
+use gristmill_cpu::{Isa, pack::Packed};
+use std::sync::Arc;
+
+const DTYPES: [DType; 8] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q8_0,
+    DType::Q4_0,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+];
+
+/// A tensor of random bytes whose f16 scales are finite.
+fn tensor(dtype: DType, [experts, rows, cols]: [usize; 3], seed: u64) -> HostTensor {
+    let mut state = seed;
+    let mut bytes: Vec<u8> = (0..experts * rows * dtype.bytes(cols).unwrap())
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        })
+        .collect();
+    // Clearing the top exponent bit of every possible f16 or f32 keeps all values finite.
+    let scales: &[usize] = match dtype {
+        DType::Q8_0 | DType::Q4_0 => &[1],
+        DType::Q4_K | DType::Q5_K => &[1, 3],
+        DType::Q6_K => &[209],
+        DType::F32 => &[3],
+        _ => &[1],
+    };
+    for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+        for &at in scales {
+            block[at] &= 0xbf;
+        }
+    }
+    let range = 0..bytes.len();
+    HostTensor::new("w", dtype, [experts, rows, cols], Arc::new(bytes), range).unwrap()
+}
+
+#[test]
+fn gather_is_the_reference_bit_for_bit() {
+    for isa in Isa::available() {
+        for dtype in DTYPES {
+            let block = dtype.block_len();
+            for (experts, rows, blocks) in
+                [(1, 1, 1), (1, 40, 3), (3, 17, 1), (2, 16, 2), (1, 33, 5)]
+            {
+                let cols = if block == 1 { 172 * blocks + 1 } else { block * blocks };
+                let t = tensor(dtype, [experts, rows, cols], rows as u64);
+                let packed = Packed::new(isa, &t).unwrap();
+                let mut expected = vec![0.0; t.elements()];
+                quant::dequantize(dtype, t.bytes(), &mut expected).unwrap();
+                let mut row = vec![0.0; cols];
+                for (r, expected) in expected.chunks_exact(cols).enumerate() {
+                    packed.gather(r / rows, r % rows, &mut row);
+                    for (a, b) in row.iter().zip(expected) {
+                        assert_eq!(a.to_bits(), b.to_bits(), "{isa} {dtype} row {r}: {a} {b}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_is_compact() {
+    for isa in Isa::available() {
+        for dtype in DTYPES {
+            let t = tensor(dtype, [1, 256, 2048], 3);
+            let packed = Packed::new(isa, &t).unwrap();
+            let ratio = packed.bytes().len() as f64 / t.bytes().len() as f64;
+            // Six-bit scales take a byte each: Q4_K grows from 4.5 to 4.625 bits.
+            assert!(ratio <= 1.03, "{isa} {dtype}: {ratio}");
+            assert_eq!(packed.bytes().as_ptr() as usize % 64, 0);
+        }
+    }
+}
+
+#[test]
+fn groups_can_be_packed_apart() {
+    for isa in Isa::available() {
+        let t = tensor(DType::Q5_K, [3, 37, 512], 5);
+        let whole = Packed::new(isa, &t).unwrap();
+        let mut parts = Packed::zeroed(whole.layout().clone());
+        let layout = whole.layout().clone();
+        let total = layout.experts() * layout.groups();
+        for (i, out) in parts.bytes_mut().chunks_mut(2 * layout.group_bytes()).enumerate() {
+            layout.pack_groups(&t, 2 * i..(2 * i + 2).min(total), out).unwrap();
+        }
+        assert!(whole.bytes() == parts.bytes(), "{isa}");
+    }
+}
+
+#[test]
+fn impossible_layouts_are_errors() {
+    use gristmill_cpu::pack::Layout;
+    let isa = Isa::Scalar;
+    assert!(Layout::new(isa, DType::I32, [1, 1, 1]).is_err());
+    assert!(Layout::new(isa, DType::Q4_K, [1, 1, 128]).is_err());
+    assert!(Layout::new(isa, DType::F32, [usize::MAX, 2, 2]).is_err());
+    assert!(Layout::new(isa, DType::F32, [1, usize::MAX, 1]).is_err());
+}

@@ -5,6 +5,7 @@
 //! [`ModelFile`] ties the three to one path. Whatever a file holds, the answer is a value or a
 //! [`gristmill_core::Error::Model`] that names the file, the field and what to do; never a panic.
 
+pub mod arch;
 pub mod gguf;
 
 pub use gguf::Gguf;

@@ -400,6 +400,22 @@ impl Gguf {
         )
     }
 
+    /// A tensor seen as `experts` matrices of `rows` rows of `cols` elements, whatever dimensions
+    /// of one the file puts between them; it shares the file's bytes.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or it does not hold as many elements.
+    pub fn tensor_as(&self, name: &str, shape: [usize; 3]) -> Result<HostTensor> {
+        let Some(t) = self.tensor_info(name) else {
+            return Err(self.error(format!("tensor '{name}' is missing")));
+        };
+        let range = t.offset..t.offset + t.bytes;
+        HostTensor::new(name, t.dtype, shape, self.parts[t.part].clone(), range).ok_or_else(|| {
+            let has = &t.shape[..t.n_dims];
+            self.error(format!("tensor '{name}' of shape {has:?} is no {shape:?}"))
+        })
+    }
+
     /// Appends the tensors of the next part of a split model.
     pub(super) fn append(&mut self, part: Gguf) -> Result<()> {
         let index = self.parts.len();

@@ -59,6 +59,11 @@ pub fn data(path: &str) -> Option<PathBuf> {
 
 /// Every GGUF file below the reference data.
 pub fn all_files() -> Vec<PathBuf> {
+    files_below("")
+}
+
+/// Every GGUF file below a folder of the reference data.
+pub fn files_below(folder: &str) -> Vec<PathBuf> {
     fn walk(dir: PathBuf, out: &mut Vec<PathBuf>) {
         let Ok(entries) = std::fs::read_dir(dir) else { return };
         for path in entries.map(|e| e.unwrap().path()) {
@@ -70,7 +75,7 @@ pub fn all_files() -> Vec<PathBuf> {
         }
     }
     let mut out = Vec::new();
-    if let Some(root) = data("") {
+    if let Some(root) = data(folder) {
         walk(root, &mut out);
     }
     out.sort();

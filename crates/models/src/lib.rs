@@ -6,5 +6,7 @@
 //! [`gristmill_core::Error::Model`] that names the file, the field and what to do; never a panic.
 
 pub mod gguf;
+pub mod tokenizer;
 
 pub use gguf::Gguf;
+pub use tokenizer::Tokenizer;

@@ -7,5 +7,7 @@
 
 pub mod arch;
 pub mod gguf;
+pub mod tokenizer;
 
 pub use gguf::Gguf;
+pub use tokenizer::Tokenizer;

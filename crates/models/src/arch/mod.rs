@@ -13,7 +13,8 @@
 //!
 //! Node names say where in the model they are: `embed`, `blk.N.attn_norm`, `blk.N.qkv`,
 //! `blk.N.attn`, `blk.N.attn_out`, `blk.N.ffn_norm`, `blk.N.gate_up`, `blk.N.ffn_down`,
-//! `output_norm`, `select`, `output`. A residual is named after the norm that follows it.
+//! `output_norm`, `output`. A residual is named after the norm that follows it. `select` keeps the
+//! rows whose logits are wanted, as early as no later operation looks at the others.
 
 mod bert;
 mod check;

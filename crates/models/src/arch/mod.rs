@@ -1,15 +1,15 @@
 //! Architectures: what each kind of model computes.
 //!
 //! A family reads its facts from a file's metadata into a typed struct (an error names the key),
-//! and records them as a [`Program`]. [`FAMILIES`] is the one list. Nearly every decoder is the
-//! same body, [`decoder`], and a family file says only what it adds to it:
+//! and records them as a [`Program`]. `FAMILIES` is the one list. Nearly every decoder is the
+//! same body, `decoder`, and a family file says only what it adds to it:
 //!
-//! - [`llama`]: LLaMA, Mistral, Qwen 2 and 3, Phi 3, Granite
-//! - [`gemma`]: Gemma 1, 2 and 3
-//! - [`moe`]: mixtures of experts, Mixtral and Qwen
-//! - [`llada`]: the masked diffusion models LLaDA and Dream
-//! - [`bert`]: sentence embeddings and rerankers
-//! - [`rwkv7`]: a recurrence instead of attention
+//! - `llama`: LLaMA, Mistral, Qwen 2 and 3, Phi 3, Granite
+//! - `gemma`: Gemma 1, 2 and 3
+//! - `moe`: mixtures of experts, Mixtral and Qwen
+//! - `llada`: the masked diffusion models LLaDA and Dream
+//! - `bert`: sentence embeddings and rerankers
+//! - `rwkv7`: a recurrence instead of attention
 //!
 //! Node names say where in the model they are: `embed`, `blk.N.attn_norm`, `blk.N.qkv`,
 //! `blk.N.attn`, `blk.N.attn_out`, `blk.N.ffn_norm`, `blk.N.gate_up`, `blk.N.ffn_down`,

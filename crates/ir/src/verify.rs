@@ -222,7 +222,7 @@ impl Program {
                 }
                 self.are_vectors([k_k, k_a, r_k], s.width)?;
                 self.norm_fits(norm, s.width)?;
-                ensure(*heads > 0 && s.width % heads == 0, || {
+                ensure(*heads > 0 && s.width.is_multiple_of(*heads), || {
                     format!("{heads} heads in a width of {}", s.width)
                 })?;
                 self.is_slot(*state, s.width * (s.width / heads))?;

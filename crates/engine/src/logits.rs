@@ -57,6 +57,9 @@ impl<B: Backend> Engine<B> {
         visit: &mut Visit<'_>,
     ) -> Result<()> {
         self.check_logits(prompts, chunk)?;
+        if prompts.is_empty() {
+            return Ok(());
+        }
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let wanted = narrow(positions.start)..narrow(positions.end);
         let chunk = chunk.min(self.options.token_budget);
@@ -164,12 +167,12 @@ impl<B: Backend> Engine<B> {
                 runner.backend.read(context, step, Output::Logits, scores, &waker).map(ready)
             }),
         };
-        block_on(|| {
+        let finish = block_on(|| {
             let context = &mut runner.context;
             runner.backend.finish(context, step, results, &waker).map(ready)
-        })?;
+        });
         self.memory.finished(number);
-        read
+        read.and(finish)
     }
 
     fn visit_rows(

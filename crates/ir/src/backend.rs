@@ -171,7 +171,9 @@ pub struct Batch<'a> {
     pub adapters: &'a [u32],
     /// Diffusion times `[now, next]` of each sequence. Empty: not a diffusion program.
     pub times: &'a [[u32; 2]],
-    /// Page tables of all (group, sequence) pairs, one after the other.
+    /// Page tables of all (group, sequence) pairs, one after the other: entry `i` of a table is the
+    /// page of the keys `i · page_tokens ..`. `u32::MAX` where that page is wholly out of the
+    /// group's window and was given back: nothing reads it.
     pub pages: &'a [u32],
     /// Where each begins: entry `group · seqs + sequence`, and the end: `groups · seqs + 1`.
     pub page_starts: &'a [u32],
@@ -322,7 +324,9 @@ pub trait Backend: Sized + MaybeSend + 'static {
     /// [`gristmill_core::Error::Runtime`] for a step without logits or parameters out of range.
     fn sample(&self, c: &mut Self::Context, s: Step, b: &SampleBatch<'_>) -> Result<()>;
 
-    /// Fetches what was sampled; `false` when it is not there yet.
+    /// Fetches what was sampled; `false` when it is not there yet. Every launched step is finished
+    /// once, in the order of launches, also one of which nothing was sampled; what [`Backend::read`]
+    /// fetches is read before.
     ///
     /// # Errors
     /// [`gristmill_core::Error::Runtime`] when the device failed.

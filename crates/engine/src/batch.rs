@@ -1,0 +1,181 @@
+//! The integers of a step, written into arrays that are reused from step to step.
+//!
+//! All arrays are made as large as the largest step needs, so that a step allocates nothing.
+
+use crate::options::EngineOptions;
+use crate::pages::pages_for;
+use crate::sequence::{NO_SLOT, Sequence};
+use gristmill_ir::{Batch, Move, SampleBatch, Sampling, Token};
+use std::ops::Range;
+
+/// A part of a sequence to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    /// Which sequence, in whatever table the caller keeps.
+    pub seq: usize,
+    /// Tokens to run, from the first not computed.
+    pub tokens: u32,
+}
+
+/// The arrays of [`Batch`] and [`SampleBatch`].
+#[derive(Default)]
+pub(crate) struct Arrays {
+    /// Copies before the step; written while pages are taken, before `fill`.
+    pub moves: Vec<Move>,
+    tokens: Vec<Token>,
+    positions: Vec<[u32; 3]>,
+    kv_index: Vec<u32>,
+    visible: Vec<[u32; 2]>,
+    seq_starts: Vec<u32>,
+    kv_len: Vec<u32>,
+    slots: Vec<u32>,
+    state_in: Vec<u32>,
+    state_out: Vec<u32>,
+    pages: Vec<u32>,
+    page_starts: Vec<u32>,
+    rows: Vec<u32>,
+    params: Vec<Sampling>,
+    row_slots: Vec<u32>,
+}
+
+impl Arrays {
+    pub fn new(o: &EngineOptions, groups: usize) -> Self {
+        let (tokens, seqs) = (o.token_budget as usize, o.max_seqs as usize);
+        let table = pages_for(o.context, o.page_tokens) as usize;
+        Arrays {
+            moves: Vec::with_capacity(seqs * groups),
+            tokens: Vec::with_capacity(tokens),
+            positions: Vec::with_capacity(tokens),
+            kv_index: Vec::with_capacity(tokens),
+            visible: Vec::with_capacity(tokens),
+            seq_starts: Vec::with_capacity(seqs + 1),
+            kv_len: Vec::with_capacity(seqs),
+            slots: Vec::with_capacity(seqs),
+            state_in: Vec::with_capacity(seqs),
+            state_out: Vec::with_capacity(seqs),
+            pages: Vec::with_capacity(seqs * groups * table),
+            page_starts: Vec::with_capacity(seqs * groups + 1),
+            rows: Vec::with_capacity(tokens),
+            params: Vec::with_capacity(seqs),
+            row_slots: Vec::with_capacity(seqs),
+        }
+    }
+
+    /// Writes a step. Outputs are wanted for tokens whose index in their sequence lies in `wanted`,
+    /// or, where that is `None`, for the last token of each sequence that is then complete, which
+    /// is to be sampled.
+    pub fn fill<'s>(
+        &mut self,
+        parts: &[Part],
+        seq: impl Fn(usize) -> &'s Sequence,
+        recurrent: bool,
+        wanted: Option<Range<u32>>,
+    ) {
+        self.clear();
+        self.seq_starts.push(0);
+        for part in parts {
+            let s = seq(part.seq);
+            let end = s.computed + part.tokens;
+            for i in s.computed..end {
+                self.token(s, i);
+                if wanted.as_ref().is_some_and(|w| w.contains(&i)) {
+                    self.rows.push(self.tokens.len() as u32 - 1);
+                }
+            }
+            self.seq_starts.push(self.tokens.len() as u32);
+            self.kv_len.push(end);
+            self.slots.push(s.slot);
+            if recurrent {
+                self.state_in.push(s.state_from);
+                self.state_out.push(s.slot);
+            }
+            if wanted.is_none() && end == s.len() {
+                self.rows.push(self.tokens.len() as u32 - 1);
+                self.sample(s);
+            }
+        }
+        let groups = parts.first().map_or(0, |p| seq(p.seq).tables.len());
+        self.page_starts.push(0);
+        for group in 0..groups {
+            for part in parts {
+                self.pages.extend_from_slice(seq(part.seq).tables[group].pages());
+                self.page_starts.push(self.pages.len() as u32);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.kv_index.clear();
+        self.visible.clear();
+        self.seq_starts.clear();
+        self.kv_len.clear();
+        self.slots.clear();
+        self.state_in.clear();
+        self.state_out.clear();
+        self.pages.clear();
+        self.page_starts.clear();
+        self.rows.clear();
+        self.params.clear();
+        self.row_slots.clear();
+    }
+
+    fn token(&mut self, s: &Sequence, i: u32) {
+        // A token not known yet is always the last one, and always in the slot.
+        self.tokens.push(match s.tokens.get(i as usize) {
+            Some(&id) if !(s.last_in_slot && i + 1 == s.len()) => Token::Id(id),
+            _ => Token::Last(s.slot),
+        });
+        self.positions.push([i; 3]);
+        self.kv_index.push(i);
+        self.visible.push([0, i + 1]);
+    }
+
+    fn sample(&mut self, s: &Sequence) {
+        let p = &s.sampling;
+        self.params.push(Sampling {
+            temperature: p.temperature,
+            top_k: p.top_k,
+            top_p: p.top_p,
+            min_p: p.min_p,
+            seed: p.seed,
+            counter: s.len().into(),
+        });
+        self.row_slots.push(s.slot);
+        debug_assert_ne!(s.slot, NO_SLOT, "a running sequence has a slot");
+    }
+
+    /// Rows whose outputs are wanted.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Tokens in all.
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            moves: &self.moves,
+            tokens: &self.tokens,
+            positions: &self.positions,
+            kv_index: &self.kv_index,
+            visible: &self.visible,
+            seq_starts: &self.seq_starts,
+            kv_len: &self.kv_len,
+            slots: &self.slots,
+            state_in: &self.state_in,
+            state_out: &self.state_out,
+            pages: &self.pages,
+            page_starts: &self.page_starts,
+            rows: &self.rows,
+            ..Batch::default()
+        }
+    }
+
+    pub fn sample_batch(&self) -> SampleBatch<'_> {
+        SampleBatch { params: &self.params, slots: &self.row_slots, ..SampleBatch::default() }
+    }
+}

@@ -1,0 +1,39 @@
+//! What runs next, and in which pages.
+//!
+//! The engine turns requests into steps of a [`Backend`](gristmill_ir::Backend): token ids go in,
+//! token ids come out. It never names a device and never sees text.
+//!
+//! A step, from the outside in:
+//!
+//! - [`Engine`] owns everything: [`Engine::submit`] queues a [`Request`], [`Engine::step`] runs a
+//!   step and reports [`Event`]s
+//! - [`scheduler`] decides, from plain numbers, how many tokens of which sequence run now and who
+//!   gives up their pages when memory is short
+//! - [`pages`] hands out pages of KV cache and slots of recurrent state, counts who shares them, and
+//!   keeps a page from being reused before the last step that names it has finished
+//! - `batch` writes the integers of the step, `runner` picks the plan and launches it
+//! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
+//!   `logits` reads scores instead of sampling, `waker` waits
+//!
+//! Units throughout: lengths and positions are tokens, a *page* holds `page_tokens` tokens of one
+//! page group (the layers that share a window), a *slot* holds the recurrent state and the last
+//! sampled token of one sequence.
+
+mod batch;
+mod engine;
+mod generate;
+mod kept;
+mod logits;
+mod options;
+pub mod pages;
+mod request;
+mod runner;
+pub mod scheduler;
+mod sequence;
+mod waker;
+
+pub use engine::{Engine, PageSnapshot, Snapshot};
+pub use generate::StepInfo;
+pub use logits::Visit;
+pub use options::{EngineOptions, PageCount};
+pub use request::{Event, Finish, Parent, Request, RequestId, SamplingParams, SequenceId};

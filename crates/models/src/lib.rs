@@ -6,9 +6,16 @@
 //! [`ModelFile`] ties the three to one path. Whatever a file holds, the answer is a value or a
 //! [`gristmill_core::Error::Model`] that names the file, the field and what to do; never a panic.
 
+<<<<<<< HEAD
 pub mod arch;
+=======
+pub mod chat;
+>>>>>>> models
 pub mod gguf;
+mod model;
 pub mod tokenizer;
 
+pub use chat::{ChatTemplate, Message};
 pub use gguf::Gguf;
+pub use model::ModelFile;
 pub use tokenizer::Tokenizer;

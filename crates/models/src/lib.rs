@@ -6,11 +6,8 @@
 //! [`ModelFile`] ties the three to one path. Whatever a file holds, the answer is a value or a
 //! [`gristmill_core::Error::Model`] that names the file, the field and what to do; never a panic.
 
-<<<<<<< HEAD
 pub mod arch;
-=======
 pub mod chat;
->>>>>>> models
 pub mod gguf;
 mod model;
 pub mod tokenizer;

@@ -11,7 +11,7 @@ fn main(){
   let cpu=Cpu::new(o).unwrap();
   let t=std::time::Instant::now();
   let eo=EngineOptions{context:m.info.context_length.min(2048), max_seqs:4, options: ir::Options{compute:DType::F32,activations:if f32m{ir::Activations::F32}else{ir::Activations::Int8},batch_invariant:true}, ..EngineOptions::default()};
-  let mut e=Engine::new(cpu,p,|d|arch::tensor(d,&g),eo).unwrap();
+  let mut e=Engine::new(cpu,p,&mut |d|arch::tensor(d,&g),eo).unwrap();
   eprintln!("load {:?}",t.elapsed());
   if a[3]=="gen"{
     let n:usize=a[4].parse().unwrap();

@@ -7,9 +7,7 @@
 //! chains of additions, so a smaller error than one long one.
 
 use super::fragments::{Planes, Source};
-use super::{
-    MatmulArgs, Output, activations, group_sets, groups_at_once, with_gemv, with_tile,
-};
+use super::{MatmulArgs, Output, activations, group_sets, groups_at_once, with_gemv, with_tile};
 use crate::pack::planes::group_bytes;
 use crate::simd::{Simd, WithSimd};
 use gristmill_core::quant::IntFormat;

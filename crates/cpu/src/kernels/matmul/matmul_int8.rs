@@ -14,9 +14,7 @@
 use super::activations::{self, BLOCK_BYTES, word};
 use super::fragments::{Planes, Source};
 use super::panel::{self, Convert, Panel};
-use super::{
-    GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile,
-};
+use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile};
 use crate::pack::planes::group_bytes;
 use crate::simd::{Simd, WithSimd};
 use gristmill_core::quant::IntFormat;

@@ -26,6 +26,7 @@ const CALLS: &[(&str, &str, &str)] = &[
         "::vectorize",
         "the entry of an instruction set: one call for a whole range of rows",
     ),
+    ("gristmill_cpu", "memset", "clears a whole row or page; the library's loop is the best one"),
     (
         "gristmill_cpu::kernels::matmul::select",
         "detect",

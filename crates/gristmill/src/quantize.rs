@@ -63,9 +63,7 @@ pub fn quantize<W: Write>(
     let Some(&(_, _, file_type)) = TYPES.iter().find(|t| t.1 == target) else {
         return Err(Error::Usage(format!("models are not written as {target}")));
     };
-    let tied = gguf.tensor_info("output.weight").is_none();
-    let plan: Vec<Planned<'_>> =
-        gguf.tensors().iter().map(|t| planned(t, target, tied)).collect();
+    let plan: Vec<Planned<'_>> = gguf.tensors().iter().map(|t| planned(t, target)).collect();
     let mut writer = GgufWriter::new(file);
     for (key, value) in gguf.metadata() {
         let ours = ["general.file_type", "general.quantization_version"].contains(&key);
@@ -101,7 +99,7 @@ fn is_float(t: DType) -> bool {
 }
 
 /// What a tensor becomes.
-fn planned(info: &TensorInfo, target: DType, tied: bool) -> Planned<'_> {
+fn planned(info: &TensorInfo, target: DType) -> Planned<'_> {
     let name = info.name.as_str();
     let keep = |to| Planned { info, to, instead_of: None };
     if !is_float(info.dtype) && !quant::is_supported(info.dtype) {
@@ -114,7 +112,7 @@ fn planned(info: &TensorInfo, target: DType, tied: bool) -> Planned<'_> {
         return keep(DType::F32);
     }
     let head = name == "output.weight" || name == "token_embd.weight";
-    let low = matches!(target, DType::Q4_K) || (tied && matches!(target, DType::Q5_K));
+    let low = matches!(target, DType::Q4_K | DType::Q5_K);
     let wanted = if head && low { DType::Q6_K } else { target };
     if wanted.bytes(info.shape[0]).is_some() {
         return keep(wanted);

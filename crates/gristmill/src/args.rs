@@ -181,17 +181,21 @@ pub fn byte_bar(what: &'static str, total: u64) -> ProgressBar {
     bar
 }
 
+/// Token ids given as a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ids(pub Vec<u32>);
+
 /// Token ids as `1,2,3`, with spaces or brackets where somebody likes them.
 ///
 /// # Errors
 /// The piece that is no number, for clap.
-pub fn parse_ids(text: &str) -> Result<Vec<u32>, String> {
+pub fn parse_ids(text: &str) -> Result<Ids, String> {
     let plain = text.trim().trim_start_matches('[').trim_end_matches(']');
     let pieces = plain.split([',', ' ']).map(str::trim).filter(|p| !p.is_empty());
     let ids: Vec<u32> = pieces
         .map(|p| p.parse().map_err(|_| format!("'{p}' is not a token id")))
         .collect::<Result<_, String>>()?;
-    if ids.is_empty() { Err("there is no token id in it".into()) } else { Ok(ids) }
+    if ids.is_empty() { Err("there is no token id in it".into()) } else { Ok(Ids(ids)) }
 }
 
 #[cfg(test)]
@@ -200,8 +204,8 @@ mod tests {
 
     #[test]
     fn ids() {
-        assert_eq!(parse_ids("1,2,3"), Ok(vec![1, 2, 3]));
-        assert_eq!(parse_ids("[1, 2]"), Ok(vec![1, 2]));
+        assert_eq!(parse_ids("1,2,3"), Ok(Ids(vec![1, 2, 3])));
+        assert_eq!(parse_ids("[1, 2]"), Ok(Ids(vec![1, 2])));
         assert!(parse_ids("1,x").is_err() && parse_ids("").is_err() && parse_ids("-1").is_err());
     }
 }

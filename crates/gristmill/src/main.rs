@@ -20,8 +20,10 @@ use std::process::ExitCode;
 /// Runs language models from GGUF files.
 #[derive(Parser)]
 #[command(name = "gristmill", version, max_term_width = 100, arg_required_else_help = false)]
-#[command(after_help = "Exit codes: 0 done, 1 failed while running, 2 called wrongly, 3 the model, \
-                        4 the device, 5 out of memory, 130 interrupted.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed while running, 2 called wrongly, 3 the model, \
+                        4 the device, 5 out of memory, 130 interrupted."
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,

@@ -33,7 +33,8 @@ impl Model {
         if !path.exists() && path.to_str().is_some_and(bundled::is_bundled) {
             return Model::bundled();
         }
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && path.exists() {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && path.exists()
+        {
             return Err(Error::model(
                 path.display().to_string(),
                 "safetensors files are not read yet; convert the model to GGUF",

@@ -193,11 +193,7 @@ mod tests {
         }
     }
 
-    fn both(
-        m: Option<&str>,
-        p: Option<&str>,
-        words: &[&str],
-    ) -> Result<(Source, Option<String>)> {
+    fn both(m: Option<&str>, p: Option<&str>, words: &[&str]) -> Result<(Source, Option<String>)> {
         let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
         model_and_prompt(m, p, &words, |path| path == "here")
     }

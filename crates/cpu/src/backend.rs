@@ -202,7 +202,13 @@ impl Backend for Cpu {
             + rows
             + 3 * b.moves.len();
         c.ledger.ids += 4 * words as u64;
-        Ok(c.next_step())
+        let step = c.next_step();
+        let (number, results) = c.results_of(step);
+        *number = step.0;
+        results.picked.clear();
+        results.top.clear();
+        results.wanted.clear();
+        Ok(step)
     }
 
     fn sample(&self, c: &mut Context, s: Step, b: &SampleBatch<'_>) -> Result<()> {
@@ -221,10 +227,6 @@ impl Backend for Cpu {
         let mut candidates = std::mem::take(&mut c.candidates);
         let mut adjusted = std::mem::take(&mut c.adjusted);
         let mut out = std::mem::take(c.results_of(s));
-        out.0 = s.0;
-        out.1.picked.clear();
-        out.1.top.clear();
-        out.1.wanted.clear();
         let done = self.sample_rows(c, &p, b, &mut adjusted, &mut candidates, &mut out.1);
         *c.results_of(s) = out;
         (c.candidates, c.adjusted) = (candidates, adjusted);
@@ -243,7 +245,7 @@ impl Backend for Cpu {
     fn finish(&self, c: &mut Context, s: Step, out: &mut Results, _: &Waker) -> Result<bool> {
         let held = c.results_of(s);
         if held.0 != s.0 {
-            return Err(Error::Runtime(format!("step {} was not sampled", s.0)));
+            return Err(Error::Runtime(format!("step {} is no longer in flight", s.0)));
         }
         out.picked.clear();
         out.picked.extend_from_slice(&held.1.picked);

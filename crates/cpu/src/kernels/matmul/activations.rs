@@ -75,21 +75,21 @@ pub type PrepareFn = unsafe fn(&PrepareArgs);
 /// The preparation of `form` on instruction set `S`.
 pub(super) fn prepare_fn<S: Simd>(form: Activations) -> PrepareFn {
     match form {
-        Activations::Int8 => prepare_int8::<S>,
-        Activations::F32 => prepare_f32::<S>,
+        Activations::Int8 => quantize_tiles::<S>,
+        Activations::F32 => arrange_tiles::<S>,
     }
 }
 
 /// # Safety
 /// The token's instructions exist; pointers and sizes as [`PrepareArgs`] says.
-unsafe fn prepare_int8<S: Simd>(args: &PrepareArgs) {
+unsafe fn quantize_tiles<S: Simd>(args: &PrepareArgs) {
     // SAFETY: the caller's promise.
     unsafe { S::assume() }.vectorize(Quantize(args));
 }
 
 /// # Safety
 /// The token's instructions exist; pointers and sizes as [`PrepareArgs`] says.
-unsafe fn prepare_f32<S: Simd>(args: &PrepareArgs) {
+unsafe fn arrange_tiles<S: Simd>(args: &PrepareArgs) {
     // SAFETY: the caller's promise.
     unsafe { S::assume() }.vectorize(Arrange(args));
 }

@@ -113,7 +113,7 @@ impl Model {
     /// # Errors
     /// Those of the tokenizer and of the template.
     pub fn chat_prompt(&self, message: &str) -> Result<Vec<u32>> {
-        self.chat_prompt_with(&self.tokenizer()?, message)
+        self.chat_prompt_with(&*self.tokenizer()?, message)
     }
 
     /// [`Model::chat_prompt`] with the model's tokenizer at hand.

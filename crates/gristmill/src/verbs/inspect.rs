@@ -5,9 +5,7 @@ use crate::term::{Done, count, json, out, size};
 use clap::Args;
 use gristmill::ir::{Capabilities, StateKind};
 use gristmill::models::gguf::{Array, Value};
-use gristmill::{
-    Backend, Cpu, CpuOptions, DType, Error, Gguf, KvTypes, Model, Program, Result, Settings,
-};
+use gristmill::{Backend, Cpu, CpuOptions, DType, Gguf, KvTypes, Model, Program, Result, Settings};
 use serde_json::json;
 use std::fmt::Write;
 
@@ -39,14 +37,9 @@ pub fn run(args: InspectArgs) -> Done {
             .program()?
             .to_string());
     }
-    let program = model.program(kv);
     let cpu = Cpu::new(CpuOptions { threads: 1, ..CpuOptions::from_env()? })?;
-    let uses = program.as_ref().map(|p| uses(p, model.gguf(), &cpu.capabilities()));
-    if args.json {
-        json(&as_json(&model, &program, &uses))
-    } else {
-        out(&text(&model, &program, &uses))
-    }
+    let uses = model.program(kv).map(|p| uses(&p, model.gguf(), &cpu.capabilities()));
+    if args.json { json(&as_json(&model, &uses)) } else { out(&text(&model, &uses)) }
 }
 
 /// Something the program needs, how often, and whether the processor has it.
@@ -156,9 +149,9 @@ fn by_type(gguf: &Gguf) -> Vec<(DType, usize, u64)> {
 }
 
 /// What the uses amount to.
-fn verdict(program: &Result<Program>, uses: &Result<Vec<Use>, &Error>) -> (bool, String) {
-    match (program, uses) {
-        (Ok(_), Ok(uses)) => {
+fn verdict(uses: &Result<Vec<Use>>) -> (bool, String) {
+    match uses {
+        Ok(uses) => {
             let lacking: Vec<String> =
                 uses.iter().filter(|u| !u.cpu).map(|u| format!("{} {}", u.kind, u.name)).collect();
             match &lacking[..] {
@@ -166,11 +159,11 @@ fn verdict(program: &Result<Program>, uses: &Result<Vec<Use>, &Error>) -> (bool,
                 l => (false, format!("does not run on cpu yet: it lacks {}", l.join(", "))),
             }
         }
-        (Err(e), _) | (_, Err(e)) => (false, format!("does not run: {e}")),
+        Err(e) => (false, format!("does not run: {e}")),
     }
 }
 
-fn text(model: &Model, program: &Result<Program>, uses: &Result<Vec<Use>, &Error>) -> String {
+fn text(model: &Model, uses: &Result<Vec<Use>>) -> String {
     let gguf = model.gguf();
     let mut out = format!(
         "{}: GGUF {}, {}, {} metadata keys, {} tensors\n\nmetadata\n",
@@ -217,15 +210,11 @@ fn text(model: &Model, program: &Result<Program>, uses: &Result<Vec<Use>, &Error
             let _ = writeln!(out, "  {what:<28} {:>8} {yes:>11}  {bytes}", u.times);
         }
     }
-    let _ = writeln!(out, "\n{}", verdict(program, uses).1.replace("\n  ", "\n    "));
+    let _ = writeln!(out, "\n{}", verdict(uses).1.replace("\n  ", "\n    "));
     out
 }
 
-fn as_json(
-    model: &Model,
-    program: &Result<Program>,
-    uses: &Result<Vec<Use>, &Error>,
-) -> serde_json::Value {
+fn as_json(model: &Model, uses: &Result<Vec<Use>>) -> serde_json::Value {
     let gguf = model.gguf();
     let metadata: serde_json::Map<_, _> =
         gguf.metadata().map(|(k, v)| (k.to_owned(), value_json(&v))).collect();
@@ -242,7 +231,7 @@ fn as_json(
         .flatten()
         .map(|u| json!({ "kind": u.kind, "name": u.name, "times": u.times, "cpu": u.cpu }))
         .collect();
-    let (runs, why) = verdict(program, uses);
+    let (runs, why) = verdict(uses);
     json!({
         "file": gguf.name(),
         "version": gguf.version(),

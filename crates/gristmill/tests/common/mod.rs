@@ -1,0 +1,94 @@
+//! The binary under test, and the reference data beside the repository.
+#![allow(dead_code)] // each test file uses a part
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The binary, with nothing of the caller's environment that changes what it does.
+pub fn gristmill() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gristmill"));
+    command.env_remove("GRISTMILL_DEVICE").env_remove("GRISTMILL_CPU").stdin(Stdio::null());
+    command
+}
+
+/// Runs it with arguments.
+pub fn run(args: &[&str]) -> Output {
+    gristmill().args(args).output().expect("the binary starts")
+}
+
+/// The exit code, checked to be an exit and not a signal.
+pub fn code(output: &Output) -> i32 {
+    output.status.code().expect("it exits by itself")
+}
+
+/// Stderr as text.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Stdout as text.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Stdout as JSON, of a run that succeeded.
+pub fn json(args: &[&str]) -> Value {
+    json_of(gristmill().args(args))
+}
+
+/// The same for a prepared command.
+pub fn json_of(command: &mut Command) -> Value {
+    let output = command.output().expect("the binary starts");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    serde_json::from_slice(&output.stdout).expect("JSON on stdout")
+}
+
+/// The folder of reference data; `None` where it is not beside the repository, and the test has
+/// nothing to compare with.
+pub fn data() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let found = path.is_dir();
+    if !found {
+        eprintln!("no reference data beside the repository: left out");
+    }
+    found.then_some(path)
+}
+
+/// A JSON file.
+pub fn read_json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).expect("the reference file is readable");
+    serde_json::from_str(&text).expect("the reference file is JSON")
+}
+
+/// A list of numbers.
+pub fn ids(value: &Value) -> Vec<u32> {
+    let list = value.as_array().expect("a list of ids");
+    list.iter().map(|v| v.as_u64().expect("an id") as u32).collect()
+}
+
+/// Ids as `--ids` takes them.
+pub fn ids_arg(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// An array of f32: its shape and its numbers.
+pub fn read_npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00", "{}", path.display());
+    let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let header = String::from_utf8_lossy(&bytes[10..start]).into_owned();
+    assert!(header.contains("'<f4'") && header.contains("'fortran_order': False"), "{header}");
+    let dims =
+        header.split_once("'shape': (").expect("a shape").1.split_once(')').expect("its end").0;
+    let shape = dims.split(',').filter_map(|d| d.trim().parse().ok()).collect();
+    let numbers = bytes[start..].chunks_exact(4);
+    (shape, numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// The instruction sets that the reference tests run on, those of this machine.
+pub fn instruction_sets() -> Vec<&'static str> {
+    let all = ["scalar", "avx2", "avx512", "avx512vnni"];
+    let there = |name: &&str| gristmill::Isa::from_name(name).is_some_and(|i| i.is_available());
+    all.into_iter().filter(there).collect()
+}

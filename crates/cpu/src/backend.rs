@@ -111,6 +111,37 @@ fn result<'c>(c: &'c Context, p: &Placed) -> Result<&'c [f32]> {
     Ok(unsafe { std::slice::from_raw_parts(c.workspace.ptr().add(p.offset).cast(), n) })
 }
 
+/// Checks that everything to sample exists: `rows` rows of `vocab` logits, `slots` slots.
+fn check_sample(b: &SampleBatch<'_>, rows: usize, vocab: usize, slots: usize) -> Result<()> {
+    let bad = |what: String| Err(Error::Runtime(format!("sampling: {what}")));
+    if b.params.len() != rows {
+        return bad(format!("parameters of {} rows for {rows} rows of logits", b.params.len()));
+    }
+    for (what, n) in [("slots", b.slots.len()), ("masks", b.allow_row.len())] {
+        if n != 0 && n != rows {
+            return bad(format!("{n} {what} for {rows} rows of logits"));
+        }
+    }
+    b.params.iter().try_for_each(sample::check)?;
+    if let Some(slot) = b.slots.iter().find(|&&s| s != u32::MAX && s as usize >= slots) {
+        return bad(format!("slot {slot} does not exist"));
+    }
+    let masks = b.allow.len() / vocab.div_ceil(32).max(1);
+    if let Some(mask) = b.allow_row.iter().find(|&&m| m >= masks as i32) {
+        return bad(format!("mask {mask} does not exist"));
+    }
+    let tokens = b.bias.iter().map(|&(row, token, _)| (row, token)).chain(b.want.iter().copied());
+    for (row, token) in tokens {
+        if row as usize >= rows || token as usize >= vocab {
+            return bad(format!("there is no token {token} in row {row}"));
+        }
+    }
+    match b.combine.iter().find(|c| c.0.max(c.1) as usize >= rows) {
+        Some(c) => bad(format!("guidance of row {} from row {}", c.0, c.1)),
+        None => Ok(()),
+    }
+}
+
 impl Backend for Cpu {
     type Weights = Weights;
     type Context = Context;
@@ -175,8 +206,10 @@ impl Backend for Cpu {
                 "a batch of {tokens} tokens, {seqs} sequences and {rows} rows is above {most:?}"
             )));
         }
+        // Should this step be refused, there is no latest result any more.
+        c.placed = [None; 4];
         c.apply(b.moves)?;
-        c.ints.fill(b, &c.layout, &p.windows, &c.last)?;
+        c.ints.fill(b, &c.layout, &p.windows, p.split_items, &c.last)?;
         p.check(&c.ints, &c.inputs)?;
         if c.poison {
             c.workspace.as_mut_slice().fill(0xFF);
@@ -211,13 +244,7 @@ impl Backend for Cpu {
             return Err(Error::Runtime("only the latest step can be sampled here".into()));
         }
         let rows = rows_of(c, &p)?;
-        if b.params.len() != rows || (!b.slots.is_empty() && b.slots.len() != rows) {
-            return Err(Error::Runtime(format!(
-                "{} rows of parameters for {rows} rows of logits",
-                b.params.len()
-            )));
-        }
-        b.params.iter().try_for_each(sample::check)?;
+        check_sample(b, rows, p.width, c.last.len())?;
         let mut candidates = std::mem::take(&mut c.candidates);
         let mut adjusted = std::mem::take(&mut c.adjusted);
         let mut out = std::mem::take(c.results_of(s));
@@ -241,16 +268,22 @@ impl Backend for Cpu {
     }
 
     fn finish(&self, c: &mut Context, s: Step, out: &mut Results, _: &Waker) -> Result<bool> {
-        let held = c.results_of(s);
-        if held.0 != s.0 {
-            return Err(Error::Runtime(format!("step {} was not sampled", s.0)));
+        if s.0 == 0 || s.0 > c.step {
+            return Err(Error::Runtime(format!("step {} was not launched", s.0)));
         }
         out.picked.clear();
-        out.picked.extend_from_slice(&held.1.picked);
         out.top.clear();
-        out.top.extend_from_slice(&held.1.top);
         out.wanted.clear();
-        out.wanted.extend_from_slice(&held.1.wanted);
+        let held = c.results_of(s);
+        if held.0 > s.0 {
+            return Err(Error::Runtime(format!("step {} is too old to be finished", s.0)));
+        }
+        // Where nothing of the step was sampled, an older step's results lie here.
+        if held.0 == s.0 {
+            out.picked.extend_from_slice(&held.1.picked);
+            out.top.extend_from_slice(&held.1.top);
+            out.wanted.extend_from_slice(&held.1.wanted);
+        }
         let bytes = size_of::<Picked>() * out.picked.len()
             + size_of::<(u32, f32)>() * out.top.len()
             + size_of::<f32>() * out.wanted.len();
@@ -322,6 +355,7 @@ impl Cpu {
     ) -> Result<()> {
         let vocab = p.width;
         let words = vocab.div_ceil(32);
+        out.wanted.resize(b.want.len(), 0.0);
         for (row, params) in b.params.iter().enumerate() {
             let logits = result(c, p)?;
             let logits_of = |r: usize| &logits[r * vocab..(r + 1) * vocab];
@@ -333,25 +367,18 @@ impl Cpu {
                 adjusted.clear();
                 adjusted.extend_from_slice(values);
                 if let Some(&(_, other, g)) = guided {
-                    let other = other as usize;
-                    if (other + 1) * vocab > logits.len() {
-                        return Err(Error::Runtime(format!("guidance from row {other}")));
-                    }
-                    for (a, &o) in adjusted.iter_mut().zip(logits_of(other)) {
+                    for (a, &o) in adjusted.iter_mut().zip(logits_of(other as usize)) {
                         *a = o + (g + 1.0) * (*a - o);
                     }
                 }
                 for &(r, token, v) in b.bias {
-                    if r as usize == row && (token as usize) < vocab {
+                    if r as usize == row {
                         adjusted[token as usize] += v;
                     }
                 }
                 if mask >= 0 {
                     let at = mask as usize * words;
-                    let bits = b
-                        .allow
-                        .get(at..at + words)
-                        .ok_or_else(|| Error::Runtime(format!("mask {mask} does not exist")))?;
+                    let bits = &b.allow[at..at + words];
                     for (i, a) in adjusted.iter_mut().enumerate() {
                         if bits[i / 32] >> (i % 32) & 1 == 0 {
                             *a = f32::NEG_INFINITY;
@@ -368,10 +395,9 @@ impl Cpu {
                 )));
             }
             let picked = sample::pick(values, peak, params, candidates);
-            for &(r, token) in b.want {
+            for (&(r, token), wanted) in b.want.iter().zip(&mut out.wanted) {
                 if r as usize == row {
-                    let l = values.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
-                    out.wanted.push(l - peak.log_sum);
+                    *wanted = values[token as usize] - peak.log_sum;
                 }
             }
             if b.top_logprobs > 0 {
@@ -391,10 +417,7 @@ impl Cpu {
             if let Some(&slot) = b.slots.get(row)
                 && slot != u32::MAX
             {
-                *c.last
-                    .get_mut(slot as usize)
-                    .ok_or_else(|| Error::Runtime(format!("slot {slot} does not exist")))? =
-                    picked.id;
+                c.last[slot as usize] = picked.id;
             }
         }
         Ok(())

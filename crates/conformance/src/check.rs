@@ -26,8 +26,7 @@ pub fn suite() -> Vec<Prepared> {
 impl Prepared {
     /// Runs a case in f64.
     pub fn new(case: Case) -> Prepared {
-        let reference =
-            Reference::new(&case.program, &case.weights, case.options.activations);
+        let reference = Reference::new(&case.program, &case.weights, case.options.activations);
         let mut reference = reference.expect("a case has all its weights");
         let expected = case.works.iter().map(|w| reference.outputs(w)).collect();
         Prepared { case, expected }

@@ -31,7 +31,7 @@ impl Default for Decoder {
             width: 256,
             heads: 4,
             kv_heads: 2,
-            head_dim: 16,
+            head_dim: 64,
             ffn: 512,
             windows: vec![None, None],
             kv: DType::F32,
@@ -54,14 +54,8 @@ impl Decoder {
             let weight = Some(p.vector(format!("norm.{name}"), width));
             Norm { kind: NormKind::Rms, weight, bias: None, eps: 1e-5, offset: 0.0 }
         };
-        let matrix = |x, w| Op::Linear {
-            x,
-            w,
-            bias: None,
-            act: Act::None,
-            scale: 1.0,
-            softcap: None,
-        };
+        let matrix =
+            |x, w| Op::Linear { x, w, bias: None, act: Act::None, scale: 1.0, softcap: None };
         let table = p.tensor("table", self.vocab, width);
         let mut x =
             p.one("embed", Op::Embed { table, scale: 1.0, positions: None, types: None })?;
@@ -100,8 +94,17 @@ impl Decoder {
             let q = p.one(format!("{i}.qkv"), qkv)?;
             let scale = 1.0 / (head_dim as f32).sqrt();
             let (softcap, sinks) = (None, None);
-            let attention =
-                Op::Attention { q, cache, heads, kv_heads, head_dim, scale, softcap, window, sinks };
+            let attention = Op::Attention {
+                q,
+                cache,
+                heads,
+                kv_heads,
+                head_dim,
+                scale,
+                softcap,
+                window,
+                sinks,
+            };
             let mut attention = p.one(format!("{i}.attn"), attention)?;
             if i + 1 == self.windows.len() {
                 x = p.one("select", Op::SelectRows { x })?;
@@ -190,8 +193,10 @@ pub fn encoder(vocab: u32, context: u32, width: u32, heads: u32) -> Result<Progr
         let delta = linear(p, &format!("{i}.attn_out"), attention, width, width, Act::None)?;
         let norm = layer(p, &format!("{i}.attn"));
         // The norm comes after the sum, and what is summed next is its result.
-        let (_, normed) =
-            p.two(format!("{i}.attn_norm"), Op::AddNorm { x, delta, post: None, scale: 1.0, norm })?;
+        let (_, normed) = p.two(
+            format!("{i}.attn_norm"),
+            Op::AddNorm { x, delta, post: None, scale: 1.0, norm },
+        )?;
         let unit = linear(p, &format!("{i}.up"), normed, 2 * width, width, Act::Gelu)?;
         let delta = linear(p, &format!("{i}.down"), unit, width, 2 * width, Act::None)?;
         let norm = layer(p, &format!("{i}.end"));

@@ -280,15 +280,7 @@ impl<'a> Reference<'a> {
 
     fn attention(&mut self, op: &Op, q: &Table, work: &Work) -> Table {
         let Op::Attention {
-            cache,
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-            softcap,
-            window,
-            sinks,
-            ..
+            cache, heads, kv_heads, head_dim, scale, softcap, window, sinks, ..
         } = op
         else {
             unreachable!("called for an attention")
@@ -310,8 +302,8 @@ impl<'a> Reference<'a> {
                 let scores: Vec<f64> = seen.iter().map(score).collect();
                 let sink = sinks.as_ref().map_or(f64::NEG_INFINITY, |s| s[h]);
                 let most = scores.iter().copied().fold(sink, f64::max);
-                let total = (sink - most).exp()
-                    + scores.iter().map(|s| (s - most).exp()).sum::<f64>();
+                let total =
+                    (sink - most).exp() + scores.iter().map(|s| (s - most).exp()).sum::<f64>();
                 let mut sum = vec![0.0; dim];
                 for (&j, s) in seen.iter().zip(&scores) {
                     let p = (s - most).exp() / total;

@@ -88,6 +88,13 @@ impl Cpu {
     }
 }
 
+/// Steps that only copy pages are numbered from here, so that launches have numbers in a row.
+const COPIES: u64 = 1 << 63;
+
+fn never_began(s: Step) -> Error {
+    Error::Runtime(format!("step {} never began", s.0))
+}
+
 /// Whether a value lies where a step of this context has put it.
 fn placed(c: &Context, output: Output) -> Result<Placed> {
     let found = c.placed.iter().flatten().find(|p| p.output == output);
@@ -235,7 +242,13 @@ impl Backend for Cpu {
             + rows
             + 3 * b.moves.len();
         c.ledger.ids += 4 * words as u64;
-        Ok(c.next_step())
+        let step = c.next_step();
+        let (number, results) = c.results_of(step);
+        *number = step.0;
+        results.picked.clear();
+        results.top.clear();
+        results.wanted.clear();
+        Ok(step)
     }
 
     fn sample(&self, c: &mut Context, s: Step, b: &SampleBatch<'_>) -> Result<()> {
@@ -248,7 +261,6 @@ impl Backend for Cpu {
         let mut candidates = std::mem::take(&mut c.candidates);
         let mut adjusted = std::mem::take(&mut c.adjusted);
         let mut out = std::mem::take(c.results_of(s));
-        out.0 = s.0;
         out.1.picked.clear();
         out.1.top.clear();
         out.1.wanted.clear();
@@ -268,22 +280,23 @@ impl Backend for Cpu {
     }
 
     fn finish(&self, c: &mut Context, s: Step, out: &mut Results, _: &Waker) -> Result<bool> {
-        if s.0 == 0 || s.0 > c.step {
-            return Err(Error::Runtime(format!("step {} was not launched", s.0)));
-        }
         out.picked.clear();
         out.top.clear();
         out.wanted.clear();
+        if let Some(copy) = s.0.checked_sub(COPIES) {
+            // Copies have nothing to give and were done at once.
+            return if copy <= c.copies { Ok(true) } else { Err(never_began(s)) };
+        }
+        if s.0 == 0 || s.0 > c.step {
+            return Err(never_began(s));
+        }
         let held = c.results_of(s);
-        if held.0 > s.0 {
-            return Err(Error::Runtime(format!("step {} is too old to be finished", s.0)));
+        if held.0 != s.0 {
+            return Err(Error::Runtime(format!("step {} is no longer in flight", s.0)));
         }
-        // Where nothing of the step was sampled, an older step's results lie here.
-        if held.0 == s.0 {
-            out.picked.extend_from_slice(&held.1.picked);
-            out.top.extend_from_slice(&held.1.top);
-            out.wanted.extend_from_slice(&held.1.wanted);
-        }
+        out.picked.extend_from_slice(&held.1.picked);
+        out.top.extend_from_slice(&held.1.top);
+        out.wanted.extend_from_slice(&held.1.wanted);
         let bytes = size_of::<Picked>() * out.picked.len()
             + size_of::<(u32, f32)>() * out.top.len()
             + size_of::<f32>() * out.wanted.len();
@@ -455,6 +468,7 @@ impl Cpu {
                 }
             }
         }
-        Ok(c.next_step())
+        c.copies += 1;
+        Ok(Step(COPIES + c.copies))
     }
 }

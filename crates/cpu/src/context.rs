@@ -34,6 +34,8 @@ pub struct Context {
     /// Rows written by the host, for each input.
     pub(crate) inputs: [Vec<f32>; 2],
     pub(crate) step: u64,
+    /// Copies to and from host memory so far.
+    pub(crate) copies: u64,
     /// Results of the step that is latest.
     pub(crate) placed: [Option<Placed>; 4],
     /// Results of the steps in flight, by number.
@@ -125,6 +127,7 @@ impl Context {
             last: vec![u32::MAX; layout.slots as usize],
             inputs: [vec![], vec![]],
             step: 0,
+            copies: 0,
             placed: [None; 4],
             results: (0..in_flight).map(|_| (0, result())).collect(),
             host,

@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering:
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Turns of the spin loop before parking: some tens of microseconds.
-const SPINS: u32 = 4_000;
-/// Turns between phases of a step before parking: a partner that lost its core returns within a
-/// scheduler's slice.
-const BARRIER_SPINS: u32 = 40_000;
+/// Turns of the spin loop before giving way: some tens of microseconds, the length of most phases.
+const SPINS: u32 = 1_000;
+/// Times the core is offered to whoever else wants it before parking: on a busy machine the partner
+/// waits for this very core.
+const YIELDS: u32 = 50;
 
 /// What a region runs: a function of a team member, and what the function captured. It lies on
 /// the stack of [`Pool::run`] for as long as the region lasts.
@@ -50,13 +50,17 @@ struct Shared {
 }
 
 impl Shared {
-    /// Waits until `counter` differs from `seen`.
-    fn wait(&self, counter: &AtomicU32, seen: u32, spins: u32) {
-        for _ in 0..spins {
+    /// Waits until `counter` differs from `seen`: spins, then gives way, then parks.
+    fn wait(&self, counter: &AtomicU32, seen: u32) {
+        for turn in 0..SPINS + YIELDS {
             if counter.load(Acquire) != seen {
                 return;
             }
-            std::hint::spin_loop();
+            if turn < SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
         }
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         // Announced before the last look, so that whoever changes the counter either is seen here
@@ -104,7 +108,7 @@ impl Team<'_> {
             s.next.0.store(0, Relaxed);
             s.advance(&s.epoch.0);
         } else {
-            s.wait(&s.epoch.0, seen, BARRIER_SPINS);
+            s.wait(&s.epoch.0, seen);
         }
     }
 
@@ -209,7 +213,7 @@ fn member_turn(team: &Team<'_>, job: &Job) {
 fn worker(shared: &Shared, member: usize) {
     let mut seen = 0;
     loop {
-        shared.wait(&shared.region.0, seen, SPINS);
+        shared.wait(&shared.region.0, seen);
         seen = seen.wrapping_add(1);
         if shared.closing.load(Acquire) {
             return;

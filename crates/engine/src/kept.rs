@@ -5,7 +5,7 @@
 //! run; if they were taken back in between, the tokens are simply computed again.
 
 use crate::engine::Engine;
-use crate::pages::{Pool, pages_for};
+use crate::pages::pages_for;
 use crate::request::{Parent, SequenceId};
 use crate::sequence::{Kept, NO_SLOT, Sequence};
 use gristmill_core::{Error, Result};
@@ -114,13 +114,12 @@ impl<B: Backend> Engine<B> {
     fn activate_sequence(&mut self, s: &mut Sequence) -> Option<()> {
         let step = self.runner.next_step();
         let page_tokens = self.memory.page_tokens;
-        let slot = |pool: &mut Pool| pool.alloc();
         match self.start(s) {
             // The only child of a released parent takes its place.
             Some((at, reuse)) if self.kept[at].released && self.kept[at].children == 1 => {
                 let parent = &mut self.kept[at].sequence;
                 s.slot = match parent.slot {
-                    NO_SLOT => slot(&mut self.memory.slots)?,
+                    NO_SLOT => self.memory.slots.alloc()?,
                     _ => std::mem::replace(&mut parent.slot, NO_SLOT),
                 };
                 s.state_from = if self.memory.recurrent { s.slot } else { NO_SLOT };
@@ -132,7 +131,7 @@ impl<B: Backend> Engine<B> {
                 }
             }
             Some((at, reuse)) => {
-                s.slot = slot(&mut self.memory.slots)?;
+                s.slot = self.memory.slots.alloc()?;
                 let parent = &self.kept[at].sequence;
                 if self.memory.recurrent {
                     s.state_from = parent.slot;
@@ -144,7 +143,7 @@ impl<B: Backend> Engine<B> {
                     *table = from.fork(pool, reuse, page_tokens);
                 }
             }
-            None => s.slot = slot(&mut self.memory.slots)?,
+            None => s.slot = self.memory.slots.alloc()?,
         }
         s.running = true;
         if let Some(parent) = s.parent.take() {

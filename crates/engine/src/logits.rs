@@ -41,8 +41,8 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Runs prompts together, each in chunks of `chunk` tokens (fewer where the token budget is
-    /// smaller), and hands the logits of every position in `positions` to `visit`, for each prompt
-    /// in order. Logits of one step are in memory at a time.
+    /// smaller), and hands the logits of every position in `positions` to `visit`: step by step, so
+    /// in order for each prompt, and the logits of one step are in memory at a time.
     ///
     /// # Errors
     /// [`Error::Usage`] while requests run, for more prompts than sequences fit a step, and for a

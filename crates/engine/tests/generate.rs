@@ -14,13 +14,16 @@ fn request(len: usize, seed: u64, max_tokens: usize) -> Request {
 #[test]
 fn one_request() {
     for model in [plain(), everything()] {
-        let mut h = Harness::new(&model, small());
-        h.submit(request(37, 1, 30)).unwrap();
-        h.run();
-        assert_eq!(h.finished[0].2.len(), 30);
-        h.close();
-        let (lasts, copies) = h.fake.counts();
-        assert_eq!((lasts, copies), (29, 0), "every token after the first came from its slot");
+        for in_flight in [1, 2, 3] {
+            let mut h = Harness::new(&model, EngineOptions { in_flight, ..small() });
+            h.submit(request(37, 1, 30)).unwrap();
+            h.run();
+            assert_eq!(h.finished[0].2.len(), 30);
+            h.close();
+            let (lasts, copies) = h.fake.counts();
+            assert_eq!((lasts, copies), (29, 0), "every token after the first came from its slot");
+            assert_eq!(h.engine.snapshot().tokens, 37 + 29, "the last token is not computed");
+        }
     }
 }
 
@@ -45,6 +48,26 @@ fn first_come_first_served() {
     let ids: Vec<_> = (0..8).map(|i| h.submit(request(20, i, 5)).unwrap()).collect();
     h.run();
     assert_eq!(h.finished.iter().map(|f| f.0).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn who_gave_way_goes_on_before_those_that_wait() {
+    let options = EngineOptions { pages: PageCount::Each(16), max_seqs: 3, ..small() };
+    let mut h = Harness::new(&plain(), options);
+    let ids: Vec<_> = (0..7).map(|i| h.submit(request(8, i, 40)).unwrap()).collect();
+    h.run();
+    assert!(h.engine.snapshot().preemptions > 0, "the test is to preempt");
+    assert_eq!(h.finished.iter().map(|f| f.0).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn an_engine_moves_between_threads() {
+    let (mut engine, fake) = engine(&plain(), small());
+    fake.slow(1, Wakes::FromAnotherThread);
+    engine.submit(request(8, 1, 4)).unwrap();
+    engine.step(&mut vec![]).unwrap();
+    let rest = std::thread::spawn(move || engine.run_to_end().unwrap());
+    assert_eq!(rest.join().unwrap().len(), 3);
 }
 
 #[test]
@@ -196,6 +219,18 @@ fn a_conversation_is_taken_back() {
     h.submit(Request { parent, ..Request::new(vec![], 3) }).unwrap();
     h.run();
     h.close();
+    // The same where the child takes the parent's place.
+    for len in [13, 48] {
+        let mut h = Harness::new(&plain(), small());
+        h.submit(Request { keep: true, ..request(40, 1, 10) }).unwrap();
+        h.run();
+        let parent = Some(Parent { sequence: h.kept[0].0, len: Some(len) });
+        h.submit(Request { parent, ..request(3, 2, 9) }).unwrap();
+        h.release(0);
+        h.run();
+        h.close();
+        assert_eq!(h.engine.snapshot().tokens, 49 + 3 + 8);
+    }
 }
 
 #[test]

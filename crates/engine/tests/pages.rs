@@ -52,6 +52,8 @@ fn peaks() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// The peak is what a sequence really touches, at the worst alignment of its chunks.
     #[test]
     fn peak_is_reached_and_never_passed(

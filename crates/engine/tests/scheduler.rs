@@ -86,7 +86,31 @@ fn kept_sequences_give_way_only_where_it_helps() {
     assert_eq!(decide(limits(16), &c, 6, 6, true), (Decision::Drain, vec![]));
 }
 
+#[test]
+fn a_shared_page_costs_another() {
+    let candidates = [candidate(true, 6, 1), candidate(true, 6, 1)];
+    let shared = Holding { entries: 2, held: 2, copy: true };
+    let mut input = Input {
+        candidates: &candidates,
+        holdings: &[shared, shared],
+        free: &[2],
+        kept: &[0],
+        free_slots: 0,
+        kept_slots: 0,
+        in_flight: false,
+    };
+    let mut run = vec![];
+    let mut scheduler = Scheduler::new(limits(8));
+    assert_eq!((scheduler.schedule(&input, &mut run), run.len()), (Decision::Run, 2));
+    input.free = &[1];
+    assert_eq!((scheduler.schedule(&input, &mut run), run.len()), (Decision::Run, 1));
+    input.free = &[0];
+    assert_eq!(scheduler.schedule(&input, &mut run), Decision::Preempt(1));
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn never_more_than_there_is(
         budget in 8u32..40,

@@ -7,8 +7,12 @@
 //! [`gristmill_core::Error::Model`] that names the file, the field and what to do; never a panic.
 
 pub mod arch;
+pub mod chat;
 pub mod gguf;
+mod model;
 pub mod tokenizer;
 
+pub use chat::{ChatTemplate, Message};
 pub use gguf::Gguf;
+pub use model::ModelFile;
 pub use tokenizer::Tokenizer;

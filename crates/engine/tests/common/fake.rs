@@ -10,6 +10,9 @@ use std::task::Waker;
 /// What a page holds for a token: its index and its id. This is neither.
 const POISON: u64 = 0xdead_dead_dead_dead;
 
+/// In place of a group: slots.
+const SLOTS: usize = usize::MAX;
+
 /// When the waker of an unfinished step is woken.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wakes {
@@ -172,6 +175,20 @@ impl Shared {
         }
     }
 
+    /// A slot used anew must not be named by a step in flight either.
+    fn name_slots(&mut self, b: &Batch<'_>, named: &mut Vec<(usize, u32, u32)>) {
+        for (s, &slot) in b.slots.iter().enumerate() {
+            let from = b.state_in.get(s).copied();
+            let starts = b.kv_index[b.seq_starts[s] as usize] == 0;
+            if starts || from.is_some_and(|from| from != slot) {
+                let mut all = self.unfinished.iter().flat_map(|e| &e.named);
+                assert!(!all.any(|n| (n.0, n.1) == (SLOTS, slot)), "slot {slot} is in flight");
+            }
+            named.push((SLOTS, slot, slot));
+            named.extend(from.map(|from| (SLOTS, from, slot)));
+        }
+    }
+
     fn run_moves(&mut self, b: &Batch<'_>, named: &mut Vec<(usize, u32, u32)>) {
         for m in b.moves {
             let Move::Page { group, from, to } = *m else { panic!("unexpected {m:?}") };
@@ -324,6 +341,7 @@ impl Backend for Fake {
         entry.picked.clear();
         entry.named.clear();
         entry.named.reserve(1 << 12);
+        s.name_slots(b, &mut entry.named);
         s.run_moves(b, &mut entry.named);
         s.name_pages(&self.model, b, &mut entry.named);
         for i in 0..b.kv_len.len() {

@@ -8,10 +8,16 @@ use std::marker::PhantomData;
 /// The weights of one row group, unit after unit (32 elements of every row).
 ///
 /// A lane is a row: `value = scale · (quad - ZERO) - min`, where `ZERO` is that of
-/// [`zero_point`] and scales belong to runs of [`IntFormat::SUB`] elements.
+/// [`Source::ZERO`] and scales belong to runs of [`Source::SUB`] elements.
 pub(super) trait Source: Copy {
-    /// The format the integers are of.
-    type Format: IntFormat;
+    /// Elements that share a scale.
+    const SUB: usize;
+    /// Subtracted from the integers of formats below eight bits: 0 or a power of two.
+    const ZERO: i32;
+    /// Whether there are minima.
+    const HAS_MIN: bool;
+    /// Whether the integers are full-range bytes, biased as the instruction set asks.
+    const WHOLE_BYTES: bool;
     /// Quad `J` (0..8) of the unit: four elements of each row.
     ///
     /// # Safety
@@ -23,11 +29,6 @@ pub(super) trait Source: Copy {
     unsafe fn min<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32;
     /// Asks for what will be needed some units later.
     fn prefetch<S: Simd>(self, s: S, unit: usize);
-}
-
-/// What the integers of a fragment are above the format's values.
-pub(super) const fn zero_point<S: Simd, F: IntFormat>() -> i32 {
-    if F::BITS == 8 { S::S8_BIAS } else { F::ZERO }
 }
 
 /// A packed row group, read as it is.
@@ -69,7 +70,10 @@ impl<F: IntFormat> Planes<F> {
 const PREFETCH: usize = 4096;
 
 impl<F: IntFormat> Source for Planes<F> {
-    type Format = F;
+    const SUB: usize = F::SUB;
+    const ZERO: i32 = F::ZERO;
+    const HAS_MIN: bool = F::HAS_MIN;
+    const WHOLE_BYTES: bool = F::BITS == 8;
 
     #[inline(always)]
     unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes {

@@ -7,12 +7,13 @@
 //! chains of additions, so a smaller error than one long one.
 
 use super::fragments::{Planes, Source};
-use super::{MatmulArgs, Output, activations, group_sets, groups_at_once, with_tile};
+use super::{MatmulArgs, Output, activations, group_sets, groups_at_once, with_gemv, with_tile};
 use crate::pack::planes::group_bytes;
 use crate::simd::{Simd, WithSimd};
 use gristmill_core::quant::IntFormat;
 use gristmill_core::{DeviceRepr, bf16, f16};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Elements that are summed before they are added to the whole.
 const CHUNK: usize = 256;
@@ -47,39 +48,108 @@ dense! {
 pub(super) unsafe fn dense<S: Simd, E: Dense>(args: &MatmulArgs) {
     let align = (4 * S::LANES).min(64);
     let stride = (args.cols * S::LANES * size_of::<E>()).next_multiple_of(align);
+    // With several tiles, all pass over a few groups while these are in cache.
+    let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
+    let share = if tiles == 1 { args.groups.len() } else { S::GEMV_GROUPS };
     // SAFETY: the caller's promise; groups of this matrix only.
-    unsafe { matmul::<S, _>(args, |g| Rows(args.weights.add(g * stride).cast::<E>())) }
+    unsafe {
+        let group = |g, _| Rows(args.weights.add(g * stride).cast::<E>());
+        matmul::<S, _>(args, share, |_| {}, group)
+    }
 }
 
-/// The product with the weights of a block format.
+/// Bytes of scratch that a worker needs for block formats and several tokens: widened groups.
+pub(super) fn scratch_bytes<S: Simd>(cols: usize) -> usize {
+    S::TILE_GROUPS * cols * S::LANES * size_of::<f32>()
+}
+
+/// The product with the weights of a block format: taken apart on the way for one token, widened
+/// a few groups at a time for several, which then are dense.
 ///
 /// # Safety
 /// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says.
 pub(super) unsafe fn blocks<S: Simd, F: IntFormat>(args: &MatmulArgs) {
+    // SAFETY: the caller's promise.
+    let s = unsafe { S::assume() };
     let stride = group_bytes::<F>(args.cols, S::LANES).next_multiple_of((4 * S::LANES).min(64));
-    // SAFETY: the caller's promise; groups of this matrix only.
+    let group = |g: usize| {
+        // SAFETY: the caller names groups of this matrix only.
+        unsafe { Planes::<F>::new::<S>(args.weights.add(g * stride), args.cols) }
+    };
+    if args.tokens == 1 {
+        for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
+            with_gemv!(S, |M| s.vectorize(Tile::<_, M, 1> {
+                weights: std::array::from_fn(|m| group(set.group(m))),
+                x: args.x.cast::<f32>(),
+                cols: args.cols,
+                out: Output::new::<S>(args, 0, set),
+            }));
+        }
+        return;
+    }
+    let stride = args.cols * S::LANES;
+    let wide = args.scratch.cast::<f32>();
+    let begin = |share: Range<usize>| {
+        for (i, g) in share.enumerate() {
+            // SAFETY: scratch holds `TILE_GROUPS` groups, and a share has no more.
+            let out = unsafe { wide.add(i * stride) };
+            s.vectorize(Widen { source: group(g), units: args.cols / 32, out });
+        }
+    };
+    // SAFETY: the caller's promise; a group is widened before it is read.
     unsafe {
-        matmul::<S, _>(args, |g| Planes::<F>::new::<S>(args.weights.add(g * stride), args.cols))
+        matmul::<S, _>(args, S::TILE_GROUPS, begin, |g, first| Rows(wide.add((g - first) * stride)))
+    }
+}
+
+/// Widens one row group of `units` units to `[k][R]`.
+struct Widen<F> {
+    source: Planes<F>,
+    units: usize,
+    out: *mut f32,
+}
+
+impl<F: IntFormat> WithSimd for Widen<F> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let mut values = [const { MaybeUninit::<S::F32>::uninit() }; 32];
+        for u in 0..self.units {
+            // SAFETY: whoever made this gave a source and an output of `units` units; `widen`
+            // fills all 32 values.
+            unsafe {
+                self.source.prefetch(s, u);
+                widen(s, self.source, u, &mut values);
+                for (i, v) in values.iter().enumerate() {
+                    s.store(self.out.add((u * 32 + i) * S::LANES), v.assume_init());
+                }
+            }
+        }
     }
 }
 
 /// # Safety
-/// As for [`dense`]; `group(g)` is row group `g`.
-unsafe fn matmul<S: Simd, W: Rows32>(args: &MatmulArgs, group: impl Fn(usize) -> W) {
+/// As for [`dense`]; `begin` gets each share of at most `share` groups before
+/// `group(g, first)`, row group `g` of the share that starts at `first`, is read.
+unsafe fn matmul<S: Simd, W: Rows32>(
+    args: &MatmulArgs,
+    share: usize,
+    begin: impl Fn(Range<usize>),
+    group: impl Fn(usize, usize) -> W,
+) {
     // SAFETY: the caller's promise.
     let s = unsafe { S::assume() };
     let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
-    // With several tiles, all pass over a few groups while these are in cache.
-    let at_once = if tiles == 1 { args.groups.len() } else { S::GEMV_GROUPS };
     let mut rest = args.groups.clone();
     while !rest.is_empty() {
-        let share = rest.start..rest.end.min(rest.start + at_once);
+        let share = rest.start..rest.end.min(rest.start + share);
         rest.start = share.end;
+        begin(share.clone());
         for t in 0..tiles {
             let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
             for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
                 with_tile!(S, n, |M, N| s.vectorize(Tile::<W, M, N> {
-                    weights: std::array::from_fn(|m| group(set.group(m))),
+                    weights: std::array::from_fn(|m| group(set.group(m), share.start)),
                     // SAFETY: the tile's tokens lie within x.
                     x: unsafe { args.x.cast::<f32>().add(start * args.cols) },
                     cols: args.cols,

@@ -12,16 +12,13 @@
 //! So the integer sums are those of the true weights, on every instruction set, bias or not.
 
 use super::activations::{self, BLOCK_BYTES, word};
-use super::fragments::{Planes, Source, zero_point};
+use super::fragments::{Planes, Source};
 use super::panel::{self, Convert, Panel};
-use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_tile};
+use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile};
 use crate::pack::planes::group_bytes;
 use crate::simd::{Simd, WithSimd};
 use gristmill_core::quant::IntFormat;
-use std::marker::PhantomData;
-
-/// From this many full token tiles on, weights are converted to panels.
-const PANEL_TILES: usize = 2;
+use std::ops::Range;
 
 /// # Safety
 /// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says.
@@ -33,49 +30,74 @@ pub(super) unsafe fn matmul<S: Simd, F: IntFormat>(args: &MatmulArgs) {
         // SAFETY: the caller names groups of this matrix only.
         unsafe { Planes::<F>::new::<S>(args.weights.add(g * stride), args.cols) }
     };
-    let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
-    // Full tiles go through panels if there are enough of them to pay for the conversion.
-    let full = args.tokens / S::TILE_TOKENS;
-    let panels = if panel::is_used::<F>() && full >= PANEL_TILES { full } else { 0 };
-    let panel_groups = panel::groups::<S, F>(args.cols);
-    let share = match tiles {
-        1 => args.groups.len(),
-        _ if panels > 0 => panel_groups,
+    if args.tokens == 1 {
+        for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
+            // SAFETY: the set lies within the caller's groups.
+            with_gemv!(S, |M| unsafe { run_tile::<S, _, M, 1>(s, args, 0, set, group) });
+        }
+        return;
+    }
+    if !panel::is_used::<F>() {
         // All tiles pass over a few groups while these are in cache.
-        _ => S::GEMV_GROUPS,
+        // SAFETY: the caller's promise.
+        unsafe { run_tiles::<S, _>(s, args, S::GEMV_GROUPS, |_| {}, |g, _| group(g)) }
+        return;
+    }
+    let panel_stride = args.cols / 32 * panel::unit_bytes::<S>(F::SUB, F::HAS_MIN);
+    let convert = |groups: Range<usize>| {
+        for (i, g) in groups.enumerate() {
+            // SAFETY: scratch holds as many converted groups as a share has.
+            let out = unsafe { args.scratch.add(i * panel_stride) };
+            s.vectorize(Convert { source: group(g), units: args.cols / 32, out });
+        }
     };
-    let units = args.cols / 32;
-    let panel_stride = units * panel::unit_bytes::<S, F>();
+    // SAFETY: converted before it is read, see `run_tiles`.
+    let at = |g: usize, first: usize| unsafe { args.scratch.add((g - first) * panel_stride) };
+    let share = panel::groups::<S, F>(args.cols);
+    macro_rules! over_panels {
+        ($($sub:literal $min:literal $zero:literal;)+) => {
+            match (F::SUB, F::HAS_MIN, F::ZERO) {
+                $(($sub, $min, $zero) => {
+                    let source = |g, first| Panel::<$sub, $min, $zero>(at(g, first));
+                    // SAFETY: the caller's promise.
+                    unsafe { run_tiles::<S, _>(s, args, share, convert, source) }
+                })+
+                _ => unreachable!("a format whose panel type is not listed here"),
+            }
+        };
+    }
+    over_panels! {
+        32 true 0;
+        32 false 8;
+        16 false 32;
+    }
+}
+
+/// Runs all token tiles over shares of the caller's groups. `begin` gets each share first;
+/// `source(g, first)` is row group `g` of the share that starts at `first`.
+///
+/// # Safety
+/// As for [`matmul`].
+unsafe fn run_tiles<S: Simd, W: Source>(
+    s: S,
+    args: &MatmulArgs,
+    share: usize,
+    begin: impl Fn(Range<usize>),
+    source: impl Fn(usize, usize) -> W,
+) {
+    let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
     let mut rest = args.groups.clone();
     while !rest.is_empty() {
         let share = rest.start..rest.end.min(rest.start + share);
         rest.start = share.end;
-        if panels > 0 {
-            for (i, g) in share.clone().enumerate() {
-                // SAFETY: scratch holds `panel_groups` converted groups.
-                let out = unsafe { args.scratch.add(i * panel_stride) };
-                s.vectorize(Convert { source: group(g), units, out });
-            }
-        }
+        begin(share.clone());
         for t in 0..tiles {
             let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
             for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
-                if t < panels {
-                    let source = |g| {
-                        // SAFETY: converted just above.
-                        let at = unsafe { args.scratch.add((g - share.start) * panel_stride) };
-                        Panel::<F>(at, PhantomData)
-                    };
-                    // SAFETY: the tile and the set lie within the caller's.
-                    with_tile!(S, S::TILE_TOKENS, |M, N| unsafe {
-                        run_tile::<S, _, M, N>(s, args, start, set, source)
-                    });
-                } else {
-                    // SAFETY: the tile and the set lie within the caller's.
-                    with_tile!(S, n, |M, N| unsafe {
-                        run_tile::<S, _, M, N>(s, args, start, set, group)
-                    });
-                }
+                // SAFETY: the tile and the set lie within the caller's.
+                with_tile!(S, n, |M, N| unsafe {
+                    run_tile::<S, _, M, N>(s, args, start, set, |g| source(g, share.start))
+                });
             }
         }
     }
@@ -125,7 +147,7 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                 for w in self.weights {
                     w.prefetch(s, u);
                 }
-                if W::Format::SUB == 16 {
+                if W::SUB == 16 {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(3, N)));
                     self.step::<S, 0>(s, u, x, &mut dots);
                     self.step::<S, 1>(s, u, x, &mut dots);
@@ -163,7 +185,7 @@ unsafe fn start<S: Simd, W: Source, const M: usize, const N: usize>(
     s: S,
     minus_sums: *const u8,
 ) -> [[S::I32; N]; M] {
-    let zero = zero_point::<S, W::Format>();
+    let zero = if W::WHOLE_BYTES { S::S8_BIAS } else { W::ZERO };
     let mut dots = [[s.i32_zero(); N]; M];
     if zero != 0 {
         for n in 0..N {
@@ -197,7 +219,7 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
             for n in 0..N {
                 let x = s.bytes_broadcast(x.add((J * N + n) * 4));
                 for m in 0..M {
-                    dots[m][n] = if W::Format::BITS == 8 {
+                    dots[m][n] = if W::WHOLE_BYTES {
                         s.mma_s8(dots[m][n], w[m], x)
                     } else {
                         s.mma_u7(dots[m][n], w[m], x)
@@ -227,7 +249,7 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                     let dot = s.i32_to_f32(dots[m][n]);
                     sums[m][n] = s.fma(dot, s.mul(scale, token), sums[m][n]);
                 }
-                if W::Format::HAS_MIN {
+                if W::HAS_MIN {
                     let min = self.weights[m].min(s, u, run);
                     for n in 0..N {
                         let token = s.broadcast(x.add(word(1, N) + 4 * n).cast());

@@ -136,7 +136,11 @@ impl IsaVisitor for Select {
             ($d:ident, $t:ty) => {
                 if dtype == DType::$d {
                     return match activations {
-                        Activations::F32 => kernel(activations, matmul_f32::blocks::<S, $t>, |_| 0),
+                        Activations::F32 => kernel(
+                            activations,
+                            matmul_f32::blocks::<S, $t>,
+                            matmul_f32::scratch_bytes::<S>,
+                        ),
                         Activations::Int8 => kernel(
                             activations,
                             matmul_int8::matmul::<S, $t>,
@@ -174,6 +178,20 @@ macro_rules! with_tile {
     }};
 }
 use with_tile;
+
+/// Evaluates `$call` with a constant `M`: the row groups that a kernel for one token takes at once.
+macro_rules! with_gemv {
+    ($s:ty, |$m:ident| $call:expr) => {{
+        if <$s>::GEMV_GROUPS == 4 {
+            const $m: usize = 4;
+            $call
+        } else {
+            const $m: usize = 1;
+            $call
+        }
+    }};
+}
+use with_gemv;
 
 /// A few row groups that a register tile handles together.
 ///

@@ -1,0 +1,278 @@
+//! Chat templates: a conversation as the text that the model was trained to continue.
+//!
+//! A model file carries its own template in Jinja, written for Hugging Face's `transformers`, and
+//! what it renders must be byte for byte what that library would: a space too many is a prompt
+//! the model has never seen. So the engine is set up as theirs is (`trim_blocks`,
+//! `lstrip_blocks`, no escaping, Python's methods on strings, lists and maps), with their
+//! additions: `raise_exception`, `strftime_now`, their `tojson`, and `{% generation %}`.
+//!
+//! A template is a stranger's program. It runs on a budget of instructions, of depth and of
+//! output, and sees only the conversation. When it fails, that is an error with its line; no
+//! other template is put in its place.
+
+mod clock;
+mod json;
+
+use crate::gguf::Gguf;
+use gristmill_core::{Error, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Rest;
+use minijinja::{AutoEscape, Environment, ErrorKind, Value};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// Instructions a rendering may take: a conversation of thousands of messages takes under one
+/// million.
+const FUEL: u64 = 20_000_000;
+/// Nesting of loops, macros and calls.
+const DEPTH: usize = 100;
+/// Bytes a rendering may put out.
+const MAX_OUTPUT: usize = 64 << 20;
+
+/// One turn of a conversation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Message { role: role.into(), content: content.into() }
+    }
+}
+
+/// Seconds since 1970, UTC.
+type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    /// The model file, for messages.
+    file: String,
+    env: Environment<'static>,
+}
+
+/// An error that the template itself raised, about the conversation.
+#[derive(Debug)]
+struct Raised;
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("raised by the template")
+    }
+}
+
+impl std::error::Error for Raised {}
+
+impl ChatTemplate {
+    /// The template of a model file; `None` when it has none.
+    ///
+    /// # Errors
+    /// A template that does not parse, with its line.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Option<ChatTemplate>> {
+        let source: Option<&str> = gguf.opt("tokenizer.chat_template")?;
+        source.map(|s| ChatTemplate::new(gguf.name(), s)).transpose()
+    }
+
+    /// A template from its source; `file` stands for where it comes from in messages.
+    ///
+    /// # Errors
+    /// A template that does not parse, with its line.
+    pub fn new(file: impl Into<String>, source: &str) -> Result<ChatTemplate> {
+        let mut env = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let file = file.into();
+        env.set_syntax(syntax.map_err(|e| model_error(&file, &e))?);
+        env.set_auto_escape_callback(|_| AutoEscape::None);
+        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_fuel(Some(FUEL));
+        env.set_recursion_limit(DEPTH);
+        env.add_filter("tojson", json::tojson);
+        // In Python `None` is not iterable, and templates ask.
+        env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
+        env.add_function("raise_exception", |message: Rest<Value>| -> Result<Value, _> {
+            let text = message.first().map(Value::to_string).unwrap_or_default();
+            Err::<Value, _>(
+                minijinja::Error::new(ErrorKind::InvalidOperation, text).with_source(Raised),
+            )
+        });
+        let added = env.add_template_owned("chat", without_generation_tags(source));
+        added.map_err(|e| model_error(&file, &e))?;
+        let template = ChatTemplate { file, env };
+        #[cfg(not(target_family = "wasm"))]
+        let template = template.with_clock(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.map_or(0, |d| d.as_secs() as i64)
+        });
+        Ok(template)
+    }
+
+    /// Tells the time to templates that write the date (`strftime_now`): seconds since 1970, UTC.
+    /// Without a clock, which is the default only in the browser, such a template fails.
+    pub fn with_clock(mut self, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        let clock: Clock = Arc::new(clock);
+        self.env.add_function("strftime_now", move |format: &str| {
+            clock::strftime(format, clock())
+                .map_err(|what| minijinja::Error::new(ErrorKind::InvalidOperation, what))
+        });
+        self
+    }
+
+    /// The prompt of a conversation.
+    ///
+    /// `add_generation_prompt` ends it with the beginning of the assistant's turn. `bos` and `eos`
+    /// are the texts of the special tokens, empty where the model has none. Encode the result
+    /// with special tokens parsed: it holds them as text.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the template refuses the conversation (roles that do not alternate,
+    /// say), [`Error::Model`] when it fails; both with the line.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        bos: &str,
+        eos: &str,
+    ) -> Result<String> {
+        let turn = |m: &Message| {
+            Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
+        };
+        let messages = messages.iter().map(turn).collect();
+        self.render_values(messages, &serde_json::Map::new(), add_generation_prompt, bos, eos)
+    }
+
+    /// [`ChatTemplate::render`] of messages with any fields (an array of objects), and of further
+    /// variables: `tools`, `documents`, `enable_thinking` and what else the template reads.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_json(
+        &self,
+        messages: &serde_json::Value,
+        variables: &serde_json::Map<String, serde_json::Value>,
+        add_generation_prompt: bool,
+        bos: &str,
+        eos: &str,
+    ) -> Result<String> {
+        let messages = json::value(messages);
+        self.render_values(messages, variables, add_generation_prompt, bos, eos)
+    }
+
+    fn render_values(
+        &self,
+        messages: Value,
+        variables: &serde_json::Map<String, serde_json::Value>,
+        add_generation_prompt: bool,
+        bos: &str,
+        eos: &str,
+    ) -> Result<String> {
+        // The names that are always there, as in `transformers`; given variables come after.
+        let mut context = vec![
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+            ("messages", messages),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+        ];
+        for (name, text) in [("bos_token", bos), ("eos_token", eos)] {
+            if !text.is_empty() {
+                context.push((name, Value::from(text)));
+            }
+        }
+        let given = variables.iter().map(|(k, v)| (k.as_str(), json::value(v)));
+        let context = Value::from_pairs(context.into_iter().chain(given));
+
+        let template = self.env.get_template("chat").map_err(|e| model_error(&self.file, &e))?;
+        let mut out = Bounded(Vec::new());
+        match template.render_captured_to(context, &mut out).map(drop) {
+            Ok(()) => String::from_utf8(out.0)
+                .map_err(|_| Error::model(&self.file, "chat template: its output is not UTF-8")),
+            Err(e) if was_raised(&e) => {
+                let what = e.detail().unwrap_or("no reason given");
+                Err(Error::Usage(format!(
+                    "the model's chat template refuses this conversation: {what} (line {} of the \
+                     template)",
+                    e.line().unwrap_or(0)
+                )))
+            }
+            Err(e) => Err(model_error(&self.file, &e)),
+        }
+    }
+}
+
+impl fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chat template of {}", self.file)
+    }
+}
+
+/// Output that refuses to grow beyond its bound.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.0.len() + data.len() > MAX_OUTPUT {
+            return Err(io::Error::other(format!("more than {MAX_OUTPUT} bytes of output")));
+        }
+        self.0.extend_from_slice(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether the innermost cause is `raise_exception`.
+fn was_raised(e: &minijinja::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(e);
+    while let Some(c) = cause {
+        if c.is::<Raised>() {
+            return true;
+        }
+        cause = c.source();
+    }
+    false
+}
+
+/// One line: what the engine says, the causes, the line of the template.
+fn model_error(file: &str, e: &minijinja::Error) -> Error {
+    let line = e.line().map(|n| format!(", line {n}")).unwrap_or_default();
+    let mut what = match e.detail() {
+        Some(detail) => format!("{}: {detail}", e.kind()),
+        None => e.kind().to_string(),
+    };
+    let mut cause = std::error::Error::source(e);
+    while let Some(c) = cause {
+        what.push_str(&format!(" ({c})"));
+        cause = c.source();
+    }
+    let what = what.replace('\n', " ");
+    Error::model(file, format!("chat template{line}: {what}"))
+}
+
+/// `{% generation %}` marks what the assistant said, for training; to a reader it is nothing. It
+/// becomes a condition that holds, which keeps the white space rules and the line numbers.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(open) = rest.find("{%") {
+        let (before, tag) = rest.split_at(open);
+        out.push_str(before);
+        let Some(close) = tag.find("%}") else {
+            rest = tag;
+            break;
+        };
+        let (tag, after) = tag.split_at(close);
+        match tag[2..].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace()) {
+            "generation" => out.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out + rest
+}

@@ -164,8 +164,12 @@ pub fn untouched<B: Backend>(backend: &B, suite: &[Prepared]) -> Result<usize, S
             for &(group, page) in &pages {
                 let bytes = backend.host_page(&mut d.context, group, 0);
                 bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i % 251) as u8 ^ page as u8);
+                let pattern = bytes.to_vec();
                 d.restore(&[Move::Page { group, from: 0, to: page }])?;
-                before.push(d.page(group, page)?);
+                if d.page(group, page)? != pattern {
+                    return Ok(Some((group, page)));
+                }
+                before.push(pattern);
             }
             for work in works {
                 d.run(work, &[])?;
@@ -180,7 +184,7 @@ pub fn untouched<B: Backend>(backend: &B, suite: &[Prepared]) -> Result<usize, S
             Ok(None)
         };
         if let Some((group, page)) = run().map_err(|e| format!("{name}: {e}"))? {
-            return Err(format!("{name}: wrote page {page} of group {group}, which is free"));
+            return Err(format!("{name}: page {page} of group {group} is not what was put there"));
         }
     }
     Ok(seen)

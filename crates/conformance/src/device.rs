@@ -99,6 +99,8 @@ pub struct Device<'a, B: Backend> {
     pub context: B::Context,
     /// The program compiled for the room's largest step.
     pub plan: B::Plan,
+    /// The same for a token of each sequence.
+    decode: B::Plan,
     groups: Vec<Group>,
     room: Room,
     /// Page table of each sequence in each group.
@@ -124,6 +126,9 @@ impl<'a, B: Backend> Device<'a, B> {
         let groups = program.groups.clone();
         let mut context = backend.create(&program.states, &room.layout(groups.len()))?;
         let plan = backend.compile(program, &loaded, &mut context, room.max, options)?;
+        let seqs = room.max.seqs;
+        let size = Size { tokens: seqs, seqs, rows: seqs, one_token_a_seq: true };
+        let decode = backend.compile(program, &loaded, &mut context, size, options)?;
         let mut random = Random::new(0x9A6E5);
         let free = groups.iter().map(|_| {
             let mut pages: Vec<u32> = (0..room.pages).collect();
@@ -133,7 +138,7 @@ impl<'a, B: Backend> Device<'a, B> {
         let free = free.collect();
         let tables = vec![vec![vec![]; groups.len()]; room.slots as usize];
         let room = room.clone();
-        let mut device = Device { backend, context, plan, groups, room, tables, free };
+        let mut device = Device { backend, context, plan, decode, groups, room, tables, free };
         for group in 0..device.groups.len() {
             device.backend.host_page(&mut device.context, group as u8, 0).fill(0xFF);
             let to_all = |to| Move::Page { group: group as u8, from: 0, to };
@@ -208,7 +213,7 @@ impl<'a, B: Backend> Device<'a, B> {
         results
     }
 
-    /// Launches a step.
+    /// Launches a step, on the plan for decoding where it is one.
     ///
     /// # Errors
     /// Those of the backend.
@@ -217,7 +222,10 @@ impl<'a, B: Backend> Device<'a, B> {
         if !work.hidden.is_empty() {
             self.backend.write(&mut self.context, Input::Hidden, &work.hidden)?;
         }
-        self.backend.launch(&self.plan, &mut self.context, &arrays.batch())
+        let seqs = work.parts.len();
+        let decodes = arrays.tokens.len() == seqs && arrays.rows.len() <= seqs;
+        let plan = if decodes { &self.decode } else { &self.plan };
+        self.backend.launch(plan, &mut self.context, &arrays.batch())
     }
 
     /// The integers of a step; takes the pages it needs and gives back those that a window has left.

@@ -66,7 +66,7 @@ impl Subject {
     fn part(&self, from: u32, n: u32) -> Part {
         let ids = self.ids[from as usize..(from + n) as usize].to_vec();
         let mut part = Part::causal(SUBJECT, from, ids);
-        let wanted = |i: &u32| (from + i) % 37 == 0 || from + i + 3 >= self.prompt;
+        let wanted = |i: &u32| (from + i).is_multiple_of(37) || from + i + 3 >= self.prompt;
         part.rows = (0..n).filter(wanted).collect();
         part
     }

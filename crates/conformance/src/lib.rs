@@ -4,6 +4,7 @@
 //!
 //! - [`reference`](mod@reference): the operations by their definitions, in f64 over plain vectors:
 //!   no pages, no tiles, no code shared with any backend
+//! - [`scalar`]: the functions of one number that they use
 //! - [`work`]: what sequences do in a step, without pages: what both sides are given
 //! - [`device`]: the other side: places sequences in shuffled pages of a [`Backend`] and runs them
 //! - [`cases`]: programs of one or a few operations, random weights in every format, batches
@@ -24,6 +25,7 @@ pub mod model;
 pub mod random;
 pub mod reference;
 pub mod sampling;
+pub mod scalar;
 pub mod weights;
 pub mod work;
 

@@ -250,7 +250,7 @@ fn draws<B: Backend>(oracle: &Oracle, d: &mut Device<'_, B>) -> Checked {
         for (i, p) in params.iter_mut().enumerate() {
             // The upper half of the counter and of the seed count too.
             p.counter = round + ((i as u64) << 33);
-            p.seed = 7 + (round % 3 << 40);
+            p.seed = 7 + ((round % 3) << 40);
         }
         let b = SampleBatch { params: &params, ..SampleBatch::default() };
         let all = oracle.compare("draws", d, &ids, &b)?;

@@ -5,6 +5,7 @@ use gristmill_conformance::cases::{self, Case};
 use gristmill_conformance::check::distance;
 use gristmill_conformance::reference::Reference;
 use gristmill_ir::*;
+use std::sync::OnceLock;
 
 type Change = fn(&mut Op);
 
@@ -98,6 +99,11 @@ fn act(op: &mut Op, to: Act) {
     }
 }
 
+fn all() -> &'static [Case] {
+    static CASES: OnceLock<Vec<Case>> = OnceLock::new();
+    CASES.get_or_init(cases::all)
+}
+
 /// The largest difference of any result of any step.
 fn far(case: &Case, changed: &Program, activations: Activations) -> f64 {
     let reference = |p, a| Reference::new(p, &case.weights, a).unwrap();
@@ -115,7 +121,7 @@ fn far(case: &Case, changed: &Program, activations: Activations) -> f64 {
 
 #[test]
 fn changed_attributes_are_seen() {
-    let cases = cases::all();
+    let cases = all();
     for (name, change) in CHANGES {
         let found = cases.iter().find(|c| c.name == name);
         let case = found.unwrap_or_else(|| panic!("there is no case {name}"));
@@ -130,7 +136,7 @@ fn changed_attributes_are_seen() {
 /// So does the rounding of activations to eight bits, in every format.
 #[test]
 fn the_form_of_activations_is_seen() {
-    let cases = cases::all();
+    let cases = all();
     let int8 = |c: &&Case| c.options.activations == Activations::Int8 && c.name.contains("linear");
     assert!(cases.iter().filter(int8).count() >= 15);
     for case in cases.iter().filter(int8) {
@@ -141,7 +147,7 @@ fn the_form_of_activations_is_seen() {
 
 #[test]
 fn names_are_unique() {
-    let cases = cases::all();
+    let cases = all();
     let mut names: Vec<&str> = cases.iter().map(|c| c.name.as_str()).collect();
     names.sort_unstable();
     let n = names.len();

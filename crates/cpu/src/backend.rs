@@ -118,37 +118,6 @@ fn result<'c>(c: &'c Context, p: &Placed) -> Result<&'c [f32]> {
     Ok(unsafe { std::slice::from_raw_parts(c.workspace.ptr().add(p.offset).cast(), n) })
 }
 
-/// Checks that everything to sample exists: `rows` rows of `vocab` logits, `slots` slots.
-fn check_sample(b: &SampleBatch<'_>, rows: usize, vocab: usize, slots: usize) -> Result<()> {
-    let bad = |what: String| Err(Error::Runtime(format!("sampling: {what}")));
-    if b.params.len() != rows {
-        return bad(format!("parameters of {} rows for {rows} rows of logits", b.params.len()));
-    }
-    for (what, n) in [("slots", b.slots.len()), ("masks", b.allow_row.len())] {
-        if n != 0 && n != rows {
-            return bad(format!("{n} {what} for {rows} rows of logits"));
-        }
-    }
-    b.params.iter().try_for_each(sample::check)?;
-    if let Some(slot) = b.slots.iter().find(|&&s| s != u32::MAX && s as usize >= slots) {
-        return bad(format!("slot {slot} does not exist"));
-    }
-    let masks = b.allow.len() / vocab.div_ceil(32).max(1);
-    if let Some(mask) = b.allow_row.iter().find(|&&m| m >= masks as i32) {
-        return bad(format!("mask {mask} does not exist"));
-    }
-    let tokens = b.bias.iter().map(|&(row, token, _)| (row, token)).chain(b.want.iter().copied());
-    for (row, token) in tokens {
-        if row as usize >= rows || token as usize >= vocab {
-            return bad(format!("there is no token {token} in row {row}"));
-        }
-    }
-    match b.combine.iter().find(|c| c.0.max(c.1) as usize >= rows) {
-        Some(c) => bad(format!("guidance of row {} from row {}", c.0, c.1)),
-        None => Ok(()),
-    }
-}
-
 impl Backend for Cpu {
     type Weights = Weights;
     type Context = Context;
@@ -257,7 +226,7 @@ impl Backend for Cpu {
             return Err(Error::Runtime("only the latest step can be sampled here".into()));
         }
         let rows = rows_of(c, &p)?;
-        check_sample(b, rows, p.width, c.last.len())?;
+        sample::check_batch(b, rows, p.width, c.last.len())?;
         let mut candidates = std::mem::take(&mut c.candidates);
         let mut adjusted = std::mem::take(&mut c.adjusted);
         let mut out = std::mem::take(c.results_of(s));

@@ -83,7 +83,7 @@ impl Cpu {
         &self.options
     }
 
-    fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
+    pub(crate) fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@
 //! behind the contract.
 
 mod backend;
+mod ceiling;
 mod context;
 pub mod detect;
 pub mod kernels;
@@ -18,6 +19,7 @@ pub mod simd;
 mod weights;
 
 pub use backend::{Cpu, CpuOptions};
+pub use ceiling::Ceilings;
 pub use context::Context;
 pub use plan::Plan;
 pub use simd::Isa;

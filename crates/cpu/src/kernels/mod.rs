@@ -4,6 +4,7 @@
 //! arguments and a range of rows, columns or items that is its own.
 
 pub mod attention;
+pub mod ceiling;
 pub mod elementwise;
 pub mod logits;
 pub mod matmul;

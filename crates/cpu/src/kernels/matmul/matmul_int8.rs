@@ -140,6 +140,13 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let mut sums = [[s.zero(); N]; M];
+        let mut sums = &mut sums;
+        if M * N > 8 {
+            // All registers are for the integers of a run. Left to itself the compiler moves
+            // these sums in and out of them all the same, with spills on the way; behind an
+            // opaque reference they stay in memory, one operand of an addition a run.
+            sums = std::hint::black_box(sums);
+        }
         // SAFETY: whoever made the tile gave sources and activations of `units` units.
         unsafe {
             for u in 0..self.units {
@@ -153,13 +160,13 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                     self.step::<S, 1>(s, u, x, &mut dots);
                     self.step::<S, 2>(s, u, x, &mut dots);
                     self.step::<S, 3>(s, u, x, &mut dots);
-                    self.finish(s, u, 0, x, &dots, &mut sums);
+                    self.finish(s, u, 0, x, &dots, sums);
                     let mut dots = start::<S, W, M, N>(s, x.add(word(4, N)));
                     self.step::<S, 4>(s, u, x, &mut dots);
                     self.step::<S, 5>(s, u, x, &mut dots);
                     self.step::<S, 6>(s, u, x, &mut dots);
                     self.step::<S, 7>(s, u, x, &mut dots);
-                    self.finish(s, u, 1, x, &dots, &mut sums);
+                    self.finish(s, u, 1, x, &dots, sums);
                 } else {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(2, N)));
                     self.step::<S, 0>(s, u, x, &mut dots);
@@ -170,12 +177,21 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                     self.step::<S, 5>(s, u, x, &mut dots);
                     self.step::<S, 6>(s, u, x, &mut dots);
                     self.step::<S, 7>(s, u, x, &mut dots);
-                    self.finish(s, u, 0, x, &dots, &mut sums);
+                    self.finish(s, u, 0, x, &dots, sums);
                 }
             }
         }
         // SAFETY: the tile was made for tokens and groups of the caller's y.
-        unsafe { self.out.store(s, &sums) };
+        unsafe { self.out.store(s, sums) };
+    }
+}
+
+/// Keeps the compiler from moving loads across this point, for tiles that fill the registers: its
+/// scheduler would load early what is needed later, and spill accumulators to make room.
+#[inline(always)]
+fn in_order(accumulators: usize) {
+    if accumulators > 8 {
+        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
     }
 }
 
@@ -217,6 +233,7 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                 w[m] = self.weights[m].quad::<S, J>(s, u);
             }
             for n in 0..N {
+                in_order(M * N);
                 let x = s.bytes_broadcast(x.add((J * N + n) * 4));
                 for m in 0..M {
                     dots[m][n] = if W::WHOLE_BYTES {
@@ -243,18 +260,19 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
         // SAFETY: the caller passes a unit of the weights and its activations.
         unsafe {
             for m in 0..M {
+                in_order(M * N);
                 let scale = self.weights[m].scale(s, u, run);
+                let min =
+                    if W::HAS_MIN { self.weights[m].min(s, u, run) } else { s.zero() };
                 for n in 0..N {
                     let token = s.broadcast(x.add(word(0, N) + 4 * n).cast());
                     let dot = s.i32_to_f32(dots[m][n]);
-                    sums[m][n] = s.fma(dot, s.mul(scale, token), sums[m][n]);
-                }
-                if W::HAS_MIN {
-                    let min = self.weights[m].min(s, u, run);
-                    for n in 0..N {
+                    let mut sum = s.fma(dot, s.mul(scale, token), sums[m][n]);
+                    if W::HAS_MIN {
                         let token = s.broadcast(x.add(word(1, N) + 4 * n).cast());
-                        sums[m][n] = s.neg_fma(min, token, sums[m][n]);
+                        sum = s.neg_fma(min, token, sum);
                     }
+                    sums[m][n] = sum;
                 }
             }
         }

@@ -1,0 +1,211 @@
+//! Options that several verbs share, and what becomes of them.
+
+use crate::device::{self, Wanted};
+use crate::resolve::{self, Source};
+use crate::term::{Done, check_interrupt, note, size};
+use clap::{Args, ValueEnum};
+use gristmill::{
+    Activations, Cpu, CpuOptions, DType, Engine, EngineOptions, KvTypes, Model, Program, Result,
+    Settings,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The model of a verb that takes no prompt.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// A .gguf file, or `stories`, the model inside this binary (default)
+    #[arg(value_name = "MODEL")]
+    positional: Option<String>,
+
+    /// The same, as a flag
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "positional")]
+    model: Option<String>,
+}
+
+impl ModelArgs {
+    /// Opens it.
+    pub fn open(&self) -> Result<Model> {
+        let name = self.model.as_ref().or(self.positional.as_ref());
+        open(&name.map_or(Source::Bundled, |n| Source::Named(n.clone())))
+    }
+}
+
+/// Opens a model.
+pub fn open(source: &Source) -> Result<Model> {
+    match source {
+        Source::Bundled => Model::bundled(),
+        Source::Named(name) if Path::new(name).exists() || resolve::is_bundled(name) => {
+            Model::open(name)
+        }
+        Source::Named(name) => Err(resolve::missing(name)),
+    }
+}
+
+/// How activations reach quantized weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ActivationsArg {
+    /// Blocks of eight-bit integers: fast
+    Int8,
+    /// As computed: to compare with other programs
+    F32,
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)] // the formats' own names
+pub enum KvArg {
+    F16,
+    F32,
+    Bf16,
+}
+
+impl KvArg {
+    fn dtype(self) -> DType {
+        match self {
+            KvArg::F16 => DType::F16,
+            KvArg::F32 => DType::F32,
+            KvArg::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// Where and how precisely it runs.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Device and precision")]
+pub struct RunsOn {
+    /// The device: auto, cpu, cuda or wgpu
+    #[arg(long, env = "GRISTMILL_DEVICE", default_value = "auto", value_parser = device::parse)]
+    pub device: Wanted,
+
+    /// How activations reach quantized weights
+    #[arg(long, value_enum, default_value = "int8")]
+    pub activations: ActivationsArg,
+
+    /// Type of stored keys, also -ctk (default: f16; f32 with --activations f32)
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub cache_type_k: Option<KvArg>,
+
+    /// Type of stored values, also -ctv (default: that of the keys)
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub cache_type_v: Option<KvArg>,
+}
+
+/// The number of threads, for verbs that take one.
+#[derive(Args, Clone)]
+pub struct Threads {
+    /// Threads (default: every core)
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+}
+
+impl RunsOn {
+    /// The settings, on so many threads.
+    pub fn settings(&self, threads: Option<u32>) -> Result<Settings> {
+        let exact = self.activations == ActivationsArg::F32;
+        let default = if exact { KvArg::F32 } else { KvArg::F16 };
+        let k = self.cache_type_k.or(self.cache_type_v).unwrap_or(default).dtype();
+        let v = self.cache_type_v.map_or(k, KvArg::dtype);
+        let mut cpu = CpuOptions::from_env()?;
+        cpu.threads = threads.map_or(cpu.threads, |n| n as usize);
+        let activations = if exact { Activations::F32 } else { Activations::Int8 };
+        Ok(Settings { cpu, activations, kv: KvTypes { k, v }, ..Settings::default() })
+    }
+
+    /// Opens the device, saying so on stderr unless `quiet`.
+    pub fn open(&self, settings: &Settings, quiet: bool) -> Result<Cpu> {
+        let (cpu, line) = device::open(self.device, settings.cpu)?;
+        if !quiet {
+            note(line);
+        }
+        Ok(cpu)
+    }
+}
+
+/// The context to run with; says on stderr when memory made it shorter, or when it is longer than
+/// the model was made for.
+pub fn context(model: &Model, program: &Program, settings: &Settings, quiet: bool) -> Result<u32> {
+    let (context, capped) = model.context(program, settings)?;
+    if quiet {
+        return Ok(context);
+    }
+    if let Some(c) = capped {
+        note(format_args!(
+            "context: {} of the model's {} tokens, so that keys and values fit in 80 % of the {} \
+             that are free (choose with --ctx-size)",
+            c.context,
+            c.wanted,
+            size(c.free)
+        ));
+    }
+    let made_for = model.info(settings.kv)?.context_length;
+    if context > made_for.max(2) {
+        note(format_args!(
+            "context: {context} tokens, and the model was made for {made_for}: expect nonsense \
+             beyond"
+        ));
+    }
+    Ok(context)
+}
+
+/// Loads the weights, with a bar on a terminal when it takes long; Ctrl-C ends it.
+pub fn load(
+    model: &Model,
+    cpu: Cpu,
+    program: Program,
+    options: EngineOptions,
+) -> Done<Engine<Cpu>> {
+    let started = Instant::now();
+    let mut bar: Option<ProgressBar> = None;
+    let engine = model.engine_on(cpu, program, options, &mut |done, total| {
+        check_interrupt()?;
+        if started.elapsed() > Duration::from_millis(300) {
+            let bar = bar.get_or_insert_with(|| byte_bar("loading", total));
+            bar.set_position(done);
+        }
+        Ok(())
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(engine?)
+}
+
+/// A bar over bytes on stderr; nothing where that is no terminal.
+pub fn byte_bar(what: &'static str, total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes}");
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(what);
+    bar
+}
+
+/// Token ids given as a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ids(pub Vec<u32>);
+
+/// Token ids as `1,2,3`, with spaces or brackets where somebody likes them.
+///
+/// # Errors
+/// The piece that is no number, for clap.
+pub fn parse_ids(text: &str) -> Result<Ids, String> {
+    let plain = text.trim().trim_start_matches('[').trim_end_matches(']');
+    let pieces = plain.split([',', ' ']).map(str::trim).filter(|p| !p.is_empty());
+    let ids: Vec<u32> = pieces
+        .map(|p| p.parse().map_err(|_| format!("'{p}' is not a token id")))
+        .collect::<Result<_, String>>()?;
+    if ids.is_empty() { Err("there is no token id in it".into()) } else { Ok(Ids(ids)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids() {
+        assert_eq!(parse_ids("1,2,3"), Ok(Ids(vec![1, 2, 3])));
+        assert_eq!(parse_ids("[1, 2]"), Ok(Ids(vec![1, 2])));
+        assert!(parse_ids("1,x").is_err() && parse_ids("").is_err() && parse_ids("-1").is_err());
+    }
+}

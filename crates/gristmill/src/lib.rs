@@ -1,0 +1,47 @@
+//! Gristmill as a library: open a model, make an engine, take its tokens.
+//!
+//! ```no_run
+//! use gristmill::{Decoder, Model, Request, Settings};
+//!
+//! let model = Model::bundled()?; // or `Model::open("model.gguf")?`
+//! let tokenizer = model.tokenizer()?;
+//! let mut engine = model.engine(&Settings::default())?;
+//! let mut request = Request::new(model.chat_prompt("Tell me a story about a fox")?, 200);
+//! request.stop_ids = tokenizer.end_of_generation().to_vec();
+//! engine.submit(request)?;
+//! let mut text = Decoder::continuing(tokenizer);
+//! for event in engine.run_to_end()? {
+//!     print!("{}", event.token.map(|id| text.push(id)).unwrap_or_default());
+//! }
+//! # Ok::<(), gristmill::Error>(())
+//! ```
+//!
+//! [`Engine::step`] instead of `run_to_end` gives the tokens as they come. [`Model`] is one file
+//! with its tokenizer and its program, [`Settings`] says how it shall run, [`quantize`] writes it
+//! in a smaller format, [`work`] counts what a token costs, [`npy`] writes arrays. What is below
+//! is in the crates re-exported here.
+
+mod bundled;
+mod model;
+pub mod npy;
+pub mod quantize;
+mod settings;
+pub mod work;
+
+pub use bundled::BUNDLED;
+pub use gristmill_core::{DType, Error, Result};
+pub use gristmill_cpu::{Cpu, CpuOptions, Isa};
+pub use gristmill_engine::{
+    Engine, EngineOptions, Event, Finish, Request, RequestId, SamplingParams,
+};
+pub use gristmill_ir::{Activations, Backend, Program};
+pub use gristmill_models::arch::{KvTypes, ModelInfo};
+pub use gristmill_models::tokenizer::Decoder;
+pub use gristmill_models::{Gguf, Tokenizer};
+pub use model::{Model, Progress};
+pub use settings::{Capped, Settings};
+
+pub use {
+    gristmill_core as core, gristmill_cpu as cpu, gristmill_engine as engine, gristmill_ir as ir,
+    gristmill_models as models,
+};

@@ -1,0 +1,183 @@
+//! One model file, with everything between its path and an engine.
+
+use crate::bundled;
+use crate::settings::Settings;
+use gristmill_core::{Error, Result};
+use gristmill_cpu::Cpu;
+use gristmill_engine::{Engine, EngineOptions};
+use gristmill_ir::Program;
+use gristmill_models::arch::{self, KvTypes, ModelInfo};
+use gristmill_models::chat::{ChatTemplate, Message};
+use gristmill_models::{Gguf, Tokenizer};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Called while weights are loaded, with the bytes loaded so far and in all. An error ends the
+/// loading.
+pub type Progress<'p> = dyn FnMut(u64, u64) -> Result<()> + 'p;
+
+/// An open model file.
+#[derive(Debug)]
+pub struct Model {
+    gguf: Gguf,
+}
+
+impl Model {
+    /// Opens the file at `path`; where there is none and `path` is the name of the bundled model,
+    /// that one.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is missing, damaged or of another format.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        let path = path.as_ref();
+        if !path.exists() && path.to_str().is_some_and(bundled::is_bundled) {
+            return Model::bundled();
+        }
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && path.exists()
+        {
+            return Err(Error::model(
+                path.display().to_string(),
+                "safetensors files are not read yet; convert the model to GGUF",
+            ));
+        }
+        Ok(Model { gguf: Gguf::open(path)? })
+    }
+
+    /// The model inside this library.
+    ///
+    /// # Errors
+    /// Never, unless the library was built from a damaged file.
+    pub fn bundled() -> Result<Model> {
+        Ok(Model { gguf: Gguf::from_bytes("stories (bundled)", Arc::new(bundled::STORIES))? })
+    }
+
+    /// The file: its metadata and its tensors.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// The model's own name, or its file's.
+    pub fn name(&self) -> &str {
+        let own = self.gguf.opt::<&str>("general.name").ok().flatten();
+        own.unwrap_or_else(|| self.gguf.name())
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> u64 {
+        let elements = |shape: &[usize; 4]| shape.iter().map(|&d| d as u64).product::<u64>();
+        self.gguf.tensors().iter().map(|t| elements(&t.shape)).sum()
+    }
+
+    /// Bytes of all tensors as the file stores them.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.gguf.tensors().iter().map(|t| t.bytes as u64).sum()
+    }
+
+    /// What an engine needs to know.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for an architecture that is not supported, or a damaged file.
+    pub fn info(&self, kv: KvTypes) -> Result<ModelInfo> {
+        Ok(arch::architecture(&self.gguf, kv)?.info)
+    }
+
+    /// The program of the model, whose weights the file is known to hold.
+    ///
+    /// # Errors
+    /// As [`Model::info`], and listing the tensors that do not fit.
+    pub fn program(&self, kv: KvTypes) -> Result<Program> {
+        let program = arch::architecture(&self.gguf, kv)?.program()?;
+        arch::check_tensors(&program, &self.gguf)?;
+        Ok(program)
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file has none, or one of a kind that is not supported.
+    pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
+        Tokenizer::from_gguf(&self.gguf).map(Arc::new)
+    }
+
+    /// The chat template, where the file has one.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for one that does not parse.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::from_gguf(&self.gguf)
+    }
+
+    /// The tokens of a conversation of one user's message, up to where the answer begins. For a
+    /// model without a chat template: those of the text.
+    ///
+    /// # Errors
+    /// Those of the tokenizer and of the template.
+    pub fn chat_prompt(&self, message: &str) -> Result<Vec<u32>> {
+        self.chat_prompt_with(&*self.tokenizer()?, message)
+    }
+
+    /// [`Model::chat_prompt`] with the model's tokenizer at hand.
+    ///
+    /// # Errors
+    /// As [`Model::chat_prompt`].
+    pub fn chat_prompt_with(&self, tokenizer: &Tokenizer, message: &str) -> Result<Vec<u32>> {
+        let Some(template) = self.chat_template()? else {
+            return Ok(raw_prompt(tokenizer, message));
+        };
+        let text = |id: Option<u32>| id.map(|id| tokenizer.text(id).into_owned());
+        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+        let (bos, eos) = (bos.unwrap_or_default(), eos.unwrap_or_default());
+        let turn = [Message::new("user", message)];
+        let rendered = template.render(&turn, true, &bos, &eos)?;
+        Ok(tokenizer.encode(&rendered, false, true))
+    }
+
+    /// The tokens of a text to be continued as it is: with BOS where the model wants one.
+    pub fn raw_prompt_with(&self, tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+        raw_prompt(tokenizer, text)
+    }
+
+    /// An engine on the processor.
+    ///
+    /// # Errors
+    /// Those of [`Model::program`] and [`Engine::new`]; [`Error::Memory`] when a context that was
+    /// asked for does not fit.
+    pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
+        let cpu = Cpu::new(settings.cpu)?;
+        let program = self.program(settings.kv)?;
+        let (context, _) = self.context(&program, settings)?;
+        self.engine_on(cpu, program, settings.engine_options(context), &mut |_, _| Ok(()))
+    }
+
+    /// An engine for a program of this model on a device, with every choice made.
+    ///
+    /// # Errors
+    /// Those of [`Engine::new`] and of `progress`.
+    pub fn engine_on(
+        &self,
+        cpu: Cpu,
+        program: Program,
+        options: EngineOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Engine<Cpu>> {
+        let bytes = |name: &str| self.gguf.tensor_info(name).map_or(0, |t| t.bytes as u64);
+        let total: u64 = program.tensors.iter().map(|d| bytes(&d.name)).sum();
+        let mut done = 0;
+        let mut tensor = |decl: &gristmill_ir::TensorDecl| {
+            progress(done.min(total), total)?;
+            done += bytes(&decl.name);
+            arch::tensor(decl, &self.gguf)
+        };
+        Engine::new(cpu, program, &mut tensor, options)
+    }
+}
+
+/// The tokens of a text to be continued: with BOS where the model wants one, and without the EOS
+/// that some models put after a whole text. Special tokens written in the text are read as such.
+fn raw_prompt(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    let mut ids = tokenizer.encode(text, true, true);
+    if ids.len() > 1 && ids.last() == tokenizer.eos().as_ref() {
+        ids.pop();
+    }
+    ids
+}

@@ -1,0 +1,250 @@
+//! `gristmill bench`: tokens a second, beside what the machine can do at most.
+//!
+//! The tests and the names of their fields are those of `llama-bench`, so that its scripts read
+//! the output: `ppN` runs a prompt of N tokens, `tgN` generates N tokens one at a time, `ppN+tgM`
+//! does both, `@ dN` after N tokens. The measured ceilings stand beside each speed: reading is what
+//! bounds generation, arithmetic is what bounds prompts.
+
+mod record;
+mod table;
+
+use crate::args::{ModelArgs, RunsOn, load};
+use crate::term::{Done, catch_interrupts, check_interrupt, note, usage};
+use clap::{Args, ValueEnum};
+use gristmill::cpu::Ceilings;
+use gristmill::engine::{Parent, SequenceId};
+use gristmill::work::Work;
+use gristmill::{Cpu, Engine, EngineOptions, Error, Model, Request, Settings};
+use record::Record;
+use std::time::Instant;
+use table::Table;
+
+#[derive(Args)]
+#[command(after_help = "Example: gristmill bench model.gguf -p 512 -n 128 -r 5 -o md")]
+pub struct BenchArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Lengths of prompts to run, with commas between; 0: none
+    #[arg(short = 'p', long, value_delimiter = ',', default_value = "512", value_name = "N")]
+    n_prompt: Vec<u32>,
+
+    /// Numbers of tokens to generate; 0: none
+    #[arg(short = 'n', long, value_delimiter = ',', default_value = "128", value_name = "N")]
+    n_gen: Vec<u32>,
+
+    /// A prompt and then tokens, in one test; also -pg; may be repeated
+    #[arg(long = "pg", value_name = "P,N", value_parser = pair)]
+    pg: Vec<(u32, u32)>,
+
+    /// Tokens before the test begins
+    #[arg(short = 'd', long, value_delimiter = ',', default_value = "0", value_name = "N")]
+    n_depth: Vec<u32>,
+
+    /// How often each test is run
+    #[arg(short, long, default_value_t = 5, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+
+    /// Numbers of threads (default: every core)
+    #[arg(short, long, value_delimiter = ',', value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Vec<u32>,
+
+    /// How the results are written
+    #[arg(short, long, value_enum, default_value = "md")]
+    output: Format,
+
+    /// Do not run each test once before it is measured
+    #[arg(long)]
+    no_warmup: bool,
+
+    #[command(flatten)]
+    runs_on: RunsOn,
+
+    /// Nothing on stderr but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Formats of the results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A Markdown table
+    Md,
+    /// Comma-separated values
+    Csv,
+    /// An array of objects
+    Json,
+    /// An object a line
+    Jsonl,
+}
+
+fn pair(text: &str) -> Result<(u32, u32), String> {
+    let two = text.split_once(',').and_then(|(p, g)| Some((p.parse().ok()?, g.parse().ok()?)));
+    two.filter(|&(p, g)| p > 0 && g > 0).ok_or_else(|| "it must be two numbers, as 512,128".into())
+}
+
+/// One test: `prompt` tokens at once, then `gen` one at a time, after `depth`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Test {
+    pub prompt: u32,
+    pub generate: u32,
+    pub depth: u32,
+}
+
+impl Test {
+    /// Its name, as `llama-bench` writes it.
+    pub fn name(&self) -> String {
+        let mut parts = vec![];
+        if self.prompt > 0 {
+            parts.push(format!("pp{}", self.prompt));
+        }
+        if self.generate > 0 {
+            parts.push(format!("tg{}", self.generate));
+        }
+        let depth = if self.depth > 0 { format!(" @ d{}", self.depth) } else { String::new() };
+        parts.join("+") + &depth
+    }
+
+    /// Tokens that its speed counts.
+    pub fn tokens(&self) -> u32 {
+        self.prompt + self.generate
+    }
+
+    /// Tokens of context that it needs.
+    fn context(&self) -> u32 {
+        self.depth + self.tokens() + 2
+    }
+}
+
+/// What the rows of one run have in common.
+pub struct Setup<'m> {
+    pub model: &'m Model,
+    pub settings: &'m Settings,
+    pub options: &'m EngineOptions,
+    pub ceilings: Ceilings,
+    pub work: Work,
+}
+
+pub fn run(args: BenchArgs) -> Done {
+    let model = args.model.open()?;
+    let tests = tests(&args);
+    let Some(context) = tests.iter().map(Test::context).max() else {
+        return usage("there is no test to run: give -p, -n or -pg above 0");
+    };
+    if context > 1 << 24 {
+        return usage(format!("a test of {context} tokens is out of all proportion"));
+    }
+    catch_interrupts();
+    let mut table = Table::new(args.output);
+    let threads: Vec<Option<u32>> = if args.threads.is_empty() {
+        vec![None]
+    } else {
+        args.threads.iter().copied().map(Some).collect()
+    };
+    for threads in threads {
+        let settings = Settings { context, ..args.runs_on.settings(threads)? };
+        let program = model.program(settings.kv)?;
+        model.context(&program, &settings)?; // that it fits in memory
+        let cpu = args.runs_on.open(&settings, args.quiet)?;
+        let ceilings = cpu.ceilings()?;
+        check_interrupt()?;
+        if !args.quiet {
+            note(table::ceilings(&ceilings));
+        }
+        let work = Work::of(&program, model.gguf());
+        let options = options(&settings, context);
+        let mut engine = load(&model, cpu, program, options.clone())?;
+        let setup = Setup { model: &model, settings: &settings, options: &options, ceilings, work };
+        for test in &tests {
+            let samples = measure(&mut engine, test, &args)?;
+            table.row(&Record::new(&setup, test, &samples))?;
+        }
+    }
+    table.end()
+}
+
+/// One sequence and room for what lies before it.
+fn options(settings: &Settings, context: u32) -> EngineOptions {
+    let options = settings.engine_options(context);
+    let pages = 2 * context.div_ceil(options.page_tokens) + 2;
+    EngineOptions { pages: gristmill::engine::PageCount::Each(pages), ..options }
+}
+
+/// The tests, in the order of `llama-bench`.
+fn tests(args: &BenchArgs) -> Vec<Test> {
+    let mut all = vec![];
+    for &depth in &args.n_depth {
+        let test = |prompt, generate| Test { prompt, generate, depth };
+        all.extend(args.n_prompt.iter().map(|&p| test(p, 0)));
+        all.extend(args.n_gen.iter().map(|&g| test(0, g)));
+        all.extend(args.pg.iter().map(|&(p, g)| test(p, g)));
+    }
+    all.retain(|t| t.tokens() > 0);
+    all
+}
+
+/// Nanoseconds of each repetition.
+fn measure(engine: &mut Engine<Cpu>, test: &Test, args: &BenchArgs) -> Done<Vec<u64>> {
+    let vocab = engine.vocab().max(1);
+    let mut state = 1u32;
+    let mut ids = |n: u32| -> Vec<u32> {
+        let next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) % vocab
+        };
+        std::iter::repeat_with(next).take(n as usize).collect()
+    };
+    let before = match test.depth {
+        0 => None,
+        n => {
+            let mut request = Request::new(ids(n), 1);
+            request.keep = true;
+            Some(go(engine, request)?.1)
+        }
+    };
+    // A prompt of p tokens gives one token by itself, and each further token is a step.
+    let prompt = ids(test.prompt.max(1));
+    let tokens = if test.prompt > 0 { test.generate + 1 } else { test.generate };
+    let mut request = Request::new(prompt, tokens as usize);
+    if let Some(sequence) = before.flatten() {
+        request.parent = Some(Parent { sequence, len: Some(test.depth as usize) });
+    }
+    if !args.no_warmup {
+        go(engine, request.clone())?;
+    }
+    (0..args.repetitions).map(|_| Ok(go(engine, request.clone())?.0)).collect()
+}
+
+/// Runs a request to its end: nanoseconds, and the sequence it leaves.
+fn go(engine: &mut Engine<Cpu>, request: Request) -> Done<(u64, Option<SequenceId>)> {
+    let expected = request.max_tokens;
+    let mut events = Vec::with_capacity(expected);
+    let start = Instant::now();
+    engine.submit(request)?;
+    while !engine.is_idle() {
+        check_interrupt()?;
+        engine.step(&mut events)?;
+    }
+    let time = start.elapsed().as_nanos() as u64;
+    if events.len() != expected {
+        return Err(Error::Runtime(format!("{} tokens came of {expected}", events.len())).into());
+    }
+    Ok((time.max(1), events.last().and_then(|e| e.sequence)))
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn names_of_tests() {
+        let name = |prompt, generate, depth| Test { prompt, generate, depth }.name();
+        assert_eq!(name(512, 0, 0), "pp512");
+        assert_eq!(name(0, 128, 1024), "tg128 @ d1024");
+        assert_eq!(name(512, 128, 0), "pp512+tg128");
+        assert_eq!(pair("512,128"), Ok((512, 128)));
+        assert!(pair("512").is_err() && pair("0,1").is_err());
+    }
+}

@@ -1,0 +1,222 @@
+//! One row: the fields of `llama-bench`, in its order, and ours after them.
+
+use super::{Setup, Test};
+use gristmill::cpu::detect;
+use gristmill::{Activations, DType, Gguf, Model};
+use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The commit this was built from, where the build says so.
+const COMMIT: &str = match option_env!("GRISTMILL_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// A test that was run.
+pub struct Record {
+    pub test: String,
+    pub model: String,
+    pub model_bytes: u64,
+    pub parameters: u64,
+    pub threads: usize,
+    /// Tokens a second: mean and standard deviation.
+    pub speed: (f64, f64),
+    /// Bytes read a second, and the share of the ceiling, where generating is what was measured.
+    pub read: Option<(f64, f64)>,
+    /// Operations a second, and the share of the ceiling, where a prompt is what was measured.
+    pub ops: Option<(f64, f64)>,
+    fields: Vec<(&'static str, Value)>,
+}
+
+/// Mean and standard deviation of a sample.
+fn spread(samples: &[f64]) -> (f64, f64) {
+    let n = samples.len() as f64;
+    let mean = samples.iter().sum::<f64>() / n;
+    let square = samples.iter().map(|s| (s - mean).powi(2)).sum::<f64>();
+    (mean, if samples.len() > 1 { (square / (n - 1.0)).sqrt() } else { 0.0 })
+}
+
+impl Record {
+    /// The row of a test from the nanoseconds of its repetitions.
+    pub fn new(setup: &Setup<'_>, test: &Test, samples: &[u64]) -> Record {
+        let Setup { model, settings, options, ceilings, work } = setup;
+        let ns: Vec<f64> = samples.iter().map(|&s| s as f64).collect();
+        let per_second: Vec<f64> = ns.iter().map(|t| 1e9 * f64::from(test.tokens()) / t).collect();
+        let (time, speed) = (spread(&ns), spread(&per_second));
+        let seconds = time.0 / 1e9;
+        let depth = u64::from(test.depth);
+        let int8 = settings.activations == Activations::Int8 && work.quantized;
+        let peak = if int8 { ceilings.int8_ops } else { ceilings.f32_ops };
+        let read = (test.prompt == 0).then(|| {
+            let rate = work.decode_bytes(depth, test.generate.into()) / seconds;
+            (rate, rate / ceilings.read_bytes)
+        });
+        let ops = (test.generate == 0).then(|| {
+            let rate = work.ops(depth, test.prompt.into(), 1) / seconds;
+            (rate, rate / peak)
+        });
+        let name = describe(model);
+        let bytes = model.tensor_bytes();
+        let rounded = |v: f64| json!((v * 1e6).round() / 1e6);
+        let giga = |v: f64| rounded(v / 1e9);
+        let fields = vec![
+            ("build_commit", json!(COMMIT)),
+            ("build_number", json!(0)),
+            ("cpu_info", json!(detect::model_name())),
+            ("gpu_info", json!("")),
+            ("backends", json!("CPU")),
+            ("model_filename", json!(model.gguf().name())),
+            ("model_type", json!(name)),
+            ("model_size", json!(bytes)),
+            ("model_n_params", json!(model.parameters())),
+            ("n_batch", json!(options.token_budget)),
+            ("n_ubatch", json!(options.token_budget)),
+            ("n_threads", json!(settings.cpu.threads)),
+            ("cpu_mask", json!("0x0")),
+            ("cpu_strict", json!(false)),
+            ("poll", json!(50)),
+            ("type_k", json!(lower(settings.kv.k))),
+            ("type_v", json!(lower(settings.kv.v))),
+            ("n_gpu_layers", json!(0)),
+            ("n_cpu_moe", json!(0)),
+            ("split_mode", json!("none")),
+            ("main_gpu", json!(0)),
+            ("no_kv_offload", json!(true)),
+            ("flash_attn", json!(true)),
+            ("devices", json!("cpu")),
+            ("tensor_split", json!("0.00")),
+            ("tensor_buft_overrides", json!("none")),
+            ("use_mmap", json!(true)),
+            ("use_direct_io", json!(false)),
+            ("embeddings", json!(false)),
+            ("no_op_offload", json!(true)),
+            ("no_host", json!(false)),
+            ("repack", json!(true)),
+            ("fit_target", json!(0)),
+            ("fit_min_ctx", json!(0)),
+            ("n_prompt", json!(test.prompt)),
+            ("n_gen", json!(test.generate)),
+            ("n_depth", json!(test.depth)),
+            ("test_time", json!(now())),
+            ("avg_ns", json!(time.0.round() as u64)),
+            ("stddev_ns", json!(time.1.round() as u64)),
+            ("avg_ts", rounded(speed.0)),
+            ("stddev_ts", rounded(speed.1)),
+            ("samples_ns", json!(samples)),
+            ("samples_ts", json!(per_second.iter().map(|&t| rounded(t)).collect::<Vec<_>>())),
+            ("isa", json!(settings.cpu.isa.name())),
+            ("activations", json!(if int8 { "int8" } else { "f32" })),
+            ("read_gb_s", json!(read.map(|r| giga(r.0)))),
+            ("read_share", json!(read.map(|r| rounded(r.1)))),
+            ("gop_s", json!(ops.map(|o| giga(o.0)))),
+            ("gop_share", json!(ops.map(|o| rounded(o.1)))),
+            ("ceiling_read_gb_s", giga(ceilings.read_bytes)),
+            ("ceiling_int8_gop_s", giga(ceilings.int8_ops)),
+            ("ceiling_f32_gop_s", giga(ceilings.f32_ops)),
+        ];
+        Record {
+            test: test.name(),
+            model: name,
+            model_bytes: bytes,
+            parameters: model.parameters(),
+            threads: settings.cpu.threads,
+            speed,
+            read,
+            ops,
+            fields,
+        }
+    }
+
+    /// All fields, in order.
+    pub fn json(&self) -> Value {
+        Value::Object(self.fields.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect())
+    }
+
+    /// Names and values for CSV, which has no lists.
+    pub fn flat(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let flat = self.fields.iter().filter(|(_, v)| !v.is_array());
+        flat.map(|(k, v)| {
+            let text = match v {
+                Value::String(s) => s.clone(),
+                Value::Bool(b) => u8::from(*b).to_string(),
+                Value::Null => String::new(),
+                other => other.to_string(),
+            };
+            (*k, text)
+        })
+    }
+}
+
+fn lower(t: DType) -> String {
+    t.name().to_lowercase()
+}
+
+/// `llama 4.8M Q4_K - Small`: architecture, weights, format.
+fn describe(model: &Model) -> String {
+    let arch = model.gguf().opt::<&str>("general.architecture").ok().flatten().unwrap_or("?");
+    let size = crate::term::count(model.parameters()).replace(' ', "");
+    format!("{arch} {size} {}", format_of(model.gguf()))
+}
+
+/// What `general.file_type` says, or the type of most bytes.
+fn format_of(gguf: &Gguf) -> String {
+    let known = match gguf.opt::<u32>("general.file_type").ok().flatten() {
+        Some(0) => "all F32",
+        Some(1) => "F16",
+        Some(2) => "Q4_0",
+        Some(7) => "Q8_0",
+        Some(14) => "Q4_K - Small",
+        Some(15) => "Q4_K - Medium",
+        Some(16) => "Q5_K - Small",
+        Some(17) => "Q5_K - Medium",
+        Some(18) => "Q6_K",
+        Some(32) => "BF16",
+        _ => "",
+    };
+    if !known.is_empty() {
+        return known.to_owned();
+    }
+    let bytes_of = |d: DType| -> usize {
+        gguf.tensors().iter().filter(|t| t.dtype == d).map(|t| t.bytes).sum()
+    };
+    DType::all().max_by_key(|&d| bytes_of(d)).map_or(String::new(), |d| d.name().to_owned())
+}
+
+/// The time, as `2026-11-21T09:30:00Z`.
+fn now() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    time_text(seconds)
+}
+
+/// Seconds since 1970 as a date. Days to years by the calendar's cycle of 400 years, which begins
+/// in March so that the leap day comes last.
+fn time_text(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    let (h, m, s) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{date:02}T{h:02}:{m:02}:{s:02}Z")
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(time_text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time_text(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(time_text(1_767_225_599), "2025-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn mean_and_deviation() {
+        assert_eq!(spread(&[2.0, 4.0, 6.0]), (4.0, 2.0));
+        assert_eq!(spread(&[3.0]), (3.0, 0.0));
+    }
+}

@@ -1,0 +1,75 @@
+//! `gristmill devices`: what this machine has, and which device is chosen.
+
+use crate::device::{self, Entry, Wanted};
+use crate::term::{Done, json, out, size};
+use clap::Args;
+use gristmill::cpu::detect;
+use gristmill::{Isa, Result};
+use serde_json::json;
+
+#[derive(Args)]
+#[command(after_help = "Example: gristmill devices --json")]
+pub struct DevicesArgs {
+    /// The device: auto, cpu, cuda or wgpu
+    #[arg(long, env = "GRISTMILL_DEVICE", default_value = "auto", value_parser = device::parse)]
+    device: Wanted,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: DevicesArgs) -> Done {
+    let devices = device::list()?;
+    let why = device::choose(args.device);
+    if args.json {
+        let list: Vec<_> = devices.iter().map(entry_json).collect();
+        let chosen = why.as_ref().ok().map(|_| "cpu");
+        json(&json!({ "chosen": chosen, "devices": list }))?;
+    } else {
+        out(&text(&devices, &why))?;
+    }
+    // Shown all the same: whoever asks for a device that is not there wants to see which are.
+    why?;
+    Ok(())
+}
+
+fn entry_json(e: &Entry) -> serde_json::Value {
+    json!({
+        "id": e.id,
+        "name": e.name,
+        "kind": e.kind,
+        "usable": e.usable,
+        "reason": e.reason,
+        "memory": e.memory,
+    })
+}
+
+fn text(devices: &[Entry], why: &Result<&'static str>) -> String {
+    let mut out = String::new();
+    for e in devices {
+        let mark = if e.usable && why.is_ok() { '*' } else { ' ' };
+        let memory = e.memory.map(|m| format!(", {}", size(m))).unwrap_or_default();
+        out.push_str(&format!("{mark} {:5} {}{memory}: {}\n", e.id, e.name, e.reason));
+    }
+    if let Ok(why) = why {
+        out.push_str(&format!("\nchosen: cpu: {why}\n"));
+    }
+    let runs: Vec<&str> = Isa::available().map(Isa::name).collect();
+    out.push_str(&format!("\nGRISTMILL_CPU may be: {}\n", runs.join(", ")));
+    let flags = detect::flags();
+    let of = |present: bool, used: bool| {
+        let names = flags.iter().filter(|f| f.present == present && (!present || f.used == used));
+        names.map(|f| f.name).collect::<Vec<_>>().join(" ")
+    };
+    for (what, names) in [
+        ("present and used", of(true, true)),
+        ("present, not used", of(true, false)),
+        ("absent", of(false, false)),
+    ] {
+        if !names.is_empty() {
+            out.push_str(&format!("{what}: {names}\n"));
+        }
+    }
+    out
+}

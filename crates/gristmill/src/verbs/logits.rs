@@ -1,0 +1,105 @@
+//! `gristmill logits`: the raw scores after every token of a prompt.
+//!
+//! The tool for checking a port: run the same ids elsewhere in f32, and compare the arrays.
+
+use crate::args::{Ids, ModelArgs, RunsOn, Threads, load, parse_ids};
+use crate::term::{Done, catch_interrupts, check_interrupt, note, out, usage};
+use clap::Args;
+use gristmill::{Error, Settings, npy};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+#[derive(Args)]
+#[command(after_help = "Example: gristmill logits model.gguf --ids 1,2,3 -o logits.npy \
+                        --activations f32")]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// The prompt as token ids, such as 1,2,3
+    #[arg(long, value_parser = parse_ids, required_unless_present = "prompt",
+          conflicts_with = "prompt")]
+    ids: Option<Ids>,
+
+    /// The prompt as text, taken as it is: no chat template, BOS where the model wants one
+    #[arg(short, long)]
+    prompt: Option<String>,
+
+    /// Where to write an f32 array [tokens, vocabulary] (default: show the last row's best)
+    #[arg(short, long, value_name = "FILE.npy")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    runs_on: RunsOn,
+
+    #[command(flatten)]
+    threads: Threads,
+
+    /// Nothing on stderr but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Logits of a step that are held at a time, in numbers.
+const HELD: usize = 16 << 20;
+
+pub fn run(args: LogitsArgs) -> Done {
+    let model = args.model.open()?;
+    let settings = args.runs_on.settings(args.threads.threads)?;
+    let program = model.program(settings.kv)?;
+    let ids = match (args.ids, &args.prompt) {
+        (Some(Ids(ids)), _) => ids,
+        (None, Some(text)) => model.raw_prompt_with(&*model.tokenizer()?, text),
+        (None, None) => return usage("give --ids or --prompt"),
+    };
+    let cpu = args.runs_on.open(&settings, args.quiet)?;
+    catch_interrupts();
+    let info = model.info(settings.kv)?;
+    let vocab = info.vocab_size as usize;
+    let chunk = (HELD / vocab.max(1)).clamp(16, 512) as u32;
+    let context = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    if context > info.context_length && !args.quiet {
+        let most = info.context_length;
+        note(format_args!("the prompt has {context} tokens; the model was made for {most}"));
+    }
+    let settings = Settings { context, ..settings };
+    model.context(&program, &settings)?; // that it fits in memory
+    let mut engine = load(&model, cpu, program, settings.engine_options(context))?;
+
+    let file = args.output.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+    let io = |source| Error::Io { what: format!("writing {file}"), source };
+    let mut target = match &args.output {
+        Some(path) => {
+            let mut w = BufWriter::new(File::create(path).map_err(io)?);
+            w.write_all(&npy::header(&[ids.len(), vocab])).map_err(io)?;
+            Some(w)
+        }
+        None => None,
+    };
+    let mut last = vec![];
+    engine.each_logits(&[&ids], chunk, 0..usize::MAX, &mut |_, at, row| {
+        check_interrupt()?;
+        match &mut target {
+            Some(w) => npy::write_values(w, &file, row)?,
+            None if at + 1 == ids.len() => last = row.to_vec(),
+            None => {}
+        }
+        Ok(())
+    })?;
+    if let Some(mut w) = target {
+        w.flush().map_err(io)?;
+        if !args.quiet {
+            note(format_args!("wrote f32 [{}, {vocab}] to {file}", ids.len()));
+        }
+        return Ok(());
+    }
+    let mut order: Vec<usize> = (0..last.len()).collect();
+    order.sort_by(|&a, &b| last[b].total_cmp(&last[a]));
+    let tokenizer = model.tokenizer().ok(); // ids were given: it may have none
+    for &id in order.iter().take(10) {
+        let text = tokenizer.as_ref().map(|t| format!("{:?}", t.text(id as u32)));
+        out(&format!("{id:>8} {:>12.5}  {}\n", last[id], text.unwrap_or_default()))?;
+    }
+    Ok(())
+}

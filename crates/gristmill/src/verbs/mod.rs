@@ -1,0 +1,9 @@
+//! One file a verb: its options, and what it does.
+
+pub mod bench;
+pub mod devices;
+pub mod inspect;
+pub mod logits;
+pub mod perplexity;
+pub mod quantize;
+pub mod run;

@@ -1,0 +1,97 @@
+//! `gristmill quantize`: a float model in a smaller format.
+
+use crate::args::byte_bar;
+use crate::term::{Done, catch_interrupts, check_interrupt, note, size, usage};
+use clap::Args;
+use gristmill::{Error, Gguf, quantize};
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::PathBuf;
+
+#[derive(Args)]
+#[command(after_help = "Example: gristmill quantize model-f32.gguf model-q4_k.gguf --type q4_k")]
+pub struct QuantizeArgs {
+    /// A model in F32, F16 or BF16
+    input: PathBuf,
+
+    /// Where to write it
+    output: PathBuf,
+
+    /// The format of the matrices
+    #[arg(short, long = "type", value_name = "TYPE",
+          value_parser = ["q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "f16"], ignore_case = true)]
+    target: String,
+
+    /// Show every tensor with its error: the root of the mean square, relative to the values
+    #[arg(short, long)]
+    verbose: bool,
+
+    /// Nothing on stderr but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+pub fn run(args: QuantizeArgs) -> Done {
+    let target = quantize::TYPES.iter().find(|t| t.0.eq_ignore_ascii_case(&args.target));
+    let Some(&(_, target, _)) = target else { return usage("there is no such type") };
+    if !args.input.exists() {
+        return Err(crate::resolve::missing(&args.input.display().to_string()).into());
+    }
+    let gguf = Gguf::open(&args.input)?;
+    let file = args.output.display().to_string();
+    if fs::canonicalize(&args.output).ok() == fs::canonicalize(&args.input).ok() {
+        return usage(format!("{file} is the model itself; write to another file"));
+    }
+    catch_interrupts();
+    // Written beside its place and moved there when whole.
+    let mut part = args.output.clone().into_os_string();
+    part.push(".part");
+    let io = |source| Error::Io { what: format!("writing {file}"), source };
+    let total = gguf.tensors().iter().map(|t| t.bytes as u64).sum();
+    let bar = (!args.quiet && !args.verbose).then(|| byte_bar("quantizing", total));
+    let (mut before, mut after) = (0, 0);
+    let out = BufWriter::new(File::create(&part).map_err(io)?);
+    let done = quantize::quantize(&gguf, out, &file, target, &mut |t| {
+        check_interrupt()?;
+        before += t.bytes.0;
+        after += t.bytes.1;
+        if let Some(bar) = &bar {
+            bar.set_position(before);
+        }
+        if let (Some(wanted), false) = (t.instead_of, args.quiet) {
+            note(format_args!(
+                "{}: rows of {} are no whole number of {wanted} blocks of {}: written as {}",
+                t.name,
+                t.shape[0],
+                wanted.block_len(),
+                t.to
+            ));
+        }
+        if args.verbose {
+            let shape = format!("{:?}", t.shape);
+            note(format_args!(
+                "{:<32} {shape:>16} {:>5} -> {:<5} {:>11}  relative RMS error {:.6}",
+                t.name,
+                t.from.name(),
+                t.to.name(),
+                size(t.bytes.1),
+                t.rms_error
+            ));
+        }
+        Ok(())
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    match done.and_then(|_| fs::rename(&part, &args.output).map_err(io)) {
+        Ok(()) => {}
+        Err(e) => {
+            let _ = fs::remove_file(&part);
+            return Err(e.into());
+        }
+    }
+    if !args.quiet {
+        note(format_args!("wrote {file}: {} of tensors, from {}", size(after), size(before)));
+    }
+    Ok(())
+}

@@ -13,8 +13,8 @@
 use gristmill_core::{DType, HostTensor, quant};
 use gristmill_cpu::kernels::matmul::{MatmulArgs, MatmulKernel, PrepareArgs, select};
 use gristmill_cpu::pack::Packed;
-use gristmill_ir::Activations;
 use gristmill_cpu::simd::{Isa, Simd, WithSimd};
+use gristmill_ir::Activations;
 use std::sync::{Arc, Barrier};
 
 const DTYPES: [DType; 7] =

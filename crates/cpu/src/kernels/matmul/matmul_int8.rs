@@ -33,7 +33,7 @@ pub(super) unsafe fn matmul<S: Simd, F: IntFormat>(args: &MatmulArgs) {
     if args.tokens == 1 {
         for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
             // SAFETY: the set lies within the caller's groups.
-            with_gemv!(S, |M| unsafe { run_tile::<S, _, M, 1>(s, args, 0, set, group) });
+            unsafe { with_gemv!(S, |M| run_tile::<S, _, M, 1>(s, args, 0, set, group)) };
         }
         return;
     }
@@ -95,9 +95,11 @@ unsafe fn run_tiles<S: Simd, W: Source>(
             let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
             for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
                 // SAFETY: the tile and the set lie within the caller's.
-                with_tile!(S, n, |M, N| unsafe {
-                    run_tile::<S, _, M, N>(s, args, start, set, |g| source(g, share.start))
-                });
+                unsafe {
+                    with_tile!(S, n, |M, N| {
+                        run_tile::<S, _, M, N>(s, args, start, set, |g| source(g, share.start))
+                    });
+                }
             }
         }
     }
@@ -186,15 +188,6 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
     }
 }
 
-/// Keeps the compiler from moving loads across this point, for tiles that fill the registers: its
-/// scheduler would load early what is needed later, and spill accumulators to make room.
-#[inline(always)]
-fn in_order(accumulators: usize) {
-    if accumulators > 8 {
-        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-    }
-}
-
 /// Accumulators that already hold `-ZERO · Σ x`; `minus_sums` are the tokens' `-Σ x`.
 #[inline(always)]
 unsafe fn start<S: Simd, W: Source, const M: usize, const N: usize>(
@@ -233,14 +226,15 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                 w[m] = self.weights[m].quad::<S, J>(s, u);
             }
             for n in 0..N {
-                in_order(M * N);
                 let x = s.bytes_broadcast(x.add((J * N + n) * 4));
                 for m in 0..M {
-                    dots[m][n] = if W::WHOLE_BYTES {
+                    let dot = if W::WHOLE_BYTES {
                         s.mma_s8(dots[m][n], w[m], x)
                     } else {
                         s.mma_u7(dots[m][n], w[m], x)
                     };
+                    // A tile that fills the registers must stay in them: see `i32_pin`.
+                    dots[m][n] = if M * N > 8 { s.i32_pin(dot) } else { dot };
                 }
             }
         }
@@ -260,10 +254,8 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
         // SAFETY: the caller passes a unit of the weights and its activations.
         unsafe {
             for m in 0..M {
-                in_order(M * N);
                 let scale = self.weights[m].scale(s, u, run);
-                let min =
-                    if W::HAS_MIN { self.weights[m].min(s, u, run) } else { s.zero() };
+                let min = if W::HAS_MIN { self.weights[m].min(s, u, run) } else { s.zero() };
                 for n in 0..N {
                     let token = s.broadcast(x.add(word(0, N) + 4 * n).cast());
                     let dot = s.i32_to_f32(dots[m][n]);

@@ -1,5 +1,5 @@
 //! How long an operation takes on the CPU: `cargo run --release -p gristmill-conformance --example
-//! time_ops [threads]`.
+//! time_ops [threads [operation]]`.
 //!
 //! Each line is the median step of a plan that holds the operation and what it needs to read, with
 //! the weights (or keys and values) it streams a second. Compare GB/s with the machine's measured
@@ -112,10 +112,12 @@ fn main() -> gristmill_core::Result<()> {
         let (gb, gf) = (bytes / seconds / 1e9, flops / seconds / 1e9);
         println!("{what:44} {:>10.1} {gb:>8.2} {gf:>9.1}", seconds * 1e6);
     };
+    let only = std::env::args().nth(2).unwrap_or_default();
+    let wants = |name: &str| name.starts_with(&only);
     let (rows, cols) = (4096u32, 4096u32);
     let p = linear(rows, cols);
     for dtype in [DType::F16, DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q6_K] {
-        for n in [1, 8, 128] {
+        for n in [1, 8, 128].into_iter().filter(|_| wants("linear")) {
             let seconds = time(&cpu, &p, dtype, Activations::Int8, n, 0);
             let elements = f64::from(rows) * f64::from(cols);
             let bytes = elements * dtype.bits_per_element() / 8.0;
@@ -123,12 +125,13 @@ fn main() -> gristmill_core::Result<()> {
             line(what, seconds, bytes, 2.0 * elements * f64::from(n));
         }
     }
-    for n in [1, 128] {
+    for n in [1, 128].into_iter().filter(|_| wants("norm")) {
         let seconds = time(&cpu, &norm(4096), DType::F32, Activations::F32, n, 0);
         let bytes = f64::from(2 * 4 * 4096 * n);
         line(format!("norm 4096, {n} tokens"), seconds, bytes, bytes / 2.0);
     }
-    for (n, before) in [(1, 512), (1, 4096), (128, 1024)] {
+    let steps = [(1, 512), (1, 1024), (1, 4096), (128, 1024)];
+    for (n, before) in steps.into_iter().filter(|_| wants("attention")) {
         let p = attention(32, 8, 128, DType::F16);
         let seconds = time(&cpu, &p, DType::F32, Activations::F32, n, before);
         let keys = f64::from(before + n);

@@ -18,6 +18,11 @@ use std::ops::Range;
 /// Elements that are summed before they are added to the whole.
 const CHUNK: usize = 256;
 
+/// Elements and row groups of the piece of the weights that stays in cache for many tokens:
+/// 128 KiB of f16 with 16 rows a group, beside 24 KiB of activations for twelve tokens.
+const BLOCK_COLS: usize = 2 * CHUNK;
+const BLOCK_GROUPS: usize = 8;
+
 /// A dense weight element: how a register of rows is loaded.
 pub(super) trait Dense: DeviceRepr {
     /// # Safety
@@ -48,9 +53,8 @@ dense! {
 pub(super) unsafe fn dense<S: Simd, E: Dense>(args: &MatmulArgs) {
     let align = (4 * S::LANES).min(64);
     let stride = (args.cols * S::LANES * size_of::<E>()).next_multiple_of(align);
-    // With several tiles, all pass over a few groups while these are in cache.
     let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
-    let share = if tiles == 1 { args.groups.len() } else { S::GEMV_GROUPS };
+    let share = if tiles == 1 { args.groups.len() } else { BLOCK_GROUPS };
     // SAFETY: the caller's promise; groups of this matrix only.
     unsafe {
         let group = |g, _| Rows(args.weights.add(g * stride).cast::<E>());
@@ -81,7 +85,7 @@ pub(super) unsafe fn blocks<S: Simd, F: IntFormat>(args: &MatmulArgs) {
             with_gemv!(S, |M| s.vectorize(Tile::<_, M, 1> {
                 weights: std::array::from_fn(|m| group(set.group(m))),
                 x: args.x.cast::<f32>(),
-                cols: args.cols,
+                k: 0..args.cols,
                 out: Output::new::<S>(args, 0, set),
             }));
         }
@@ -140,20 +144,26 @@ unsafe fn matmul<S: Simd, W: Rows32>(
     // SAFETY: the caller's promise.
     let s = unsafe { S::assume() };
     let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
+    // With several tiles, all pass over a piece of a few groups that stays in cache, and a tile's
+    // piece of x stays for these groups; y holds the sums so far. A single tile reads its weights
+    // once, all the way.
+    let piece = if tiles == 1 { args.cols.max(1) } else { BLOCK_COLS };
     let mut rest = args.groups.clone();
     while !rest.is_empty() {
         let share = rest.start..rest.end.min(rest.start + share);
         rest.start = share.end;
         begin(share.clone());
-        for t in 0..tiles {
-            let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
-            for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
-                with_tile!(S, n, |M, N| s.vectorize(Tile::<W, M, N> {
-                    weights: std::array::from_fn(|m| group(set.group(m), share.start)),
-                    x: args.x.cast::<f32>().wrapping_add(start * args.cols),
-                    cols: args.cols,
-                    out: Output::new::<S>(args, start, set),
-                }));
+        for k in (0..args.cols).step_by(piece) {
+            for t in 0..tiles {
+                let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
+                for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
+                    with_tile!(S, n, |M, N| s.vectorize(Tile::<W, M, N> {
+                        weights: std::array::from_fn(|m| group(set.group(m), share.start)),
+                        x: args.x.cast::<f32>().wrapping_add(start * args.cols),
+                        k: k..args.cols.min(k + piece),
+                        out: Output::new::<S>(args, start, set),
+                    }));
+                }
             }
         }
     }
@@ -296,7 +306,8 @@ struct Tile<W, const M: usize, const N: usize> {
     weights: [W; M],
     /// The prepared token tile, `[k][N]`.
     x: *const f32,
-    cols: usize,
+    /// The elements to sum; all but the first piece of a row add to what y holds.
+    k: Range<usize>,
     out: Output<M>,
 }
 
@@ -306,11 +317,15 @@ impl<W: Rows32, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let mut sums = [[s.zero(); N]; M];
-        let mut k = 0;
-        while k < self.cols {
-            let ks = (self.cols - k).min(CHUNK);
+        if self.k.start > 0 {
+            // SAFETY: the tile was made for tokens and groups of the caller's y.
+            unsafe { self.out.load(s, &mut sums) };
+        }
+        let mut k = self.k.start;
+        while k < self.k.end {
+            let ks = (self.k.end - k).min(CHUNK);
             let mut parts = [[s.zero(); N]; M];
-            // SAFETY: whoever made the tile gave groups and activations of `cols` elements.
+            // SAFETY: whoever made the tile gave groups and activations of all of `k`.
             unsafe {
                 let x = self.x.add(k * N);
                 W::accumulate(s, &self.weights, k, ks, x, &mut parts);

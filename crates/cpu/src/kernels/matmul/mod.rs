@@ -236,6 +236,18 @@ impl<const M: usize> Output<M> {
     /// # Safety
     /// `y` has `N` tokens from `start` on, and the rows of the set's groups.
     #[inline(always)]
+    unsafe fn load<S: Simd, const N: usize>(&self, s: S, sums: &mut [[S::F32; N]; M]) {
+        for (sums, &(first, rows)) in sums.iter_mut().zip(&self.rows) {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { s.load_n(self.y.add(n * self.y_stride + first), rows) };
+            }
+        }
+    }
+
+    /// # Safety
+    /// `y` has `N` tokens from `start` on, and the rows of the set's groups.
+    #[inline(always)]
     unsafe fn store<S: Simd, const N: usize>(&self, s: S, sums: &[[S::F32; N]; M]) {
         for (sums, &(first, rows)) in sums.iter().zip(&self.rows) {
             for (n, &sum) in sums.iter().enumerate() {

@@ -20,11 +20,19 @@ const INTRINSICS: &[(&str, &str)] =
 
 /// Calls that may stand inside a loop of a kernel: a part of the kernel's name, a part of the
 /// callee's, and why.
-const CALLS: &[(&str, &str, &str)] = &[(
-    "gristmill_cpu::kernels",
-    "::vectorize",
-    "the entry of an instruction set: one call for a whole range of rows",
-)];
+const CALLS: &[(&str, &str, &str)] = &[
+    (
+        "gristmill_cpu::kernels",
+        "::vectorize",
+        "the entry of an instruction set: one call for a whole range of rows",
+    ),
+    ("gristmill_cpu", "memset", "clears a whole row or page; the library's loop is the best one"),
+    (
+        "gristmill_cpu::kernels::matmul::select",
+        "detect",
+        "chooses a kernel when a plan is compiled; computes nothing",
+    ),
+];
 
 fn is_kernel(name: &str) -> bool {
     let vectorized = name.contains("gristmill_cpu::simd") && name.contains("vectorize");
@@ -46,6 +54,8 @@ pub fn run(args: &[String]) -> Result<()> {
         .values()
         .map(String::as_str)
         .filter(|n| n.contains("core::core_arch::"))
+        // Glue of types that hold registers computes nothing.
+        .filter(|n| !n.contains("drop_in_place<") && !n.contains(" as core::fmt::"))
         .filter(|n| !INTRINSICS.iter().any(|(part, _)| n.contains(part)))
         .collect();
 

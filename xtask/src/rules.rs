@@ -15,9 +15,11 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/core/src/element.rs", "which types are plain data"),
     ("crates/cpu/src/simd", "intrinsics and target features"),
     ("crates/cpu/src/kernels", "raw pointers into packed weights and workspaces"),
-    ("crates/cpu/src/pack", "packed memory on large pages"),
     ("crates/cpu/src/pool", "workers borrow a job for as long as it runs"),
     ("crates/cpu/src/plan", "the workspace is cut into disjoint values"),
+    ("crates/cpu/src/memory.rs", "aligned memory on large pages"),
+    ("crates/cpu/src/backend.rs", "launches a plan over the context's workspace"),
+    ("crates/cpu/src/weights.rs", "members pack disjoint groups of one buffer"),
     ("crates/models/src/gguf", "mapped files"),
     ("crates/cuda/src/driver", "calls into the driver"),
     ("crates/cuda/src/module", "calls into the driver"),
@@ -26,8 +28,10 @@ const UNSAFE: &[(&str, &str)] = &[
 
 /// Where `dyn` may stand in the CPU backend: files that begin with the first text, lines that
 /// contain the second, and why.
-const DYN: &[(&str, &str, &str)] =
-    &[(CPU, "dyn FnMut(&TensorDecl)", "`Backend::load` calls back for each tensor, once")];
+const DYN: &[(&str, &str, &str)] = &[
+    (CPU, "dyn FnMut(&TensorDecl)", "`Backend::load` calls back for each tensor, once"),
+    ("crates/cpu/src/plan", "dyn Fn(Value) -> At", "looks up where values lie, at compile"),
+];
 
 /// Storage formats, as they could appear in the name of a function.
 const FORMATS: &[&str] = &[

@@ -88,6 +88,13 @@ impl Cpu {
     }
 }
 
+/// Steps that only copy pages are numbered from here, so that launches have numbers in a row.
+const COPIES: u64 = 1 << 63;
+
+fn never_began(s: Step) -> Error {
+    Error::Runtime(format!("step {} never began", s.0))
+}
+
 /// Whether a value lies where a step of this context has put it.
 fn placed(c: &Context, output: Output) -> Result<Placed> {
     let found = c.placed.iter().flatten().find(|p| p.output == output);
@@ -175,8 +182,10 @@ impl Backend for Cpu {
                 "a batch of {tokens} tokens, {seqs} sequences and {rows} rows is above {most:?}"
             )));
         }
+        // Should this step be refused, there is no latest result any more.
+        c.placed = [None; 4];
         c.apply(b.moves)?;
-        c.ints.fill(b, &c.layout, &p.windows, &c.last)?;
+        c.ints.fill(b, &c.layout, &p.windows, p.split_items, &c.last)?;
         p.check(&c.ints, &c.inputs)?;
         if c.poison {
             c.workspace.as_mut_slice().fill(0xFF);
@@ -217,16 +226,13 @@ impl Backend for Cpu {
             return Err(Error::Runtime("only the latest step can be sampled here".into()));
         }
         let rows = rows_of(c, &p)?;
-        if b.params.len() != rows || (!b.slots.is_empty() && b.slots.len() != rows) {
-            return Err(Error::Runtime(format!(
-                "{} rows of parameters for {rows} rows of logits",
-                b.params.len()
-            )));
-        }
-        b.params.iter().try_for_each(sample::check)?;
+        sample::check_batch(b, rows, p.width, c.last.len())?;
         let mut candidates = std::mem::take(&mut c.candidates);
         let mut adjusted = std::mem::take(&mut c.adjusted);
         let mut out = std::mem::take(c.results_of(s));
+        out.1.picked.clear();
+        out.1.top.clear();
+        out.1.wanted.clear();
         let done = self.sample_rows(c, &p, b, &mut adjusted, &mut candidates, &mut out.1);
         *c.results_of(s) = out;
         (c.candidates, c.adjusted) = (candidates, adjusted);
@@ -243,15 +249,22 @@ impl Backend for Cpu {
     }
 
     fn finish(&self, c: &mut Context, s: Step, out: &mut Results, _: &Waker) -> Result<bool> {
+        out.picked.clear();
+        out.top.clear();
+        out.wanted.clear();
+        if let Some(copy) = s.0.checked_sub(COPIES) {
+            // Copies have nothing to give and were done at once.
+            return if copy <= c.copies { Ok(true) } else { Err(never_began(s)) };
+        }
+        if s.0 == 0 || s.0 > c.step {
+            return Err(never_began(s));
+        }
         let held = c.results_of(s);
         if held.0 != s.0 {
             return Err(Error::Runtime(format!("step {} is no longer in flight", s.0)));
         }
-        out.picked.clear();
         out.picked.extend_from_slice(&held.1.picked);
-        out.top.clear();
         out.top.extend_from_slice(&held.1.top);
-        out.wanted.clear();
         out.wanted.extend_from_slice(&held.1.wanted);
         let bytes = size_of::<Picked>() * out.picked.len()
             + size_of::<(u32, f32)>() * out.top.len()
@@ -324,6 +337,7 @@ impl Cpu {
     ) -> Result<()> {
         let vocab = p.width;
         let words = vocab.div_ceil(32);
+        out.wanted.resize(b.want.len(), 0.0);
         for (row, params) in b.params.iter().enumerate() {
             let logits = result(c, p)?;
             let logits_of = |r: usize| &logits[r * vocab..(r + 1) * vocab];
@@ -335,25 +349,18 @@ impl Cpu {
                 adjusted.clear();
                 adjusted.extend_from_slice(values);
                 if let Some(&(_, other, g)) = guided {
-                    let other = other as usize;
-                    if (other + 1) * vocab > logits.len() {
-                        return Err(Error::Runtime(format!("guidance from row {other}")));
-                    }
-                    for (a, &o) in adjusted.iter_mut().zip(logits_of(other)) {
+                    for (a, &o) in adjusted.iter_mut().zip(logits_of(other as usize)) {
                         *a = o + (g + 1.0) * (*a - o);
                     }
                 }
                 for &(r, token, v) in b.bias {
-                    if r as usize == row && (token as usize) < vocab {
+                    if r as usize == row {
                         adjusted[token as usize] += v;
                     }
                 }
                 if mask >= 0 {
                     let at = mask as usize * words;
-                    let bits = b
-                        .allow
-                        .get(at..at + words)
-                        .ok_or_else(|| Error::Runtime(format!("mask {mask} does not exist")))?;
+                    let bits = &b.allow[at..at + words];
                     for (i, a) in adjusted.iter_mut().enumerate() {
                         if bits[i / 32] >> (i % 32) & 1 == 0 {
                             *a = f32::NEG_INFINITY;
@@ -370,10 +377,9 @@ impl Cpu {
                 )));
             }
             let picked = sample::pick(values, peak, params, candidates);
-            for &(r, token) in b.want {
+            for (&(r, token), wanted) in b.want.iter().zip(&mut out.wanted) {
                 if r as usize == row {
-                    let l = values.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
-                    out.wanted.push(l - peak.log_sum);
+                    *wanted = values[token as usize] - peak.log_sum;
                 }
             }
             if b.top_logprobs > 0 {
@@ -393,10 +399,7 @@ impl Cpu {
             if let Some(&slot) = b.slots.get(row)
                 && slot != u32::MAX
             {
-                *c.last
-                    .get_mut(slot as usize)
-                    .ok_or_else(|| Error::Runtime(format!("slot {slot} does not exist")))? =
-                    picked.id;
+                c.last[slot as usize] = picked.id;
             }
         }
         Ok(())
@@ -434,6 +437,7 @@ impl Cpu {
                 }
             }
         }
-        Ok(c.next_step())
+        c.copies += 1;
+        Ok(Step(COPIES + c.copies))
     }
 }

@@ -34,6 +34,8 @@ pub struct Context {
     /// Rows written by the host, for each input.
     pub(crate) inputs: [Vec<f32>; 2],
     pub(crate) step: u64,
+    /// Copies to and from host memory so far.
+    pub(crate) copies: u64,
     /// Results of the step that is latest.
     pub(crate) placed: [Option<Placed>; 4],
     /// Results of the steps in flight, by number.
@@ -125,6 +127,7 @@ impl Context {
             last: vec![u32::MAX; layout.slots as usize],
             inputs: [vec![], vec![]],
             step: 0,
+            copies: 0,
             placed: [None; 4],
             results: (0..in_flight).map(|_| (0, result())).collect(),
             host,
@@ -159,6 +162,11 @@ impl Context {
     pub(crate) fn apply(&mut self, moves: &[Move]) -> Result<()> {
         for m in moves {
             let tokens = self.layout.page_tokens as usize;
+            if let Move::Page { group, .. } | Move::Row { group, .. } = *m
+                && usize::from(group) >= self.layout.pages.len()
+            {
+                return Err(no_such("page group", group.into()));
+            }
             for s in &mut self.states {
                 match (*m, s) {
                     (
@@ -259,12 +267,14 @@ impl Integers {
         }
     }
 
-    /// Copies, resolves and checks a batch. `windows` are those of the program's groups.
+    /// Copies, resolves and checks a batch. `windows` are those of the program's groups,
+    /// `split_items` the most items of an attention that shares out spans.
     pub(crate) fn fill(
         &mut self,
         b: &Batch<'_>,
         layout: &Layout,
         windows: &[Option<u32>],
+        split_items: usize,
         last: &[u32],
     ) -> Result<()> {
         let bad = |what: &str| Error::Runtime(format!("batch: {what}"));
@@ -324,7 +334,7 @@ impl Integers {
             return Err(bad("page_starts do not divide the pages"));
         }
         for (g, &window) in windows.iter().enumerate() {
-            self.fill_group(b, layout, g, window, seqs)?;
+            self.fill_group(b, layout, g, window, split_items)?;
         }
         Ok(())
     }
@@ -336,9 +346,10 @@ impl Integers {
         layout: &Layout,
         g: usize,
         window: Option<u32>,
-        seqs: usize,
+        split_items: usize,
     ) -> Result<()> {
         let bad = |what: String| Error::Runtime(format!("batch: {what}"));
+        let seqs = b.kv_len.len();
         let p = layout.page_tokens;
         let pages = layout.pages[g];
         let work = &mut self.groups[g];
@@ -348,13 +359,19 @@ impl Integers {
         work.token_items.clear();
         let one_each = b.tokens.len() == seqs;
         let longest = b.kv_len.iter().copied().max().unwrap_or(0);
-        work.split = one_each && longest as usize > SPAN;
+        // Sequences that share pages may have more spans than the pages hold: then nothing is
+        // shared out, which gives the same bits.
+        let spans = |&len: &u32| (len as usize).div_ceil(SPAN);
+        work.split = one_each
+            && longest as usize > SPAN
+            && b.kv_len.iter().map(spans).sum::<usize>() <= split_items;
         for s in 0..seqs {
             let table = b.page_starts[g * seqs + s] as usize;
             let held = &b.pages[table..b.page_starts[g * seqs + s + 1] as usize];
             let tree_base = b.tree_base.get(s).copied().unwrap_or(u32::MAX);
             let range = b.seq_starts[s] as usize..b.seq_starts[s + 1] as usize;
-            let mut spans = [u32::MAX, 0];
+            // Tokens of an item see keys that overlap or adjoin, so all pages between are held.
+            let (mut first_token, mut seen) = (range.start, [0, 0]);
             for t in range.clone() {
                 let index = b.kv_index[t];
                 let [from, to] = b.visible[t];
@@ -362,6 +379,9 @@ impl Integers {
                     return Err(bad(format!("token {t} sees {from}..{to} of {}", b.kv_len[s])));
                 }
                 let from = window.map_or(from, |w| from.max((index + 1).saturating_sub(w)));
+                if from >= to {
+                    return Err(bad(format!("token {t} sees nothing within its window")));
+                }
                 if held.len() * (p as usize) < to.max(index + 1) as usize {
                     return Err(bad(format!("sequence {s} has no page for key {to}")));
                 }
@@ -370,23 +390,33 @@ impl Integers {
                     return Err(bad(format!("page {page} of {pages} in group {g}")));
                 }
                 work.cache_rows.push(held[(index / p) as usize] * p + index % p);
-                let (first, last) = (from / SPAN as u32, (to - 1) / SPAN as u32);
-                spans = [spans[0].min(first), spans[1].max(last)];
-                let item = |t: usize, n: u32, spans: [u32; 2]| Item {
+                let span = |key: u32| key / SPAN as u32;
+                let item = |t: usize, n: usize, [from, to]: [u32; 2]| Item {
                     token: t as u32,
-                    tokens: n,
+                    tokens: n as u32,
                     table: table as u32,
                     tree_base,
-                    spans,
+                    spans: [span(from), span(to - 1)],
                 };
                 if work.split {
                     let at = work.items.len() as u32;
-                    work.items.extend((first..=last).map(|span| item(t, 1, [span, span])));
+                    let each = span(from)..=span(to - 1);
+                    let part = |i| item(t, 1, [i * SPAN as u32, i * SPAN as u32 + 1]);
+                    work.items.extend(each.map(part));
                     work.token_items.push([at, work.items.len() as u32 - 1]);
-                } else if (t + 1 - range.start) % TILE == 0 || t + 1 == range.end {
-                    let n = (t - range.start) % TILE + 1;
-                    work.items.push(item(t + 1 - n, n as u32, spans));
-                    spans = [u32::MAX, 0];
+                    continue;
+                }
+                let apart = from > seen[1] || to < seen[0];
+                if t > first_token && (apart || t - first_token == TILE) {
+                    work.items.push(item(first_token, t - first_token, seen));
+                    first_token = t;
+                }
+                seen = match t == first_token {
+                    true => [from, to],
+                    false => [seen[0].min(from), seen[1].max(to)],
+                };
+                if t + 1 == range.end {
+                    work.items.push(item(first_token, t + 1 - first_token, seen));
                 }
             }
         }

@@ -7,13 +7,13 @@
 //! draw from the softmax, needs no order of summation, and gives the same token on every device.
 
 use gristmill_core::{Error, Result, philox, unit};
-use gristmill_ir::{Picked, Sampling};
+use gristmill_ir::{Picked, SampleBatch, Sampling};
 
 /// What [`crate::kernels::logits::peak`] said of the row.
 pub(crate) use crate::kernels::logits::Peak;
 
 /// Checks the parameters of a row.
-pub(crate) fn check(p: &Sampling) -> Result<()> {
+fn check(p: &Sampling) -> Result<()> {
     let bad = |what: &str, v: f32| Err(Error::Usage(format!("{what} {v} is out of range")));
     if !(0.0..=f32::MAX).contains(&p.temperature) {
         return bad("temperature", p.temperature);
@@ -25,6 +25,42 @@ pub(crate) fn check(p: &Sampling) -> Result<()> {
         return bad("min-p", p.min_p);
     }
     Ok(())
+}
+
+/// Checks that everything to sample exists: `rows` rows of `vocab` logits, `slots` slots.
+pub(crate) fn check_batch(
+    b: &SampleBatch<'_>,
+    rows: usize,
+    vocab: usize,
+    slots: usize,
+) -> Result<()> {
+    let bad = |what: String| Err(Error::Runtime(format!("sampling: {what}")));
+    if b.params.len() != rows {
+        return bad(format!("parameters of {} rows for {rows} rows of logits", b.params.len()));
+    }
+    for (what, n) in [("slots", b.slots.len()), ("masks", b.allow_row.len())] {
+        if n != 0 && n != rows {
+            return bad(format!("{n} {what} for {rows} rows of logits"));
+        }
+    }
+    b.params.iter().try_for_each(check)?;
+    if let Some(slot) = b.slots.iter().find(|&&s| s != u32::MAX && s as usize >= slots) {
+        return bad(format!("slot {slot} does not exist"));
+    }
+    let masks = b.allow.len() / vocab.div_ceil(32).max(1);
+    if let Some(mask) = b.allow_row.iter().find(|&&m| m >= masks as i32) {
+        return bad(format!("mask {mask} does not exist"));
+    }
+    let tokens = b.bias.iter().map(|&(row, token, _)| (row, token)).chain(b.want.iter().copied());
+    for (row, token) in tokens {
+        if row as usize >= rows || token as usize >= vocab {
+            return bad(format!("there is no token {token} in row {row}"));
+        }
+    }
+    match b.combine.iter().find(|c| c.0.max(c.1) as usize >= rows) {
+        Some(c) => bad(format!("guidance of row {} from row {}", c.0, c.1)),
+        None => Ok(()),
+    }
 }
 
 /// Picks a token of `logits`. `kept` is scratch with room for the vocabulary.

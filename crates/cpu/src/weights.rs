@@ -113,13 +113,6 @@ impl Weights {
         let mut derived = self.0.derived.lock().unwrap_or_else(PoisonError::into_inner);
         derived.entry(key).or_insert_with(|| values().into()).as_ptr()
     }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> u64 {
-        let matrices: usize = self.0.matrices.values().map(|m| m.bytes().len()).sum();
-        let vectors: usize = self.0.vectors.values().map(|v| v.len() * size_of::<f32>()).sum();
-        (matrices + vectors) as u64
-    }
 }
 
 fn missing(name: &str) -> Error {

@@ -85,7 +85,7 @@ fn groups_can_be_packed_apart() {
     for isa in Isa::available() {
         let t = tensor(DType::Q5_K, [3, 37, 512], 5);
         let whole = Packed::new(isa, &t).unwrap();
-        let mut parts = Packed::zeroed(whole.layout().clone());
+        let mut parts = Packed::zeroed(whole.layout().clone()).unwrap();
         let layout = whole.layout().clone();
         let total = layout.experts() * layout.groups();
         for (i, out) in parts.bytes_mut().chunks_mut(2 * layout.group_bytes()).enumerate() {

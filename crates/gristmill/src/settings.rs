@@ -87,7 +87,7 @@ fn context_that_fits(
     let wanted = model.info(settings.kv)?.context_length.max(2);
     let Some(free) = free_beside(model) else { return Ok((wanted, None)) };
     let each = kv_bytes(program) * u64::from(settings.max_seqs);
-    let fits = if each == 0 { u64::MAX } else { (free as f64 * SHARE) as u64 / each };
+    let fits = ((free as f64 * SHARE) as u64).checked_div(each).unwrap_or(u64::MAX);
     if fits >= u64::from(wanted) {
         return Ok((wanted, None));
     }

@@ -81,6 +81,21 @@ fn ids(list: &serde_json::Value) -> Option<Vec<u32>> {
     Some(list.iter().map(|id| id.as_u64().unwrap() as u32).collect())
 }
 
+/// The real vocabulary of a sentence embedding model.
+#[test]
+fn minilm() {
+    let Some(path) = data("models/all-MiniLM-L6-v2/all-MiniLM-L6-v2-f16.gguf") else { return };
+    let golden = std::fs::read(path.with_file_name("golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+    let t = load(&path);
+    let sentences = golden["sentences"].as_array().unwrap();
+    for (text, want) in sentences.iter().zip(golden["ids"].as_array().unwrap()) {
+        let text = text.as_str().unwrap();
+        assert_eq!(t.encode(text, true, true), ids(want).unwrap(), "{text:?}");
+    }
+    eprintln!("MiniLM: {} cases", sentences.len());
+}
+
 #[test]
 fn stories() {
     let Some(path) = data("models/stories260K/stories260K-f32.gguf") else { return };
@@ -176,4 +191,160 @@ proptest! {
             }
         }
     }
+}
+
+/// Not a check: `cargo test --release -p gristmill-models --test tokenizer -- --ignored --nocapture`
+#[test]
+#[ignore = "prints timings"]
+fn timings() {
+    let best = |f: &mut dyn FnMut()| {
+        let once = |f: &mut dyn FnMut()| {
+            let start = Instant::now();
+            f();
+            start.elapsed()
+        };
+        (0..15).map(|_| once(f)).min().unwrap_or_default()
+    };
+    let paragraph = "If the object is a class instance, the call is passed to it (12345 times); \
+                     otherwise Привет und naïve 今天天气 is raised.\n\n    x = y[0] + 1\n";
+    let text = paragraph.repeat(2000);
+    for name in ["gpt-2", "llama-bpe", "qwen2", "deepseek-llm", "llama-spm", "bert-bge"] {
+        let Some(path) = data(&format!("tokenizers/gguf/ggml-vocab-{name}.gguf")) else { return };
+        let open = best(&mut || drop(Gguf::open(&path).unwrap()));
+        let gguf = Gguf::open(&path).unwrap();
+        let build = best(&mut || drop(Tokenizer::from_gguf(&gguf).unwrap()));
+        let t = Tokenizer::from_gguf(&gguf).unwrap();
+        let encode = best(&mut || drop(t.encode(&text, true, true)));
+        let rate = text.len() as f64 / 1e6 / encode.as_secs_f64();
+        eprintln!("{name}: open {open:?}, build {build:?}, encode {rate:.1} MB/s");
+        if ["llama-bpe", "qwen2"].contains(&name) {
+            let theirs = best(&mut || drop(reference(&path, r"\p{L}+")));
+            eprintln!("{name}: the tokenizers crate builds in {theirs:?}");
+        }
+    }
+}
+
+/// The same vocabulary in the `tokenizers` crate, as an independent implementation.
+fn reference(path: &Path, pattern: &str) -> tokenizers::Tokenizer {
+    use tokenizers::models::bpe::BPE;
+    use tokenizers::pre_tokenizers::{byte_level::ByteLevel, sequence::Sequence, split::Split};
+    use tokenizers::{SplitDelimiterBehavior, pre_tokenizers::split::SplitPattern};
+    let gguf = Gguf::open(path).unwrap();
+    let tokens = gguf.get_strs("tokenizer.ggml.tokens").unwrap();
+    let vocab: Vec<(String, u32)> = tokens.iter().map(|t| t.to_string()).zip(0..).collect();
+    let merges = gguf.get_strs("tokenizer.ggml.merges").unwrap();
+    let merges = merges.iter().map(|m| m.split_once(' ').unwrap());
+    let model = BPE::builder()
+        .vocab_and_merges(
+            vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(),
+            merges.map(|(a, b)| (a.to_string(), b.to_string())).collect(),
+        )
+        .ignore_merges(path.to_string_lossy().contains("llama-bpe"))
+        .build()
+        .unwrap();
+    let mut t = tokenizers::Tokenizer::new(model);
+    let pattern = SplitPattern::Regex(pattern.into());
+    let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap();
+    let bytes = ByteLevel::new(false, false, false);
+    t.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), bytes.into()])));
+    if path.to_string_lossy().contains("qwen2") {
+        t.with_normalizer(Some(tokenizers::normalizers::NFC)).unwrap();
+    }
+    t
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    /// Merging by our own code equals the crate's, on any text.
+    #[test]
+    fn byte_level_bpe_equals_the_tokenizers_crate(
+        text in prop_oneof![any::<String>(), r"([ \n]{0,3}[a-zA-Z]{1,12}|[0-9]{1,5}|[.,!?'<>|]{1,3}|[éß今Ж😀\u{301}]{1,3}){0,30}"]
+    ) {
+        type Pair = Option<(Tokenizer, tokenizers::Tokenizer)>;
+        static LLAMA: OnceLock<Pair> = OnceLock::new();
+        static QWEN: OnceLock<Pair> = OnceLock::new();
+        let ending = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+";
+        for (name, numbers, cell) in
+            [("llama-bpe", r"\p{N}{1,3}", &LLAMA), ("qwen2", r"\p{N}", &QWEN)]
+        {
+            let pair = cell.get_or_init(|| {
+                let path = data(&format!("tokenizers/gguf/ggml-vocab-{name}.gguf"))?;
+                Some((load(&path), reference(&path, &format!("{words}|{numbers}|{ending}"))))
+            });
+            let Some((ours, theirs)) = pair else { continue };
+            let want = theirs.encode_fast(text.as_str(), false).unwrap();
+            prop_assert_eq!(ours.encode(&text, false, false), want.get_ids(), "{}", name);
+        }
+    }
+}
+
+/// The bytes of a Python string or bytes literal.
+fn python_literal(text: &str) -> Vec<u8> {
+    let (bytes, text) = match text.strip_prefix('b') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let mut out = Vec::new();
+    let mut chars = text[1..text.len() - 1].chars();
+    let mut put = |n: u32| {
+        if bytes {
+            out.push(u8::try_from(n).unwrap());
+        } else {
+            out.extend(char::from_u32(n).unwrap().to_string().as_bytes());
+        }
+    };
+    while let Some(c) = chars.next() {
+        let hex = |chars: &mut std::str::Chars<'_>, n| {
+            u32::from_str_radix(&chars.take(n).collect::<String>(), 16).unwrap()
+        };
+        put(match c {
+            '\\' => match chars.next().unwrap() {
+                'n' => 10,
+                't' => 9,
+                'r' => 13,
+                'x' => hex(&mut chars, 2),
+                'u' => hex(&mut chars, 4),
+                c => c.into(),
+            },
+            c => c.into(),
+        });
+    }
+    out
+}
+
+/// RWKV's vocabulary of 65,000 tokens, against its own tokenizer's ids.
+#[test]
+fn rwkv_world_gives_the_stored_ids() {
+    use std::fmt::Write;
+    let Some(path) = data("tokenizers/rwkv-world/rwkv_vocab_v20230424.txt") else { return };
+    let mut tokens = vec!["<s>".to_string()];
+    for line in std::fs::read_to_string(&path).unwrap().lines() {
+        let (id, rest) = line.split_once(' ').unwrap();
+        let (literal, len) = rest.rsplit_once(' ').unwrap();
+        let bytes = python_literal(literal);
+        assert_eq!((tokens.len(), bytes.len()), (id.parse().unwrap(), len.parse().unwrap()));
+        let mut escaped = String::new();
+        bytes.iter().for_each(|b| write!(escaped, "\\x{b:02x}").unwrap());
+        tokens.push(escaped);
+    }
+    let kinds: Vec<i32> = (0..tokens.len()).map(|i| if i == 0 { 3 } else { 1 }).collect();
+    let mut w = gristmill_models::gguf::GgufWriter::new("world");
+    w.set("tokenizer.ggml.model", "rwkv").unwrap();
+    w.set("tokenizer.ggml.tokens", tokens.as_slice()).unwrap();
+    w.set("tokenizer.ggml.token_type", kinds.as_slice()).unwrap();
+    let t =
+        Tokenizer::from_gguf(&common::open(w.write(Vec::new(), &[]).unwrap()).unwrap()).unwrap();
+    let golden = std::fs::read(path.with_file_name("golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+    let mut n = 0;
+    for case in golden.as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let want = ids(&case["ids"]).unwrap();
+        assert_eq!(t.encode(text, true, false), want, "{text:?}");
+        assert_eq!(t.decode(&want), text);
+        n += 1;
+    }
+    eprintln!("rwkv world: {n} cases");
 }

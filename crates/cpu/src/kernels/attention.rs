@@ -168,14 +168,14 @@ impl Running {
     /// # Safety
     /// The pointers hold `rows` rows of results of `d` elements.
     #[inline(always)]
-    unsafe fn reset(self, rows: usize, d: usize) {
+    unsafe fn reset<S: Simd>(self, s: S, rows: usize, d: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             for r in 0..rows {
                 *self.max.add(r) = f32::NEG_INFINITY;
                 *self.sum.add(r) = 0.0;
             }
-            std::ptr::write_bytes(self.out, 0, rows * d);
+            super::norm::zero(s, self.out, rows * d);
         }
     }
 }
@@ -200,10 +200,15 @@ unsafe fn join<S: Simd>(s: S, into: Running, part: Running, d: usize) {
         *into.max = max;
         *into.sum = *into.sum * keep + *part.sum * take;
         let (keep, take) = (s.splat(keep), s.splat(take));
-        super::norm::map(s, d, |i, n| {
-            let a = s.mul(s.load_n(into.out.add(i), n), keep);
-            s.store_n(into.out.add(i), n, s.fma(s.load_n(part.out.add(i), n), take, a));
-        });
+        super::norm::map(
+            s,
+            d,
+            #[inline(always)]
+            |i, n| {
+                let a = s.mul(s.load_n(into.out.add(i), n), keep);
+                s.store_n(into.out.add(i), n, s.fma(s.load_n(part.out.add(i), n), take, a));
+            },
+        );
     }
 }
 
@@ -238,17 +243,22 @@ impl<K: Stored, V: Stored> WithSimd for Attend<'_, K, V> {
                     let head = self.kv_head * group + r % group;
                     let from = a.q.add((token * a.heads + head) * d);
                     let scale = s.splat(a.scale);
-                    super::norm::map(s, d, |i, n| {
-                        s.store_n(to.add(i), n, s.mul(s.load_n(from.add(i), n), scale));
-                    });
+                    super::norm::map(
+                        s,
+                        d,
+                        #[inline(always)]
+                        |i, n| {
+                            s.store_n(to.add(i), n, s.mul(s.load_n(from.add(i), n), scale));
+                        },
+                    );
                 } else {
-                    std::ptr::write_bytes(to, 0, d);
+                    super::norm::zero(s, to, d);
                 }
             }
             let [first, last] = self.item.spans;
-            total.reset(rows, d);
+            total.reset(s, rows, d);
             for span in first..=last {
-                part.reset(padded, d);
+                part.reset(s, padded, d);
                 self.span(s, span as usize, q, scores, part);
                 if !self.partials.is_null() {
                     self.keep(s, part);
@@ -296,9 +306,14 @@ unsafe fn finish<S: Simd>(
     }
     let inverse = s.splat(inverse);
     // SAFETY: the caller's promise.
-    super::norm::map(s, a.head_dim, |i, n| unsafe {
-        s.store_n(to.add(i), n, s.mul(s.load_n(from.add(i), n), inverse));
-    });
+    super::norm::map(
+        s,
+        a.head_dim,
+        #[inline(always)]
+        |i, n| unsafe {
+            s.store_n(to.add(i), n, s.mul(s.load_n(from.add(i), n), inverse));
+        },
+    );
 }
 
 impl<K: Stored, V: Stored> Attend<'_, K, V> {
@@ -425,17 +440,22 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
             }
             let (old, new) = (*part.max.add(r), s.max_across(most));
             if new == f32::NEG_INFINITY {
-                std::ptr::write_bytes(scores, 0, p);
+                super::norm::zero(s, scores, p);
                 return;
             }
             let max = if new > old { new } else { old };
             if max > old && old > f32::NEG_INFINITY {
                 let keep = math::exp(s, s.splat(old - max));
                 *part.sum.add(r) *= s.max_across(keep);
-                super::norm::map(s, d, |i, n| {
-                    let o = part.out.add(r * d + i);
-                    s.store_n(o, n, s.mul(s.load_n(o, n), keep));
-                });
+                super::norm::map(
+                    s,
+                    d,
+                    #[inline(always)]
+                    |i, n| {
+                        let o = part.out.add(r * d + i);
+                        s.store_n(o, n, s.mul(s.load_n(o, n), keep));
+                    },
+                );
             }
             *part.max.add(r) = max;
             let top = s.splat(max);
@@ -466,9 +486,14 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
                 let to = self.partials.add((self.kv_head * group + r) * partial_len(d));
                 *to = *part.max.add(r);
                 *to.add(1) = *part.sum.add(r);
-                super::norm::map(s, d, |i, n| {
-                    s.store_n(to.add(2 + i), n, s.load_n(part.out.add(r * d + i), n));
-                });
+                super::norm::map(
+                    s,
+                    d,
+                    #[inline(always)]
+                    |i, n| {
+                        s.store_n(to.add(2 + i), n, s.load_n(part.out.add(r * d + i), n));
+                    },
+                );
             }
         }
     }
@@ -525,24 +550,29 @@ unsafe fn weigh_page<S: Simd, V: Stored>(
     d: usize,
     p: usize,
 ) {
-    super::norm::map(s, d, |i, n| {
-        // SAFETY: i + n <= d, the used keys are below p, and the rows are those of the caller.
-        unsafe {
-            let mut acc: [S::F32; BLOCK] = std::array::from_fn(
-                #[inline(always)]
-                |r| s.load_n(out.add(r * d + i), n),
-            );
-            for j in rows.used.clone() {
-                let v = V::load_n(s, rows.values.add(j * rows.stride + i), n);
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    *acc = s.fma(s.broadcast(weights.add(r * p + j)), v, *acc);
+    super::norm::map(
+        s,
+        d,
+        #[inline(always)]
+        |i, n| {
+            // SAFETY: i + n <= d, the used keys are below p, and the rows are those of the caller.
+            unsafe {
+                let mut acc: [S::F32; BLOCK] = std::array::from_fn(
+                    #[inline(always)]
+                    |r| s.load_n(out.add(r * d + i), n),
+                );
+                for j in rows.used.clone() {
+                    let v = V::load_n(s, rows.values.add(j * rows.stride + i), n);
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        *acc = s.fma(s.broadcast(weights.add(r * p + j)), v, *acc);
+                    }
+                }
+                for (r, acc) in acc.into_iter().enumerate() {
+                    s.store_n(out.add(r * d + i), n, acc);
                 }
             }
-            for (r, acc) in acc.into_iter().enumerate() {
-                s.store_n(out.add(r * d + i), n, acc);
-            }
-        }
-    });
+        },
+    );
 }
 
 struct Merge<'a> {

@@ -68,19 +68,24 @@ impl WithSimd for Epilogue<'_> {
         let scale = s.splat(a.scale);
         for r in 0..rows {
             // SAFETY: the caller of `epilogue` vouches for the rectangle.
-            map(s, columns.len(), |i, n| unsafe {
-                let at = a.y.add(r * a.stride + columns.start + i);
-                let mut v = s.load_n(at, n);
-                if !a.bias.is_null() {
-                    v = s.add(v, s.load_n(a.bias.add(columns.start + i), n));
-                }
-                v = s.mul(scale, activate(s, a.act, v));
-                if a.softcap > 0.0 {
-                    let cap = s.splat(a.softcap);
-                    v = s.mul(cap, math::tanh(s, s.div(v, cap)));
-                }
-                s.store_n(at, n, v);
-            });
+            map(
+                s,
+                columns.len(),
+                #[inline(always)]
+                |i, n| unsafe {
+                    let at = a.y.add(r * a.stride + columns.start + i);
+                    let mut v = s.load_n(at, n);
+                    if !a.bias.is_null() {
+                        v = s.add(v, s.load_n(a.bias.add(columns.start + i), n));
+                    }
+                    v = s.mul(scale, activate(s, a.act, v));
+                    if a.softcap > 0.0 {
+                        let cap = s.splat(a.softcap);
+                        v = s.mul(cap, math::tanh(s, s.div(v, cap)));
+                    }
+                    s.store_n(at, n, v);
+                },
+            );
         }
     }
 }
@@ -117,26 +122,31 @@ impl WithSimd for Gate<'_> {
         let Gate(a, rows, columns) = self;
         for r in rows {
             // SAFETY: the caller of `gate` vouches for the rectangle, both halves of it.
-            map(s, columns.len(), |i, n| unsafe {
-                let column = columns.start + i;
-                let at = |half: usize| {
-                    let x = s.load_n(a.x.add(r * 2 * a.width + half * a.width + column), n);
-                    if a.bias.is_null() {
-                        return x;
-                    }
-                    s.add(x, s.load_n(a.bias.add(half * a.width + column), n))
-                };
-                let (g, u) = (at(0), at(1));
-                let v = if a.act == Act::SwigluClamped {
-                    let g = s.min(g, s.splat(7.0));
-                    let u = s.max(s.min(u, s.splat(7.0)), s.splat(-7.0));
-                    let sigma = math::sigmoid(s, s.mul(s.splat(1.702), g));
-                    s.mul(s.mul(g, sigma), s.add(u, s.splat(1.0)))
-                } else {
-                    s.mul(activate(s, a.act, g), u)
-                };
-                s.store_n(a.y.add(r * a.width + column), n, v);
-            });
+            map(
+                s,
+                columns.len(),
+                #[inline(always)]
+                |i, n| unsafe {
+                    let column = columns.start + i;
+                    let at = |half: usize| {
+                        let x = s.load_n(a.x.add(r * 2 * a.width + half * a.width + column), n);
+                        if a.bias.is_null() {
+                            return x;
+                        }
+                        s.add(x, s.load_n(a.bias.add(half * a.width + column), n))
+                    };
+                    let (g, u) = (at(0), at(1));
+                    let v = if a.act == Act::SwigluClamped {
+                        let g = s.min(g, s.splat(7.0));
+                        let u = s.max(s.min(u, s.splat(7.0)), s.splat(-7.0));
+                        let sigma = math::sigmoid(s, s.mul(s.splat(1.702), g));
+                        s.mul(s.mul(g, sigma), s.add(u, s.splat(1.0)))
+                    } else {
+                        s.mul(activate(s, a.act, g), u)
+                    };
+                    s.store_n(a.y.add(r * a.width + column), n, v);
+                },
+            );
         }
     }
 }

@@ -33,7 +33,12 @@ impl WithSimd for Row {
         unsafe {
             let whole = n - n % S::LANES;
             let mut most = s.splat(f32::NEG_INFINITY);
-            map(s, whole, |i, _| most = s.max(s.load(x.add(i)), most));
+            map(
+                s,
+                whole,
+                #[inline(always)]
+                |i, _| most = s.max(s.load(x.add(i)), most),
+            );
             let mut max = s.max_across(most);
             for i in whole..n {
                 max = max.max(*x.add(i));
@@ -41,10 +46,15 @@ impl WithSimd for Row {
             let index = (0..n).find(|&i| *x.add(i) >= max).unwrap_or(0);
             let top = s.splat(max);
             let mut acc = s.zero();
-            map(s, whole, |i, _| acc = s.add(acc, math::exp(s, s.sub(s.load(x.add(i)), top))));
+            map(
+                s,
+                whole,
+                #[inline(always)]
+                |i, _| acc = s.add(acc, math::exp(s, s.sub(s.load(x.add(i)), top))),
+            );
             let mut sum = f64::from(s.sum(acc));
             for i in whole..n {
-                sum += f64::from(*x.add(i) - max).exp();
+                sum += f64::from(s.max_across(math::exp(s, s.splat(*x.add(i) - max))));
             }
             Peak { index, max, log_sum: max + sum.ln() as f32 }
         }

@@ -104,10 +104,15 @@ impl WithSimd for AddRows<'_> {
                     row(s, delta, a.normed.add(at), a.width, post);
                     delta = a.normed.add(at);
                 }
-                map(s, a.width, |i, n| {
-                    let x = s.load_n(a.x.add(at + i), n);
-                    s.store_n(sum.add(i), n, s.fma(scale, s.load_n(delta.add(i), n), x));
-                });
+                map(
+                    s,
+                    a.width,
+                    #[inline(always)]
+                    |i, n| {
+                        let x = s.load_n(a.x.add(at + i), n);
+                        s.store_n(sum.add(i), n, s.fma(scale, s.load_n(delta.add(i), n), x));
+                    },
+                );
                 row(s, sum, a.normed.add(at), a.width, &a.norm);
             }
         }
@@ -128,6 +133,21 @@ pub(crate) fn map<S: Simd>(_: S, n: usize, mut f: impl FnMut(usize, usize)) {
     }
 }
 
+/// Zeros `n` elements.
+///
+/// # Safety
+/// `p` is writable for `n` elements.
+#[inline(always)]
+pub(crate) unsafe fn zero<S: Simd>(s: S, p: *mut f32, n: usize) {
+    // SAFETY: the caller's promise; `map` stays below `n`.
+    map(
+        s,
+        n,
+        #[inline(always)]
+        |i, m| unsafe { s.store_n(p.add(i), m, s.zero()) },
+    );
+}
+
 /// Normalises one row.
 ///
 /// # Safety
@@ -140,30 +160,45 @@ pub(crate) unsafe fn row<S: Simd>(s: S, x: *const f32, y: *mut f32, n: usize, sp
         let mut mean = 0.0;
         if spec.centred {
             let mut acc = s.zero();
-            map(s, n, |i, m| acc = s.add(acc, s.load_n(x.add(i), m)));
+            map(
+                s,
+                n,
+                #[inline(always)]
+                |i, m| acc = s.add(acc, s.load_n(x.add(i), m)),
+            );
             mean = s.sum(acc) * inverse;
         }
         let centre = s.splat(mean);
         let mut acc = s.zero();
         let whole = n - n % S::LANES;
-        map(s, whole, |i, _| {
-            let d = s.sub(s.load(x.add(i)), centre);
-            acc = s.fma(d, d, acc);
-        });
+        map(
+            s,
+            whole,
+            #[inline(always)]
+            |i, _| {
+                let d = s.sub(s.load(x.add(i)), centre);
+                acc = s.fma(d, d, acc);
+            },
+        );
         let mut square = s.sum(acc);
         for i in whole..n {
             square += (*x.add(i) - mean) * (*x.add(i) - mean);
         }
         let factor = s.splat(1.0 / (square * inverse + spec.eps).sqrt());
-        map(s, n, |i, m| {
-            let mut v = s.mul(s.sub(s.load_n(x.add(i), m), centre), factor);
-            if !spec.weight.is_null() {
-                v = s.mul(v, s.load_n(spec.weight.add(i), m));
-            }
-            if !spec.bias.is_null() {
-                v = s.add(v, s.load_n(spec.bias.add(i), m));
-            }
-            s.store_n(y.add(i), m, v);
-        });
+        map(
+            s,
+            n,
+            #[inline(always)]
+            |i, m| {
+                let mut v = s.mul(s.sub(s.load_n(x.add(i), m), centre), factor);
+                if !spec.weight.is_null() {
+                    v = s.mul(v, s.load_n(spec.weight.add(i), m));
+                }
+                if !spec.bias.is_null() {
+                    v = s.add(v, s.load_n(spec.bias.add(i), m));
+                }
+                s.store_n(y.add(i), m, v);
+            },
+        );
     }
 }

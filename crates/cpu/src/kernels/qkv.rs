@@ -5,11 +5,14 @@
 //! columns, `[kv head][element][token of the page]`, so that attention finds the keys of one
 //! element side by side; values go in rows, `[token of the page][kv head][element]`.
 
-use super::norm::{NormSpec, row};
+use super::norm::{NormSpec, map, row};
 use super::stored::Stored;
 use crate::simd::{Simd, WithSimd};
 use gristmill_core::DType;
 use std::ops::Range;
+
+/// Lanes of the widest instruction set.
+const MAX_LANES: usize = 16;
 
 /// The rotation of a token's heads: `(cos, sin)` for each of its `dims / 2` pairs.
 #[derive(Clone, Copy)]
@@ -97,17 +100,38 @@ impl<K: Stored, V: Stored> WithSimd for Tokens<'_, K, V> {
                         }
                     }
                 }
-                std::ptr::copy_nonoverlapping(q, a.q.add(t * q_width), q_width);
+                let out = a.q.add(t * q_width);
+                map(
+                    s,
+                    q_width,
+                    #[inline(always)]
+                    |i, n| s.store_n(out.add(i), n, s.load_n(q.add(i), n)),
+                );
                 let (page, slot) = split(*a.cache_rows.add(t), p);
                 let page_at = page * kv_width * p;
                 let keys = a.k_pages.cast::<K>().add(page_at);
-                for e in 0..kv_width {
-                    *keys.add(e * p + slot) = K::narrow(*k.add(e));
-                }
+                // Rounded a register at a time, then spread over the columns.
+                let mut lane = [K::default(); MAX_LANES];
+                map(
+                    s,
+                    kv_width,
+                    #[inline(always)]
+                    |i, n| {
+                        K::store_n(s, lane.as_mut_ptr(), n, s.load_n(k.add(i), n));
+                        for (j, &key) in lane[..n].iter().enumerate() {
+                            *keys.add((i + j) * p + slot) = key;
+                        }
+                    },
+                );
                 let values = a.v_pages.cast::<V>().add(page_at + slot * kv_width);
-                super::norm::map(s, kv_width, |i, n| {
-                    V::store_n(s, values.add(i), n, s.load_n(v.add(i), n));
-                });
+                map(
+                    s,
+                    kv_width,
+                    #[inline(always)]
+                    |i, n| {
+                        V::store_n(s, values.add(i), n, s.load_n(v.add(i), n));
+                    },
+                );
             }
         }
     }

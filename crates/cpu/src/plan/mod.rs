@@ -61,6 +61,8 @@ pub struct Plan {
     pub(crate) placed: [Option<Placed>; 4],
     pub(crate) size: Size,
     pub(crate) windows: Vec<Option<u32>>,
+    /// Most items of an attention that shares out spans.
+    pub(crate) split_items: usize,
     /// Bytes of workspace.
     pub(crate) workspace: usize,
     /// Kernels point into these.
@@ -280,8 +282,8 @@ impl Plan {
             *slot = Some(Placed { output: *output, offset, width, rows });
         }
         let windows = program.groups.iter().map(|g| g.window).collect();
-        let _weights = weights.clone();
-        Ok(Plan { kernels, ropes, placed, size, windows, workspace, _weights })
+        let (split_items, _weights) = (compiler.split_items, weights.clone());
+        Ok(Plan { kernels, ropes, placed, size, windows, split_items, workspace, _weights })
     }
 
     /// Checks what the tables and inputs of the program bound.
@@ -359,6 +361,13 @@ fn check_states(program: &Program, context: &Context) -> Result<()> {
             "the program has {} states, the context {}",
             program.states.len(),
             context.states.len()
+        )));
+    }
+    if program.groups.len() > context.layout.pages.len() {
+        return Err(Error::Runtime(format!(
+            "the program has {} page groups, the context {}",
+            program.groups.len(),
+            context.layout.pages.len()
         )));
     }
     let tokens = context.layout.page_tokens as usize;

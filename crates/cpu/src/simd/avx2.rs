@@ -197,23 +197,36 @@ impl Simd for Avx2 {
 /// AVX2; `p` is readable for `n` words.
 #[inline(always)]
 unsafe fn load_words(p: *const u16, n: usize) -> __m128i {
-    let mut words = [0u16; 8];
-    // SAFETY: the caller's promise, at most eight words; then a load of the whole array.
-    unsafe {
-        std::ptr::copy_nonoverlapping(p, words.as_mut_ptr(), n.min(8));
-        _mm_loadu_si128(words.as_ptr().cast())
+    if n >= 8 {
+        // SAFETY: eight words, by the caller's promise.
+        return unsafe { _mm_loadu_si128(p.cast()) };
     }
+    let mut words = [0u16; 8];
+    // A loop over volatile words, which the compiler does not turn into a call of `memcpy`.
+    for (i, word) in words[..n].iter_mut().enumerate() {
+        // SAFETY: the caller's promise: `i < n`.
+        *word = unsafe { p.add(i).read_volatile() };
+    }
+    // SAFETY: a load of the whole array.
+    unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
 }
 
 /// # Safety
 /// AVX2; `p` is writable for `n <= 8` words.
 #[inline(always)]
 unsafe fn store_words(p: *mut u16, n: usize, a: __m128i) {
+    if n >= 8 {
+        // SAFETY: eight words, by the caller's promise.
+        unsafe { _mm_storeu_si128(p.cast(), a) };
+        return;
+    }
     let mut words = [0u16; 8];
-    // SAFETY: a store of the whole array; then the caller's promise, at most eight words.
-    unsafe {
-        _mm_storeu_si128(words.as_mut_ptr().cast(), a);
-        std::ptr::copy_nonoverlapping(words.as_ptr(), p, n.min(8));
+    // SAFETY: a store of the whole array.
+    unsafe { _mm_storeu_si128(words.as_mut_ptr().cast(), a) };
+    // As in `load_words`.
+    for (i, &word) in words[..n].iter().enumerate() {
+        // SAFETY: the caller's promise: `i < n`.
+        unsafe { p.add(i).write_volatile(word) };
     }
 }
 

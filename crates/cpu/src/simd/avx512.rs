@@ -132,6 +132,7 @@ macro_rules! avx512_ops {
             fn i32_shl(self, a: __m512i, n: u32) -> __m512i {
                 _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32))
             }
+            fn i32_pin(self, a: __m512i) -> __m512i { pin(a) }
             fn i32_to_f32(self, a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
             fn bytes_and(self, a: __m512i, mask: u8) -> __m512i {
                 _mm512_and_si512(a, _mm512_set1_epi8(mask as i8))
@@ -227,6 +228,18 @@ avx512!(
     |acc, w, x| _mm512_dpbusd_epi32(acc, w, x),
     _mm512_dpbusd_epi32(acc, w, x)
 );
+
+/// The value, opaque to the compiler at this point of the program.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn pin(mut a: __m512i) -> __m512i {
+    // SAFETY: no instruction at all; a value in a register that may have changed. Not declared
+    // free of memory access, so that loads keep their side of it.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(zmm_reg) a, options(nostack, preserves_flags));
+    }
+    a
+}
 
 /// # Safety
 /// AVX-512 F.

@@ -226,6 +226,15 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     fn i32_shl(self, a: Self::I32, n: u32) -> Self::I32;
     /// To f32, rounded to nearest even.
     fn i32_to_f32(self, a: Self::I32) -> Self::F32;
+    /// `a`, computed here and now.
+    ///
+    /// Where a tile of accumulators takes nearly all registers, the compiler's scheduler does
+    /// harm: it loads operands early and sums late, and spills both. Pinning every sum keeps the
+    /// order of the source, which the processor reorders well enough.
+    #[inline(always)]
+    fn i32_pin(self, a: Self::I32) -> Self::I32 {
+        a
+    }
     /// Adds the dot products of unsigned weights 0..=127 with activations -127..=127.
     fn mma_u7(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
     /// Adds the dot products of the full range of int8 weights (stored with [`Simd::S8_BIAS`]

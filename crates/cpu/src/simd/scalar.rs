@@ -107,10 +107,14 @@ macro_rules! scalar_ops {
         fn round(self, a: f32) -> f32 {
             // Adding and taking away 1.5 · 2^23 leaves no fraction bits; larger values have none.
             const MAGIC: f32 = 12_582_912.0;
+            // From 2^22 to 2^23 there may be a half: the same, with a larger constant.
+            const LARGE: f32 = 8_388_608.0;
             if a.abs() < 4_194_304.0 {
                 ((a + MAGIC) - MAGIC).copysign(a)
+            } else if a.abs() < LARGE {
+                ((a.abs() + LARGE) - LARGE).copysign(a)
             } else {
-                a.round_ties_even()
+                a
             }
         }
         #[inline(always)]
@@ -160,13 +164,13 @@ macro_rules! scalar_ops {
         #[inline(always)]
         unsafe fn store_f16(self, p: *mut f16, a: f32) {
             // SAFETY: the caller's promise.
-            unsafe { *p = f16::from_f32(a) }
+            unsafe { *p = f16::from_f32_const(a) }
         }
         #[inline(always)]
         unsafe fn store_f16_n(self, p: *mut f16, n: usize, a: f32) {
             if n > 0 {
                 // SAFETY: written only when `n` covers it.
-                unsafe { *p = f16::from_f32(a) }
+                unsafe { *p = f16::from_f32_const(a) }
             }
         }
         #[inline(always)]
@@ -182,13 +186,13 @@ macro_rules! scalar_ops {
         #[inline(always)]
         unsafe fn store_bf16(self, p: *mut bf16, a: f32) {
             // SAFETY: the caller's promise.
-            unsafe { *p = bf16::from_f32(a) }
+            unsafe { *p = bf16::from_f32_const(a) }
         }
         #[inline(always)]
         unsafe fn store_bf16_n(self, p: *mut bf16, n: usize, a: f32) {
             if n > 0 {
                 // SAFETY: written only when `n` covers it.
-                unsafe { *p = bf16::from_f32(a) }
+                unsafe { *p = bf16::from_f32_const(a) }
             }
         }
         #[inline(always)]

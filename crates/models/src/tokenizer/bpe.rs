@@ -127,11 +127,14 @@ impl Bpe {
                 return bad("has a character that stands for no byte");
             }
             let (left, right) = (vocab.find(&joined[..middle]), vocab.find(&joined[middle..]));
-            // Merges mostly follow the order of the tokens they make.
-            let next = last + 1;
-            let follows = vocab.kind(next) == Some(TokenKind::Normal)
-                && vocab.bytes(next) == joined.as_slice();
-            let made = if follows { Some(next) } else { vocab.find(&joined) };
+            // Merges mostly follow the order of the tokens they make, one or several a token.
+            let made = [last, last + 1]
+                .into_iter()
+                .find(|&id| {
+                    vocab.kind(id) == Some(TokenKind::Normal)
+                        && vocab.bytes(id) == joined.as_slice()
+                })
+                .or_else(|| vocab.find(&joined));
             let (Some(left), Some(right), Some(id)) = (left, right, made) else {
                 // `find` hides control tokens: plain text must not be joined into one.
                 let hidden = hidden.get_or_insert_with(|| hidden_tokens(vocab));

@@ -1,7 +1,7 @@
 //! Text to token ids and back, by the rules that a model file names.
 //!
-//! `tokenizer.ggml.model` names the kind: `gpt2` (byte-level BPE, in [`bpe`]), `llama`
-//! (SentencePiece's BPE, in [`spm`]), `bert` (WordPiece) or `rwkv` (longest match). A kind or a
+//! `tokenizer.ggml.model` names the kind: `gpt2` (byte-level BPE, in `bpe.rs`), `llama`
+//! (SentencePiece's BPE, in `spm.rs`), `bert` (WordPiece) or `rwkv` (longest match). A kind or a
 //! way of cutting words that is not known exactly is an error, never a guess: a wrong guess shows
 //! only as a model that seems stupid.
 //!

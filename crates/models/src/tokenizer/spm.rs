@@ -19,6 +19,9 @@ pub(super) struct Spm {
     priorities: Vec<u32>,
     byte_ids: [u32; 256],
     unknown: Option<u32>,
+    /// Whether spaces only begin tokens: then no token spans the place before a space that follows
+    /// another character, and the text can be cut there.
+    cut_at_spaces: bool,
 }
 
 /// The byte of `<0xAB>`.
@@ -91,7 +94,13 @@ impl Spm {
                 byte_ids[usize::from(*byte)] = id;
             }
         }
-        Ok(Spm { priorities: scores.into_iter().map(priority).collect(), byte_ids, unknown })
+        let cut_at_spaces = vocab.kinds().all(|(id, kind)| {
+            let text = vocab.bytes(id);
+            !matches!(kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)
+                || !text.windows(2).any(|pair| pair[0] != b' ' && pair[1] == b' ')
+        });
+        let priorities = scores.into_iter().map(priority).collect();
+        Ok(Spm { priorities, byte_ids, unknown, cut_at_spaces })
     }
 
     /// Appends the tokens of a text without special tokens; `prefix` puts a space before it.
@@ -110,6 +119,17 @@ impl Spm {
         if prefix {
             text.to_mut().insert(0, ' ');
         }
+        let mut rest: &str = &text;
+        while !rest.is_empty() {
+            let end = if self.cut_at_spaces { first_word(rest) } else { rest.len() };
+            let (word, tail) = rest.split_at(end);
+            self.merge(vocab, word, merger, out);
+            rest = tail;
+        }
+    }
+
+    /// Appends the tokens of a text that is merged as a whole.
+    fn merge(&self, vocab: &Vocab, text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
         let bytes = text.as_bytes();
         merger.clear();
         let mut buffer = [0; 4];
@@ -134,6 +154,12 @@ impl Spm {
             }
         }
     }
+}
+
+/// Where the first space that follows another character is; the end where there is none.
+fn first_word(text: &str) -> usize {
+    let spaces = text.len() - text.trim_start_matches(' ').len();
+    text[spaces..].find(' ').map_or(text.len(), |n| spaces + n)
 }
 
 #[cfg(test)]

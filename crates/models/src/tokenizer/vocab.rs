@@ -1,7 +1,8 @@
 //! The table of tokens: bytes by id, and id by bytes.
 //!
 //! All tokens lie in one buffer, so building it is one pass without an allocation for each of
-//! hundreds of thousands of tokens, and the index stores ids only.
+//! hundreds of thousands of tokens. Building is bound by cache misses, so a slot of the index
+//! holds a token's first eight bytes beside its id: most look-ups touch nothing else.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -56,10 +57,9 @@ impl Hasher for FoldHasher {
     fn write(&mut self, bytes: &[u8]) {
         let mut chunks = bytes.chunks_exact(8);
         for c in &mut chunks {
-            self.write_u64(c.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)));
+            self.write_u64(little(c));
         }
-        let rest = chunks.remainder();
-        let last = rest.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+        let last = little(chunks.remainder());
         // The length tells "a" from "a\0".
         self.write_u64(last ^ (bytes.len() as u64) << 57);
     }
@@ -78,6 +78,25 @@ impl Hasher for FoldHasher {
 /// An id that no token has.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// A place in the index; free when `id` is `NONE`.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// The first eight bytes, little-endian, zeros after the end.
+    head: u64,
+    len: u32,
+    id: u32,
+}
+
+const FREE: Slot = Slot { head: 0, len: 0, id: NONE };
+
+/// Up to eight bytes as a number, little-endian.
+fn little(bytes: &[u8]) -> u64 {
+    match bytes {
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
+        _ => bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)),
+    }
+}
+
 /// The tokens, by id.
 pub(super) struct Vocab {
     blob: Vec<u8>,
@@ -85,8 +104,8 @@ pub(super) struct Vocab {
     ends: Vec<u32>,
     kinds: Vec<TokenKind>,
     hash: Fold,
-    /// Open addressing with linear probing: ids, or `NONE`; at most half full.
-    slots: Vec<u32>,
+    /// Open addressing with linear probing; at most two thirds full.
+    slots: Vec<Slot>,
 }
 
 impl Vocab {
@@ -97,7 +116,7 @@ impl Vocab {
             ends: Vec::with_capacity(tokens),
             kinds: Vec::with_capacity(tokens),
             hash: Fold::default(),
-            slots: vec![NONE; (tokens * 2).next_power_of_two()],
+            slots: vec![FREE; (tokens * 3 / 2 + 1).next_power_of_two()],
         }
     }
 
@@ -131,17 +150,24 @@ impl Vocab {
         }
     }
 
-    /// The slot that holds `bytes`, or the empty one where they belong.
+    /// The slot that holds `bytes`, or the free one where they belong.
     fn slot(&self, bytes: &[u8]) -> usize {
         let mask = self.slots.len() - 1;
         let mut hasher = self.hash.build_hasher();
         hasher.write(bytes);
+        let head = little(&bytes[..bytes.len().min(8)]);
         let mut at = hasher.finish() as usize & mask;
         // Ends because the table is never full.
-        while self.slots[at] != NONE && self.bytes(self.slots[at]) != bytes {
+        loop {
+            let slot = &self.slots[at];
+            let same = slot.head == head
+                && slot.len as usize == bytes.len()
+                && (bytes.len() <= 8 || self.bytes(slot.id) == bytes);
+            if slot.id == NONE || same {
+                return at;
+            }
             at = (at + 1) & mask;
         }
-        at
     }
 
     /// Makes every token that plain text may become findable by its bytes. Of tokens with the
@@ -150,10 +176,13 @@ impl Vocab {
         let kinds = [TokenKind::Normal, TokenKind::UserDefined, TokenKind::Unused];
         for kind in kinds {
             for id in 0..self.len() as u32 {
-                if self.kinds[id as usize] == kind && !self.bytes(id).is_empty() {
-                    let at = self.slot(self.bytes(id));
-                    if self.slots[at] == NONE || kind == TokenKind::Normal {
-                        self.slots[at] = id;
+                let bytes = self.bytes(id);
+                if self.kinds[id as usize] == kind && !bytes.is_empty() {
+                    let at = self.slot(bytes);
+                    let head = little(&bytes[..bytes.len().min(8)]);
+                    let len = bytes.len() as u32;
+                    if self.slots[at].id == NONE || kind == TokenKind::Normal {
+                        self.slots[at] = Slot { head, len, id };
                     }
                 }
             }
@@ -162,7 +191,7 @@ impl Vocab {
 
     /// The token of these bytes, if plain text may become it.
     pub fn find(&self, bytes: &[u8]) -> Option<u32> {
-        let id = self.slots[self.slot(bytes)];
+        let id = self.slots[self.slot(bytes)].id;
         (id != NONE).then_some(id)
     }
 

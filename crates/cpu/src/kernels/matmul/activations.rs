@@ -16,6 +16,7 @@
 //!   | 2 | i32 | `-Σ q` over the block, for the zero point of the weights |
 //!   | 3, 4 | i32 | `-Σ q` over the first and the second 16 |
 
+use crate::kernels::norm::map;
 use crate::simd::{Simd, WithSimd};
 use gristmill_ir::Activations;
 use std::ops::Range;
@@ -166,7 +167,7 @@ struct Arrange<'a>(&'a PrepareArgs);
 impl WithSimd for Arrange<'_> {
     type Output = ();
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, s: S) {
         let PrepareArgs { x, x_stride, tokens, cols, out, ref tiles } = *self.0;
         for i in tiles.clone() {
             let (start, n) = tile(tokens, S::TILE_TOKENS, i);
@@ -174,7 +175,12 @@ impl WithSimd for Arrange<'_> {
             unsafe {
                 let (x, out) = (x.add(start * x_stride), out.cast::<f32>().add(start * cols));
                 if n == 1 {
-                    std::ptr::copy_nonoverlapping(x, out, cols);
+                    map(
+                        s,
+                        cols,
+                        #[inline(always)]
+                        |i, n| s.store_n(out.add(i), n, s.load_n(x.add(i), n)),
+                    );
                     continue;
                 }
                 for k in 0..cols {

@@ -76,6 +76,7 @@ impl<F: IntFormat> Source for Planes<F> {
     const WHOLE_BYTES: bool = F::BITS == 8;
 
     #[inline(always)]
+    #[allow(clippy::modulo_one)] // a plane of one bit has one fragment
     unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes {
         let fragment = 4 * S::LANES;
         // SAFETY: the unit is BITS fragments, of which each plane of b bits has b.

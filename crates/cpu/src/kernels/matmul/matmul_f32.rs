@@ -7,9 +7,7 @@
 //! chains of additions, so a smaller error than one long one.
 
 use super::fragments::{Planes, Source};
-use super::{
-    MatmulArgs, Output, activations, group_sets, groups_at_once, with_gemv, with_tile,
-};
+use super::{MatmulArgs, Output, activations, group_sets, groups_at_once, with_gemv, with_tile};
 use crate::pack::planes::group_bytes;
 use crate::simd::{Simd, WithSimd};
 use gristmill_core::quant::IntFormat;
@@ -152,8 +150,7 @@ unsafe fn matmul<S: Simd, W: Rows32>(
             for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
                 with_tile!(S, n, |M, N| s.vectorize(Tile::<W, M, N> {
                     weights: std::array::from_fn(|m| group(set.group(m), share.start)),
-                    // SAFETY: the tile's tokens lie within x.
-                    x: unsafe { args.x.cast::<f32>().add(start * args.cols) },
+                    x: args.x.cast::<f32>().wrapping_add(start * args.cols),
                     cols: args.cols,
                     out: Output::new::<S>(args, start, set),
                 }));
@@ -272,26 +269,26 @@ unsafe fn widen<S: Simd, F: IntFormat>(
     out: &mut [MaybeUninit<S::F32>; 32],
 ) {
     macro_rules! quads {
-        ($($j:literal)+) => {$({
+        ($($j:literal)+) => {$(
             let run = $j * 4 / F::SUB;
-            // SAFETY: the caller's promise.
-            let (mut quad, scale) =
-                unsafe { (group.quad::<S, $j>(s, unit), group.scale(s, unit, run)) };
+            let mut quad = group.quad::<S, $j>(s, unit);
             if F::BITS == 8 && S::S8_BIAS == 0 {
                 quad = s.bytes_xor(quad, 0x80);
             }
             for i in 0..4 {
-                let q = s.bytes_lane(quad, i as u32);
-                let mut value = s.mul(scale, s.sub(q, s.splat(F::ZERO as f32)));
+                let q = s.sub(s.bytes_lane(quad, i as u32), s.splat(F::ZERO as f32));
+                let mut value = s.mul(group.scale(s, unit, run), q);
                 if F::HAS_MIN {
-                    // SAFETY: the caller's promise.
-                    value = s.sub(value, unsafe { group.min(s, unit, run) });
+                    value = s.sub(value, group.min(s, unit, run));
                 }
                 out[$j * 4 + i].write(value);
             }
-        })+};
+        )+};
     }
-    quads!(0 1 2 3 4 5 6 7);
+    // SAFETY: the caller's promise.
+    unsafe {
+        quads!(0 1 2 3 4 5 6 7);
+    }
 }
 
 /// `M` row groups by `N` tokens.

@@ -14,9 +14,7 @@
 use super::activations::{self, BLOCK_BYTES, word};
 use super::fragments::{Planes, Source};
 use super::panel::{self, Convert, Panel};
-use super::{
-    GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile,
-};
+use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile};
 use crate::pack::planes::group_bytes;
 use crate::simd::{Simd, WithSimd};
 use gristmill_core::quant::IntFormat;
@@ -35,7 +33,7 @@ pub(super) unsafe fn matmul<S: Simd, F: IntFormat>(args: &MatmulArgs) {
     if args.tokens == 1 {
         for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
             // SAFETY: the set lies within the caller's groups.
-            with_gemv!(S, |M| unsafe { run_tile::<S, _, M, 1>(s, args, 0, set, group) });
+            unsafe { with_gemv!(S, |M| run_tile::<S, _, M, 1>(s, args, 0, set, group)) };
         }
         return;
     }
@@ -97,9 +95,11 @@ unsafe fn run_tiles<S: Simd, W: Source>(
             let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
             for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
                 // SAFETY: the tile and the set lie within the caller's.
-                with_tile!(S, n, |M, N| unsafe {
-                    run_tile::<S, _, M, N>(s, args, start, set, |g| source(g, share.start))
-                });
+                unsafe {
+                    with_tile!(S, n, |M, N| {
+                        run_tile::<S, _, M, N>(s, args, start, set, |g| source(g, share.start))
+                    });
+                }
             }
         }
     }
@@ -142,6 +142,13 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let mut sums = [[s.zero(); N]; M];
+        let mut sums = &mut sums;
+        if M * N > 8 {
+            // All registers are for the integers of a run. Left to itself the compiler moves
+            // these sums in and out of them all the same, with spills on the way; behind an
+            // opaque reference they stay in memory, one operand of an addition a run.
+            sums = std::hint::black_box(sums);
+        }
         // SAFETY: whoever made the tile gave sources and activations of `units` units.
         unsafe {
             for u in 0..self.units {
@@ -155,13 +162,13 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                     self.step::<S, 1>(s, u, x, &mut dots);
                     self.step::<S, 2>(s, u, x, &mut dots);
                     self.step::<S, 3>(s, u, x, &mut dots);
-                    self.finish(s, u, 0, x, &dots, &mut sums);
+                    self.finish(s, u, 0, x, &dots, sums);
                     let mut dots = start::<S, W, M, N>(s, x.add(word(4, N)));
                     self.step::<S, 4>(s, u, x, &mut dots);
                     self.step::<S, 5>(s, u, x, &mut dots);
                     self.step::<S, 6>(s, u, x, &mut dots);
                     self.step::<S, 7>(s, u, x, &mut dots);
-                    self.finish(s, u, 1, x, &dots, &mut sums);
+                    self.finish(s, u, 1, x, &dots, sums);
                 } else {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(2, N)));
                     self.step::<S, 0>(s, u, x, &mut dots);
@@ -172,12 +179,12 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                     self.step::<S, 5>(s, u, x, &mut dots);
                     self.step::<S, 6>(s, u, x, &mut dots);
                     self.step::<S, 7>(s, u, x, &mut dots);
-                    self.finish(s, u, 0, x, &dots, &mut sums);
+                    self.finish(s, u, 0, x, &dots, sums);
                 }
             }
         }
         // SAFETY: the tile was made for tokens and groups of the caller's y.
-        unsafe { self.out.store(s, &sums) };
+        unsafe { self.out.store(s, sums) };
     }
 }
 
@@ -221,11 +228,13 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
             for n in 0..N {
                 let x = s.bytes_broadcast(x.add((J * N + n) * 4));
                 for m in 0..M {
-                    dots[m][n] = if W::WHOLE_BYTES {
+                    let dot = if W::WHOLE_BYTES {
                         s.mma_s8(dots[m][n], w[m], x)
                     } else {
                         s.mma_u7(dots[m][n], w[m], x)
                     };
+                    // A tile that fills the registers must stay in them: see `i32_pin`.
+                    dots[m][n] = if M * N > 8 { s.i32_pin(dot) } else { dot };
                 }
             }
         }
@@ -246,17 +255,16 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
         unsafe {
             for m in 0..M {
                 let scale = self.weights[m].scale(s, u, run);
+                let min = if W::HAS_MIN { self.weights[m].min(s, u, run) } else { s.zero() };
                 for n in 0..N {
                     let token = s.broadcast(x.add(word(0, N) + 4 * n).cast());
                     let dot = s.i32_to_f32(dots[m][n]);
-                    sums[m][n] = s.fma(dot, s.mul(scale, token), sums[m][n]);
-                }
-                if W::HAS_MIN {
-                    let min = self.weights[m].min(s, u, run);
-                    for n in 0..N {
+                    let mut sum = s.fma(dot, s.mul(scale, token), sums[m][n]);
+                    if W::HAS_MIN {
                         let token = s.broadcast(x.add(word(1, N) + 4 * n).cast());
-                        sums[m][n] = s.neg_fma(min, token, sums[m][n]);
+                        sum = s.neg_fma(min, token, sum);
                     }
+                    sums[m][n] = sum;
                 }
             }
         }

@@ -12,6 +12,8 @@
 //! the instruction set, the format and `cols` only: not on the number of tokens, the tile, the
 //! worker's share, or whether weights were read packed or through a panel. So the results of a
 //! token are the same bits in any batch.
+// A register tile is indexed by row group and token throughout: that is what the loops say.
+#![allow(clippy::needless_range_loop)]
 
 mod activations;
 mod fragments;

@@ -57,7 +57,11 @@ impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Source for Panel<SU
     #[inline(always)]
     unsafe fn scale<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {
         // SAFETY: the scales follow the fragments.
-        unsafe { s.load(self.0.add(unit * unit_bytes::<S>(SUB, HAS_MIN) + (8 + run) * 4 * S::LANES).cast()) }
+        unsafe {
+            s.load(
+                self.0.add(unit * unit_bytes::<S>(SUB, HAS_MIN) + (8 + run) * 4 * S::LANES).cast(),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn min<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {

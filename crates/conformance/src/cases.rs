@@ -1,0 +1,118 @@
+//! The cases: each a small program, random weights, and the steps to run.
+//!
+//! Sizes are chosen to leave tails everywhere: widths that are no multiple of any register, rows
+//! that fill no group, tokens that fill no tile. Every case is a few steps on one plan, whose
+//! bounds most of them do not reach.
+
+mod attention;
+mod matrix;
+mod rows;
+mod whole;
+
+use crate::device::Room;
+use crate::random::Random;
+use crate::weights::Weights;
+use crate::work::{Part, Work};
+use gristmill_core::DType;
+use gristmill_ir::*;
+
+/// Largest error of a case in f32, relative to the largest number expected.
+pub const F32: f64 = 1e-5;
+/// The same where activations are int8, after their rounding, which the reference does too.
+pub const INT8: f64 = 1e-4;
+
+/// A program with steps to run.
+pub struct Case {
+    /// Unique.
+    pub name: String,
+    /// What runs.
+    pub program: Program,
+    /// On these weights.
+    pub weights: Weights,
+    /// Precisions.
+    pub options: Options,
+    /// In a context of this size.
+    pub room: Room,
+    /// One after the other.
+    pub works: Vec<Work>,
+    /// Largest error, see [`crate::check::distance`].
+    pub tolerance: f64,
+}
+
+/// All cases.
+pub fn all() -> Vec<Case> {
+    [rows::cases(), matrix::cases(), attention::cases(), whole::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Weight formats.
+const DENSE: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const BLOCKS: [DType; 5] = [DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q5_K, DType::Q6_K];
+
+/// Token counts of the steps of a case: tiles of every width, and their tails.
+const TOKENS: [usize; 7] = [33, 1, 13, 2, 8, 3, 5];
+
+fn options(activations: Activations) -> Options {
+    Options { activations, ..Options::default() }
+}
+
+fn tolerance(activations: Activations) -> f64 {
+    match activations {
+        Activations::F32 => F32,
+        Activations::Int8 => INT8,
+    }
+}
+
+/// A program that begins with rows of `width` elements.
+fn reading(name: &str, width: u32) -> (Program, Value) {
+    let mut p = Program::new(name);
+    let x = p.one("x", Op::Read { input: Input::Hidden, width });
+    (p, x.expect("a read has no shapes to disagree"))
+}
+
+/// A norm with all that a norm can have.
+fn norm(p: &mut Program, name: &str, kind: NormKind, width: u32) -> Norm {
+    let layer = kind == NormKind::Layer;
+    Norm {
+        kind,
+        weight: Some(p.vector(format!("norm.{name}"), width)),
+        bias: layer.then(|| p.vector(format!("bias.{name}"), width)),
+        eps: 1e-5,
+        offset: if layer { 0.0 } else { 1.0 },
+    }
+}
+
+/// Steps of each of [`TOKENS`] tokens in one or two sequences that begin anew, over random rows.
+fn reads(random: &mut Random, width: u32) -> Vec<Work> {
+    let step = |n: usize| {
+        let hidden = random.rows_off_ties(n * width as usize);
+        let first = n - n / 3;
+        let mut parts = vec![Part::causal(0, 0, vec![0; first])];
+        if n > first {
+            parts.push(Part::causal(1, 0, vec![0; n - first]));
+        }
+        Work { parts, hidden, ..Work::default() }
+    };
+    TOKENS.map(step).into()
+}
+
+/// A case over rows that the host writes, on a plan that is larger than any step.
+fn case_of(name: String, p: Program, a: Activations, dtype: impl Fn(&str) -> DType) -> Case {
+    let width = match p.nodes[0].op {
+        Op::Read { width, .. } => width,
+        _ => unreachable!("these programs begin with a read"),
+    };
+    let seed = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+    let weights = Weights::random(&p, seed, dtype);
+    let works = reads(&mut Random::new(seed ^ 1), width);
+    let (options, tolerance) = (options(a), tolerance(a));
+    Case { name, program: p, weights, options, room: Room::of(40, 4), works, tolerance }
+}
+
+/// The same in f32 with one result.
+fn case_f32(name: String, mut p: Program, output: Output, v: Value) -> Case {
+    p.output(output, v);
+    case_of(name, p, Activations::F32, |_| DType::F32)
+}

@@ -1,0 +1,191 @@
+//! Runs the cases on a backend and compares.
+
+use crate::cases::{self, Case};
+use crate::device::Device;
+use crate::reference::Reference;
+use gristmill_core::Result;
+use gristmill_ir::{Backend, Capabilities, Move, Output, StateKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The named results of a step in f64, row after row.
+pub type Expected = Vec<(Output, Vec<f64>)>;
+
+/// A case with what is expected of each of its steps.
+pub struct Prepared {
+    /// The case.
+    pub case: Case,
+    /// For each step.
+    pub expected: Vec<Expected>,
+}
+
+/// All cases, with their results in f64: computed once, for all backends.
+pub fn suite() -> Vec<Prepared> {
+    cases::all().into_iter().map(Prepared::new).collect()
+}
+
+impl Prepared {
+    /// Runs a case in f64.
+    pub fn new(case: Case) -> Prepared {
+        let reference = Reference::new(&case.program, &case.weights, case.options.activations);
+        let mut reference = reference.expect("a case has all its weights");
+        let expected = case.works.iter().map(|w| reference.outputs(w)).collect();
+        Prepared { case, expected }
+    }
+
+    /// Whether a backend says that it has all that the case needs.
+    pub fn runs_on(&self, c: &Capabilities) -> bool {
+        let p = &self.case.program;
+        let kv = p.states.iter().all(|s| match s {
+            StateKind::Paged { k_type, v_type, .. } => {
+                c.kv.contains(k_type) && c.kv.contains(v_type)
+            }
+            StateKind::Slot { .. } => true,
+        });
+        kv && p.nodes.iter().all(|n| c.ops.contains(&n.op.name()))
+            && self.case.weights.dtypes().all(|d| c.weights.contains(&d))
+            && self.case.room.page_tokens.is_multiple_of(c.page_multiple.max(1))
+    }
+
+    /// Every result of every step on a backend.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn results<B: Backend>(&self, backend: &B) -> Result<Vec<Vec<Vec<f32>>>> {
+        let Case { program, weights, options, room, .. } = &self.case;
+        let mut device = Device::new(backend, program, weights, options, room)?;
+        let outputs: Vec<Output> = program.outputs.iter().map(|o| o.0).collect();
+        self.case.works.iter().map(|w| device.run(w, &outputs)).collect()
+    }
+
+    /// Runs the case on a backend. Gives the largest error, as a fraction of the tolerance.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check<B: Backend>(&self, backend: &B) -> Result<f64, String> {
+        let run = catch_unwind(AssertUnwindSafe(|| self.results(backend)));
+        let steps = run.map_err(|_| "it panicked".to_owned())?.map_err(|e| e.to_string())?;
+        let mut worst = 0.0f64;
+        for (i, (expected, got)) in self.expected.iter().zip(&steps).enumerate() {
+            for ((output, expected), got) in expected.iter().zip(got) {
+                let place = || format!("step {i}, {}", output.name());
+                let error = distance(expected, got).map_err(|e| format!("{}: {e}", place()))?;
+                worst = worst.max(error / self.case.tolerance);
+                if error > self.case.tolerance {
+                    return Err(format!("{}: {}", place(), difference(expected, got)));
+                }
+            }
+        }
+        Ok(worst)
+    }
+}
+
+/// The largest difference, relative to the largest number expected; results of the cases are of
+/// order one, so no less than a tenth.
+///
+/// # Errors
+/// What is wrong, where lengths differ or something is not finite.
+pub fn distance(expected: &[f64], got: &[f32]) -> Result<f64, String> {
+    if expected.len() != got.len() {
+        return Err(format!("{} numbers for {}", got.len(), expected.len()));
+    }
+    if let Some(i) = got.iter().position(|v| !v.is_finite()) {
+        return Err(format!("element {i} of {} is {}, not {}", got.len(), got[i], expected[i]));
+    }
+    let scale = expected.iter().fold(0.1f64, |m, v| m.max(v.abs()));
+    let far = expected.iter().zip(got).map(|(e, &g)| (e - f64::from(g)).abs());
+    Ok(far.fold(0.0, f64::max) / scale)
+}
+
+/// Where two lists differ most, in words.
+fn difference(expected: &[f64], got: &[f32]) -> String {
+    let far = |i: &usize| (expected[*i] - f64::from(got[*i])).abs();
+    let at = (0..got.len()).max_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(0);
+    let wrong = (0..got.len()).filter(|i| far(i) > far(&at) / 10.0).count();
+    format!(
+        "element {at} of {} is {}, not {} ({wrong} are off by a tenth of that or more)",
+        got.len(),
+        got[at],
+        expected[at]
+    )
+}
+
+/// What came of a suite.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Cases that ran.
+    pub ran: usize,
+    /// Steps in them.
+    pub steps: usize,
+    /// Cases that the backend says it cannot run.
+    pub left_out: usize,
+    /// The largest error as a fraction of its tolerance, and whose.
+    pub worst: (f64, String),
+    /// Cases that failed, each with the reason.
+    pub failures: Vec<String>,
+}
+
+/// Runs every case that the backend can.
+pub fn run<B: Backend>(backend: &B, suite: &[Prepared]) -> Report {
+    let capabilities = backend.capabilities();
+    let mut report = Report::default();
+    for p in suite {
+        if !p.runs_on(&capabilities) {
+            report.left_out += 1;
+            continue;
+        }
+        report.ran += 1;
+        report.steps += p.case.works.len();
+        match p.check(backend) {
+            Ok(worst) if worst > report.worst.0 => report.worst = (worst, p.case.name.clone()),
+            Ok(_) => {}
+            Err(what) => report.failures.push(format!("{}: {what}", p.case.name)),
+        }
+    }
+    report
+}
+
+/// Fills the pages that a case never takes with a pattern, runs it, and looks at them again. Gives
+/// the number of pages looked at, over all cases with a cache.
+///
+/// # Errors
+/// The first case that wrote a page it does not hold, or what the backend says.
+pub fn untouched<B: Backend>(backend: &B, suite: &[Prepared]) -> Result<usize, String> {
+    let mut seen = 0;
+    for p in suite.iter().filter(|p| !p.case.program.groups.is_empty()) {
+        let Case { name, program, weights, options, room, works, .. } = &p.case;
+        let mut run = || -> Result<Option<(u8, u32)>> {
+            let mut d = Device::new(backend, program, weights, options, room)?;
+            // Those handed out last.
+            let spare = (room.pages / 4) as usize;
+            let pages: Vec<(u8, u32)> = (0..program.groups.len() as u8)
+                .flat_map(|g| d.free_pages(g)[..spare].iter().map(move |&page| (g, page)))
+                .collect::<Vec<_>>();
+            let mut before = vec![];
+            for &(group, page) in &pages {
+                let bytes = backend.host_page(&mut d.context, group, 0);
+                bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i % 251) as u8 ^ page as u8);
+                let pattern = bytes.to_vec();
+                d.restore(&[Move::Page { group, from: 0, to: page }])?;
+                if d.page(group, page)? != pattern {
+                    return Ok(Some((group, page)));
+                }
+                before.push(pattern);
+            }
+            for work in works {
+                d.run(work, &[])?;
+            }
+            for (&(group, page), before) in pages.iter().zip(&before) {
+                let held = !d.free_pages(group).contains(&page);
+                if !held && d.page(group, page)? != *before {
+                    return Ok(Some((group, page)));
+                }
+                seen += usize::from(!held);
+            }
+            Ok(None)
+        };
+        if let Some((group, page)) = run().map_err(|e| format!("{name}: {e}"))? {
+            return Err(format!("{name}: page {page} of group {group} is not what was put there"));
+        }
+    }
+    Ok(seen)
+}

@@ -1,0 +1,153 @@
+//! A steady step allocates nothing, on no thread: on the CPU backend alone, and through the engine.
+//!
+//! There is one test in this file, because what other tests allocate would be counted too.
+
+use gristmill_conformance::device::{Device, Room};
+use gristmill_conformance::model::Decoder;
+use gristmill_conformance::random::Random;
+use gristmill_conformance::sampling::GREEDY;
+use gristmill_conformance::weights::Weights;
+use gristmill_conformance::work::{Part, Work};
+use gristmill_core::DType;
+use gristmill_cpu::{Cpu, CpuOptions, Isa};
+use gristmill_engine::{Engine, EngineOptions, Request, SamplingParams};
+use gristmill_ir::*;
+use std::alloc::{GlobalAlloc, Layout as Memory, System};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::task::Waker;
+
+static COUNTS: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// The system's allocator, counting what every thread asks of it.
+struct Counting;
+
+impl Counting {
+    fn count(&self) {
+        if COUNTS.load(SeqCst) {
+            ALLOCATIONS.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+// SAFETY: every call goes to `System` unchanged; counting touches two atomics only.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Memory) -> *mut u8 {
+        self.count();
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Memory) {
+        // SAFETY: the caller keeps the contract of `dealloc`, and `pointer` came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Memory, size: usize) -> *mut u8 {
+        self.count();
+        // SAFETY: the caller keeps the contract of `realloc`, and `pointer` came from `System`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations while `run` runs.
+fn allocations(run: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.load(SeqCst);
+    COUNTS.store(true, SeqCst);
+    run();
+    COUNTS.store(false, SeqCst);
+    ALLOCATIONS.load(SeqCst) - before
+}
+
+#[test]
+fn steady_steps_allocate_nothing() {
+    let model = Decoder { windows: vec![None, Some(40)], ..Decoder::default() };
+    let program = model.record().unwrap();
+    let weights = Weights::random(&program, 1, |_| DType::Q4_K);
+    for activations in [Activations::F32, Activations::Int8] {
+        let options = Options { activations, ..Options::default() };
+        for threads in [1, 2] {
+            let cpu = || Cpu::new(CpuOptions { isa: Isa::best(), threads, poison: false }).unwrap();
+            let n = backend(&cpu(), &program, &weights, &options);
+            assert_eq!(n, 0, "decoding with {activations:?} on {threads} threads");
+            let n = engine(cpu(), &program, &weights, options);
+            assert_eq!(n, 0, "Engine::step with {activations:?} on {threads} threads");
+        }
+    }
+}
+
+/// Prompts, then decoding of four sequences with all that sampling can be asked for; one is long
+/// enough to share its keys out between threads.
+fn backend(cpu: &Cpu, program: &Program, weights: &Weights, options: &Options) -> u64 {
+    let room = Room::of(128, 4).paged(64, 32);
+    let mut d = Device::new(cpu, program, weights, options, &room).unwrap();
+    let mut random = Random::new(2);
+    let mut lens = [0u32; 4];
+    let mut work = |counts: [u32; 4]| {
+        let part = |(seq, &n): (usize, &u32)| {
+            lens[seq] += n;
+            Part::causal(seq, lens[seq] - n, random.ids(n as usize, 131))
+        };
+        Work::of(counts.iter().enumerate().filter(|c| *c.1 > 0).map(part).collect())
+    };
+    let mut steps = vec![work([100, 9, 1, 3])];
+    steps.extend((0..5).map(|_| work([100, 0, 0, 0])));
+    steps.extend((0..40).map(|_| work([1; 4])));
+    // The tables are made before, since windows give pages back: all steps see the last tables.
+    let arrays: Vec<_> = steps.iter().map(|w| d.arrays(w).unwrap()).collect();
+    let mask = vec![u32::MAX; 5];
+    let params = [Sampling { temperature: 0.9, top_k: 20, top_p: 0.9, ..GREEDY }; 4];
+    let all = SampleBatch {
+        params: &params,
+        slots: &[0, 1, 2, 3],
+        allow: &mask,
+        allow_row: &[0, -1, 0, 0],
+        bias: &[(1, 7, 0.5)],
+        combine: &[(2, 3, 1.0)],
+        want: &[(3, 1), (0, 1)],
+        top_logprobs: 6,
+    };
+    let mut results = Results::default();
+    let mut run = |range: std::ops::Range<usize>| {
+        for (work, a) in steps[range.clone()].iter().zip(&arrays[range]) {
+            let step = cpu.launch(&d.plan, &mut d.context, &a.batch()).unwrap();
+            if work.parts.len() == 4 {
+                cpu.sample(&mut d.context, step, &all).unwrap();
+            }
+            assert!(cpu.finish(&mut d.context, step, &mut results, Waker::noop()).unwrap());
+        }
+    };
+    run(0..10);
+    allocations(|| run(10..46))
+}
+
+/// Requests that decode together, past the ends of their pages and a window.
+fn engine(cpu: Cpu, program: &Program, weights: &Weights, options: Options) -> u64 {
+    let options = EngineOptions {
+        context: 1024,
+        max_seqs: 4,
+        token_budget: 128,
+        options,
+        ..EngineOptions::default()
+    };
+    let mut load = |d: &TensorDecl| weights.tensor(d);
+    let mut engine = Engine::new(cpu, program.clone(), &mut load, options).unwrap();
+    let mut random = Random::new(3);
+    for (i, n) in [600, 20, 3, 50].into_iter().enumerate() {
+        let mut request = Request::new(random.ids(n, 131), 200);
+        request.sampling = SamplingParams { temperature: i as f32 / 4.0, ..Default::default() };
+        engine.submit(request).unwrap();
+    }
+    let mut events = Vec::with_capacity(2000);
+    for _ in 0..20 {
+        engine.step(&mut events).unwrap();
+    }
+    allocations(|| {
+        for _ in 0..100 {
+            assert_eq!(engine.step(&mut events).unwrap().sampled, 4);
+        }
+    })
+}

@@ -1,0 +1,90 @@
+//! The suite on the CPU backend, for every instruction set of this machine.
+
+use gristmill_conformance::check::{self, Prepared};
+use gristmill_conformance::{hostile, invariance, ledger, sampling, suite};
+use gristmill_cpu::{Cpu, CpuOptions, Isa};
+use std::sync::OnceLock;
+
+fn cpu(isa: Isa, threads: usize, poison: bool) -> Cpu {
+    Cpu::new(CpuOptions { isa, threads, poison }).expect("the instruction set is available")
+}
+
+fn prepared() -> &'static [Prepared] {
+    static SUITE: OnceLock<Vec<Prepared>> = OnceLock::new();
+    SUITE.get_or_init(suite)
+}
+
+/// Every operation against f64, on states and a workspace full of NaN.
+#[test]
+fn operations() {
+    let mut failed = 0;
+    for isa in Isa::available() {
+        let report = check::run(&cpu(isa, 2, true), prepared());
+        let (worst, of) = &report.worst;
+        println!(
+            "{isa}: {} cases, {} steps, {} left out; the worst uses {:.0} % of its tolerance: {of}",
+            report.ran,
+            report.steps,
+            report.left_out,
+            100.0 * worst
+        );
+        for f in &report.failures {
+            println!("{isa}: {f}");
+        }
+        assert_eq!(report.left_out, 0, "the CPU runs everything here");
+        failed += report.failures.len();
+    }
+    assert_eq!(failed, 0, "see above");
+}
+
+/// What memory held before makes no difference, to the bit.
+#[test]
+fn poison_changes_nothing() {
+    let isa = Isa::best();
+    let (clean, poisoned) = (cpu(isa, 1, false), cpu(isa, 2, true));
+    for p in prepared().iter().filter(|p| !p.case.name.contains("linear")) {
+        let (a, b) = (p.results(&clean), p.results(&poisoned));
+        assert_eq!(a.unwrap(), b.unwrap(), "{}", p.case.name);
+    }
+}
+
+/// Pages that no sequence holds keep every byte.
+#[test]
+fn free_pages_are_not_written() {
+    for isa in Isa::available() {
+        let n = check::untouched(&cpu(isa, 2, true), prepared()).unwrap();
+        assert!(n > 500, "{n} pages looked at");
+    }
+}
+
+#[test]
+fn batch_invariance() {
+    let mut failures = vec![];
+    for isa in Isa::available() {
+        for subject in invariance::subjects() {
+            match subject.check(&mut |threads| cpu(isa, threads, false)) {
+                Ok(rows) => println!("{isa}: {}: {rows} rows are the same bits", subject.name),
+                Err(e) => failures.push(format!("{isa}: {e}")),
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn samples() {
+    for isa in Isa::available() {
+        sampling::check(&cpu(isa, 2, true)).unwrap_or_else(|e| panic!("{isa}: {e}"));
+    }
+}
+
+#[test]
+fn only_integers_cross() {
+    ledger::check(&cpu(Isa::best(), 2, true)).unwrap();
+}
+
+#[test]
+fn bad_batches_are_refused() {
+    let n = hostile::check(&cpu(Isa::best(), 1, true)).unwrap_or_else(|e| panic!("{e:#?}"));
+    println!("{n} refused");
+}

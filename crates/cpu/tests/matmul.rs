@@ -1,0 +1,293 @@
+//! Matrix products against f64 sums over the reference dequantization, which knows nothing of
+//! packing, on every instruction set this machine has.
+
+use gristmill_core::{DType, HostTensor, quant};
+use gristmill_cpu::kernels::matmul::{MatmulArgs, PrepareArgs, select};
+use gristmill_cpu::{Isa, pack::Packed};
+use gristmill_ir::Activations;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const DENSE: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const BLOCKS: [DType; 5] = [DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q5_K, DType::Q6_K];
+
+struct Random(u64);
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+    fn vec(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next()).collect()
+    }
+}
+
+fn tensor(dtype: DType, [experts, rows, cols]: [usize; 3], values: &[f32]) -> HostTensor {
+    let bytes = quant::quantize(dtype, values).unwrap();
+    let range = 0..bytes.len();
+    HostTensor::new("w", dtype, [experts, rows, cols], Arc::new(bytes), range).unwrap()
+}
+
+/// Memory for `bytes` aligned to 64; see [`align`].
+fn aligned(bytes: usize) -> Vec<u8> {
+    vec![0; bytes + 64]
+}
+
+fn align(v: &mut [u8]) -> *mut u8 {
+    let p = v.as_mut_ptr();
+    p.wrapping_add(p.align_offset(64))
+}
+
+/// `[tokens][rows]` of expert `expert`, computed in `workers` shares.
+fn product(
+    isa: Isa,
+    w: &Packed,
+    expert: usize,
+    form: Activations,
+    x: &[f32],
+    tokens: usize,
+    workers: usize,
+) -> Vec<f32> {
+    let kernel = select(isa, w.layout().dtype(), form).unwrap();
+    let (rows, cols) = (w.rows(), w.cols());
+    let mut prepared = aligned(kernel.activation_bytes(tokens, cols));
+    let mut scratch = aligned(kernel.scratch_bytes(cols));
+    let y_stride = rows + 3;
+    let mut y = vec![f32::NAN; tokens * y_stride];
+    let tiles = kernel.tiles(tokens);
+    let groups = w.layout().groups();
+    for i in 0..workers {
+        let share = |n: usize| n * i / workers..n * (i + 1) / workers;
+        // SAFETY: x, prepared, scratch and y have the sizes the kernel asks for.
+        unsafe {
+            kernel.prepare(&PrepareArgs {
+                x: x.as_ptr(),
+                x_stride: cols,
+                tokens,
+                cols,
+                out: align(&mut prepared),
+                tiles: share(tiles),
+            });
+        }
+    }
+    for i in 0..workers {
+        // SAFETY: as above, and the matrix was packed for this instruction set.
+        unsafe {
+            kernel.matmul(&MatmulArgs {
+                weights: w.matrix(expert).as_ptr(),
+                rows,
+                cols,
+                x: align(&mut prepared),
+                tokens,
+                y: y.as_mut_ptr(),
+                y_stride,
+                groups: groups * i / workers..groups * (i + 1) / workers,
+                scratch: align(&mut scratch),
+            });
+        }
+    }
+    assert!(y.chunks(y_stride).all(|r| r[rows..].iter().all(|v| v.is_nan())), "wrote past a row");
+    y.chunks(y_stride).flat_map(|r| r[..rows].to_vec()).collect()
+}
+
+/// The int8 form of activations, from its definition.
+fn quantized(x: &[f32]) -> Vec<f64> {
+    x.chunks_exact(32)
+        .flat_map(|b| {
+            let largest = b.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let inverse = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
+            b.iter()
+                .map(|v| f64::from((v * inverse).round_ties_even()) * f64::from(largest / 127.0))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// (sum, sum of magnitudes) for each token and row.
+fn truth(w: &[f32], x: &[f64], cols: usize) -> Vec<(f64, f64)> {
+    let mut out = vec![];
+    for x in x.chunks_exact(cols) {
+        for w in w.chunks_exact(cols) {
+            let products = w.iter().zip(x).map(|(&w, &x)| f64::from(w) * x);
+            out.push(products.fold((0.0, 0.0), |(s, a), p| (s + p, a + p.abs())));
+        }
+    }
+    out
+}
+
+fn check(isa: Isa, dtype: DType, form: Activations, rows: usize, cols: usize, tokens: usize) {
+    let mut random = Random((rows * 31 + cols * 7 + tokens) as u64);
+    let t = tensor(dtype, [1, rows, cols], &random.vec(rows * cols));
+    let packed = Packed::new(isa, &t).unwrap();
+    let x = random.vec(tokens * cols);
+    let mut w = vec![0.0; rows * cols];
+    quant::dequantize(dtype, t.bytes(), &mut w).unwrap();
+    // Dense weights take f32 activations whatever is asked for.
+    let exact: Vec<f64> = match select(isa, dtype, form).unwrap().activations() {
+        Activations::Int8 => quantized(&x),
+        Activations::F32 => x.iter().map(|&v| v.into()).collect(),
+    };
+    let y = product(isa, &packed, 0, form, &x, tokens, 1);
+    for (i, (&y, (e, magnitude))) in y.iter().zip(truth(&w, &exact, cols)).enumerate() {
+        // Minima are summed apart from the products they offset, hence the factor.
+        let bound = 4e-6 * magnitude + 1e-6;
+        assert!(
+            (f64::from(y) - e).abs() <= bound,
+            "{isa} {dtype} {form:?} {rows}x{cols} T {tokens}: token {} row {}: {y}, not {e}",
+            i / rows,
+            i % rows
+        );
+    }
+}
+
+#[test]
+fn block_formats_at_odd_sizes() {
+    for isa in Isa::available() {
+        for dtype in BLOCKS {
+            let b = dtype.block_len();
+            for (rows, blocks, tokens) in
+                [(1, 1, 1), (7, 3, 2), (16, 2, 3), (33, 1, 5), (40, 2, 12), (40, 1, 30), (65, 3, 1)]
+            {
+                check(isa, dtype, Activations::Int8, rows, b * blocks, tokens);
+                check(isa, dtype, Activations::F32, rows, b * blocks, tokens);
+            }
+        }
+    }
+}
+
+#[test]
+fn dense_formats_at_odd_sizes() {
+    for isa in Isa::available() {
+        for dtype in DENSE {
+            for (rows, cols, tokens) in
+                [(1, 1, 1), (7, 172, 2), (16, 31, 3), (33, 300, 5), (40, 64, 12), (40, 172, 30)]
+            {
+                check(isa, dtype, Activations::F32, rows, cols, tokens);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn any_shape(rows in 1usize..40, blocks in 1usize..4, tokens in 1usize..31, i in 0usize..8) {
+        let dtype = DENSE.into_iter().chain(BLOCKS).nth(i).unwrap();
+        let cols = if i < 3 { blocks * 61 } else { blocks * dtype.block_len() };
+        for isa in Isa::available() {
+            check(isa, dtype, Activations::Int8, rows, cols, tokens);
+            check(isa, dtype, Activations::F32, rows, cols, tokens);
+        }
+    }
+}
+
+/// A token's result is the same bits alone, in any batch, and with any number of workers.
+#[test]
+fn results_do_not_depend_on_the_batch() {
+    for isa in Isa::available() {
+        for (dtype, form) in BLOCKS
+            .into_iter()
+            .flat_map(|d| [(d, Activations::Int8), (d, Activations::F32)])
+            .chain(DENSE.map(|d| (d, Activations::F32)))
+        {
+            let (rows, tokens) = (75, 30);
+            let cols = if dtype.block_len() == 1 { 300 } else { 512 };
+            let mut random = Random(9);
+            let t = tensor(dtype, [1, rows, cols], &random.vec(rows * cols));
+            let w = Packed::new(isa, &t).unwrap();
+            let x = random.vec(tokens * cols);
+            let whole = product(isa, &w, 0, form, &x, tokens, 1);
+            let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            for workers in [2, 3] {
+                let shared = product(isa, &w, 0, form, &x, tokens, workers);
+                assert_eq!(bits(&shared), bits(&whole), "{isa} {dtype} {form:?} {workers} workers");
+            }
+            for n in [1, 2, 3, 4, 5, 8, 11, 12, 13, 24, 29] {
+                for start in [0, 1, tokens - n] {
+                    let x = &x[start * cols..(start + n) * cols];
+                    let part = product(isa, &w, 0, form, x, n, 1);
+                    let same = &whole[start * rows..(start + n) * rows];
+                    assert_eq!(bits(&part), bits(same), "{isa} {dtype} {form:?} {n} from {start}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn experts_lie_one_after_the_other() {
+    for isa in Isa::available() {
+        for dtype in [DType::F16, DType::Q4_K] {
+            let (rows, cols) = (19, 256);
+            let mut random = Random(4);
+            let values = random.vec(3 * rows * cols);
+            let stack = Packed::new(isa, &tensor(dtype, [3, rows, cols], &values)).unwrap();
+            let x = random.vec(2 * cols);
+            for e in 0..3 {
+                let values = &values[e * rows * cols..(e + 1) * rows * cols];
+                let one = Packed::new(isa, &tensor(dtype, [1, rows, cols], values)).unwrap();
+                let a = product(isa, &stack, e, Activations::Int8, &x, 2, 1);
+                assert_eq!(a, product(isa, &one, 0, Activations::Int8, &x, 2, 1));
+            }
+        }
+    }
+}
+
+/// The extremes of the integers: weights -128 and 127, activations -127 and 127, all signs alike.
+#[test]
+fn extreme_integers() {
+    for isa in Isa::available() {
+        for weight in [0x80u8, 0x7f, 0x81] {
+            let block: Vec<u8> =
+                [0, 0x3c].into_iter().chain(std::iter::repeat_n(weight, 32)).collect();
+            let bytes = block.repeat(17 * 4);
+            let t =
+                HostTensor::new("w", DType::Q8_0, [1, 17, 128], Arc::new(bytes), 0..17 * 4 * 34);
+            let w = Packed::new(isa, &t.unwrap()).unwrap();
+            for x in [1.0, -1.0] {
+                let y = product(isa, &w, 0, Activations::Int8, &[x; 128], 1, 1);
+                let e = 128.0 * f32::from(weight as i8) * x;
+                assert!(
+                    y.iter().all(|y| (y - e).abs() < 1e-3),
+                    "{isa} {weight} {x}: {y:?} not {e}"
+                );
+            }
+        }
+    }
+}
+
+/// A dot of 4096 random products: the error relative to its typical size, root mean square.
+#[test]
+fn long_sums_are_accurate() {
+    for isa in Isa::available() {
+        for dtype in [DType::F32, DType::Q4_K] {
+            let (rows, cols) = (64, 4096);
+            let mut random = Random(11);
+            let t = tensor(dtype, [1, rows, cols], &random.vec(rows * cols));
+            let x = random.vec(cols);
+            let mut w = vec![0.0; rows * cols];
+            quant::dequantize(dtype, t.bytes(), &mut w).unwrap();
+            let y = product(isa, &Packed::new(isa, &t).unwrap(), 0, Activations::F32, &x, 1, 1);
+            let exact: Vec<f64> = x.iter().map(|&v| v.into()).collect();
+            let (mut error, mut size) = (0.0, 0.0);
+            for (&y, (e, _)) in y.iter().zip(truth(&w, &exact, cols)) {
+                error += (f64::from(y) - e).powi(2);
+                size += e * e;
+            }
+            let relative = (error / size).sqrt();
+            assert!(relative < 1e-6, "{isa} {dtype}: {relative:e}");
+        }
+    }
+}
+
+#[test]
+fn zero_and_tiny_activations() {
+    for isa in Isa::available() {
+        let w = tensor(DType::Q4_K, [1, 16, 256], &Random(1).vec(16 * 256));
+        let w = Packed::new(isa, &w).unwrap();
+        for x in [0.0, 1e-38, -1e-42] {
+            let y = product(isa, &w, 0, Activations::Int8, &[x; 256], 1, 1);
+            assert!(y.iter().all(|y| y.abs() < 1e-30), "{isa}: {y:?}");
+        }
+    }
+}

@@ -62,7 +62,12 @@ impl WithSimd for MulAdd {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) -> f32 {
         let (a, b) = (s.splat(black_box(0.5)), s.splat(black_box(0.25)));
+        // Different beginnings that the compiler cannot see: equal chains would be one.
+        let first = black_box([1.0; 2 * ACCS]);
         let mut acc = [a; 2 * ACCS];
+        for (x, &f) in acc.iter_mut().zip(&first) {
+            *x = s.splat(f);
+        }
         for _ in 0..self.0 {
             for x in &mut acc {
                 *x = s.fma(*x, a, b);

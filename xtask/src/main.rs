@@ -3,6 +3,7 @@
 //! A check prints one line a violation, `file:line: rule: what to do`, and exits with 1; it exits
 //! with 2 when it was called wrongly.
 
+mod bundle;
 mod codegen;
 mod disassembly;
 mod layers;
@@ -21,9 +22,7 @@ struct Command {
     run: fn(&[String]) -> anyhow::Result<()>,
 }
 
-/// Every chore. A new one is a file beside this one and an entry here; `golden` (the checks against
-/// reference data beside the repository), `bundle` (quantize the trained model, measure its
-/// perplexity) and `stories` are still to come.
+/// Every chore. A new one is a file beside this one and an entry here.
 const COMMANDS: &[Command] = &[
     Command {
         name: "layers",
@@ -36,6 +35,12 @@ const COMMANDS: &[Command] = &[
         options: "[--binary PATH]",
         help: "no intrinsic left as a call, no call inside a kernel loop of the release binary",
         run: codegen::run,
+    },
+    Command {
+        name: "bundle",
+        options: "[--type q8_0]",
+        help: "quantize the trained model, fill its card, ship it in the binary",
+        run: bundle::run,
     },
     Command {
         name: "size",

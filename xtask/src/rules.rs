@@ -15,6 +15,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/core/src/element.rs", "which types are plain data"),
     ("crates/cpu/src/simd", "intrinsics and target features"),
     ("crates/cpu/src/kernels", "raw pointers into packed weights and workspaces"),
+    ("crates/cpu/examples", "calls kernels as a plan does, to time them"),
     ("crates/cpu/src/pool", "workers borrow a job for as long as it runs"),
     ("crates/cpu/src/plan", "the workspace is cut into disjoint values"),
     ("crates/cpu/src/memory.rs", "aligned memory on large pages"),

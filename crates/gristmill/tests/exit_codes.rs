@@ -4,7 +4,7 @@ mod common;
 
 use common::{code, gristmill, run, stderr, stdout};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
 /// One line of error, no panic, nothing on stdout.
@@ -156,13 +156,14 @@ fn a_prompt_from_a_pipe() {
 #[cfg(unix)]
 #[test]
 fn interrupted() {
-    let child = gristmill()
-        .args(["run", "-p", "a fox", "--ignore-eos", "-c", "4000", "-n", "3900"])
+    let mut child = gristmill()
+        .args(["run", "-p", "a fox", "--ignore-eos", "-c", "100000", "-n", "90000"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // It is writing: the handler is there.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
     let id = child.id().to_string();
     let sent = std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
     assert!(sent.success());

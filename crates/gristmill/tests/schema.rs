@@ -160,8 +160,8 @@ fn quantized_again_it_is_smaller_and_still_runs() {
         let output = run(&["quantize", &source, &target, "--type", kind, "-v"]);
         let said = stderr(&output);
         assert_eq!(code(&output), 0, "{said}");
-        // Rows of 64 are no blocks of 256: they become F16, and it says so.
-        assert_eq!(said.contains("no whole number"), kind.ends_with("_k"), "{said}");
+        // Rows of 64 or 172 are no blocks of 256, nor 172 of 32: they become F16, and it says so.
+        assert_eq!(said.contains("no whole number"), kind != "f16", "{said}");
         let worst = said
             .lines()
             .filter_map(|l| l.split_once("relative RMS error ")?.1.parse::<f64>().ok())

@@ -11,6 +11,8 @@ use std::hint::black_box;
 const ACCS: usize = 6;
 /// Weight fragments that stay in the first cache.
 const FRAGMENTS: usize = 32;
+/// Bytes of the widest register.
+const WIDEST: usize = 64;
 
 /// Reads all bytes but a rest below a register's length. What it returns only says that they were
 /// read.
@@ -25,7 +27,8 @@ impl WithSimd for Read<'_> {
         if n < step {
             return 0;
         }
-        let mut last = vec![0u8; step];
+        let mut last = [0u8; WIDEST];
+        const { assert!(4 * S::LANES <= WIDEST) };
         // SAFETY: every load is of `step` bytes that lie within the slice, and `last` holds as
         // many.
         unsafe {
@@ -59,7 +62,12 @@ impl WithSimd for MulAdd {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) -> f32 {
         let (a, b) = (s.splat(black_box(0.5)), s.splat(black_box(0.25)));
+        // Different beginnings that the compiler cannot see: equal chains would be one.
+        let first = black_box([1.0; 2 * ACCS]);
         let mut acc = [a; 2 * ACCS];
+        for (x, &f) in acc.iter_mut().zip(&first) {
+            *x = s.splat(f);
+        }
         for _ in 0..self.0 {
             for x in &mut acc {
                 *x = s.fma(*x, a, b);
@@ -105,7 +113,8 @@ impl WithSimd for Mma {
 #[inline(always)]
 fn panel<S: Simd, const T: usize>(s: S, rounds: usize) -> f32 {
     let step = 4 * S::LANES;
-    let weights = black_box(vec![3u8; FRAGMENTS * step]);
+    const { assert!(4 * S::LANES <= WIDEST) };
+    let weights = black_box([3u8; FRAGMENTS * WIDEST]);
     let x = black_box([0x0101_0101u32; T]);
     let mut acc = [s.i32_zero(); T];
     // SAFETY: the panel holds `FRAGMENTS` fragments, and each number of `x` is four aligned bytes.

@@ -4,6 +4,7 @@
 //! stderr.
 
 use crate::args::{Ids, RunsOn, Threads, context, load, open, parse_ids};
+use crate::device;
 use crate::resolve::{self, Source};
 use crate::term::{
     Done, Stop, catch_interrupts, check_interrupt, interrupted, json, note, out, usage,
@@ -133,6 +134,7 @@ fn random() -> u64 {
 
 pub fn run(args: RunArgs, started: Instant) -> Done {
     let sampling = args.sampling.params()?;
+    device::choose(args.runs_on.device)?; // before anything is read
     if args.predict == 0 {
         return usage("--predict is 0; it must be at least 1, or negative for no limit");
     }

@@ -118,6 +118,9 @@ impl Test {
     }
 }
 
+/// Bytes of weights that large caches hold.
+const CACHED: u64 = 64 << 20;
+
 /// What the rows of one run have in common.
 pub struct Setup<'m> {
     pub model: &'m Model,
@@ -154,6 +157,9 @@ pub fn run(args: BenchArgs) -> Done {
             note(table::ceilings(&ceilings));
         }
         let work = Work::of(&program, model.gguf());
+        if work.weight_bytes < CACHED && !args.quiet {
+            note("this model fits in the caches, which are faster than the memory measured above");
+        }
         let options = options(&settings, context);
         let mut engine = load(&model, cpu, program, options.clone())?;
         let setup = Setup { model: &model, settings: &settings, options: &options, ceilings, work };

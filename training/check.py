@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 
-from . import grammar
+from . import grammar, world
 from .requests import request_for
 from .story import write_story
 
@@ -43,22 +43,24 @@ def stories(args):
         with open(args.jsonl, encoding="utf-8") as f:
             rows = [json.loads(line) for line in f if line.strip()]
         return [(r.get("request"), r["text"]) for r in rows]
-    wishes = _wishes(args) if args.requests or (args.command and "{request}" in args.command) else [None] * args.n
+    asked = args.requests or (args.command and "{request}" in args.command)
+    wanted = wishes(args.n, args.seed) if asked else [None] * args.n
     if args.command:
-        return [(w, _run(args.command, args.seed + i, w)) for i, w in enumerate(wishes)]
+        return [(w, _run(args.command, args.seed + i, w)) for i, w in enumerate(wanted)]
     from . import sample as s  # torch is needed only here
 
     model, tok, _ = s.load(args.checkpoint, args.tokenizer)
     draw = lambda ids, count, seed: s.sample(model, tok, ids, count, args.temperature, args.top_p, seed)
     if not args.requests:
         return [(None, t) for t in draw(s.prompt_ids(tok), args.n, args.seed)]
-    return [(w, draw(s.prompt_ids(tok, w), 1, args.seed + i)[0]) for i, w in enumerate(wishes)]
+    return [(w, draw(s.prompt_ids(tok, w), 1, args.seed + i)[0]) for i, w in enumerate(wanted)]
 
 
-def _wishes(args):
-    rng = random.Random(f"check {args.seed}")
+def wishes(count, seed):
+    """Requests of the kind the model was trained on, from a stream of their own."""
+    rng = random.Random(f"check {seed}")
     out = []
-    for _ in range(args.n):
+    for _ in range(count):
         _, bound, plot = write_story(rng)
         out.append(request_for(rng, bound, plot))
     return out
@@ -93,17 +95,16 @@ def main():
     sys.exit(rate < args.require)
 
 
-def _report_wishes(judged):
-    """Of the names and things of this world that requests mention, how many their stories hold."""
-    from . import world
+def wished_for(wish):
+    """The names, animals, objects and places of this world that a request mentions."""
+    plain = " " + "".join(c if c.isalnum() or c == "." else " " for c in wish.rstrip(".")) + " "
+    return [w for w in world.ALL_NAMES + world.ANIMALS + world.OBJECTS + list(world.PLACES) if f" {w} " in plain]
 
-    asked = met = 0
-    for wish, text, _ in judged:
-        words = [w for w in world.ALL_NAMES + world.ANIMALS + world.OBJECTS + list(world.PLACES)
-                 if wish and f" {w} " in " " + "".join(c if c.isalnum() or c == "." else " " for c in wish.rstrip(".")) + " "]
-        asked += len(words)
-        met += sum(w in text for w in words)
-    print(f"requests: {met} of {asked} things of this world that were asked for are in the story")
+
+def _report_wishes(judged):
+    pairs = [(w, text) for wish, text, _ in judged if wish for w in wished_for(wish)]
+    print(f"requests: {sum(w in text for w, text in pairs)} of {len(pairs)} things of this world "
+          "that were asked for are in the story")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ def arguments():
     a.add_argument("--lr", type=float, default=0.012, help="of AdamW; Muon's is --muon-lr")
     a.add_argument("--muon-lr", type=float, default=0.015)
     a.add_argument("--warmup", type=int, default=40)
+    a.add_argument("--retarget", default="", metavar="AT:STEPS",
+                   help="from step AT on, let the schedule end at STEPS instead (a run cut to fit its time)")
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--stop-after", type=int, default=0, help="leave after this many steps (to measure)")
     a.add_argument("--out", default=OUT)
@@ -82,6 +84,7 @@ def main():
     step_loss = loss_of if args.eager else torch.compile(loss_of)
     print(f"{model.parameter_count()} parameters", flush=True)
 
+    at, total = (int(n) for n in args.retarget.split(":")) if args.retarget else (args.steps, args.steps)
     step, log, began = 0, [], time.time()
     saved = os.path.join(args.out, "checkpoint.pt")
     if args.resume and os.path.exists(saved):
@@ -99,14 +102,14 @@ def main():
             json.dump(log, f)
 
     last_save, first = time.time(), step
-    while step < args.steps:
+    while step < total:
         x, y = batch(tok, args.seed, step, args.rows, model.cfg.context)
         loss = step_loss(model, x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o, base in zip(optimizers, bases):
             for group in o.param_groups:
-                group["lr"] = base * schedule(step, args.steps, args.warmup)
+                group["lr"] = base * schedule(step, args.steps if step < at else total, args.warmup)
             o.step()
         model.zero_grad(set_to_none=True)
         step += 1

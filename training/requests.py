@@ -160,14 +160,17 @@ def request_for(rng, bound, plot):
     return asked
 
 
-def document(rng, pair_share=0.42):
-    """One training document: a list of (text, is_target); requests are read but not learned."""
-    text, bound, plot = write_story(rng)
+def document(rng, pair_share=0.42, marks=("", "")):
+    """One training document: a list of (text, is_target); requests are read but not learned.
+
+    Marks (see template.write) enclose what a reader could have known from the story so far.
+    """
+    text, bound, plot = write_story(rng, marks)
     if rng.random() >= pair_share:
         return [(BOS, False), (text + END, True)]
     out = [(BOS, False), *_turn(request_for(rng, bound, plot), text)]
     if rng.random() < 0.1:
-        text, bound, plot = write_story(rng)
+        text, bound, plot = write_story(rng, marks)
         out += [("\n", False), *_turn(request_for(rng, bound, plot), text)]
     return out
 

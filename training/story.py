@@ -26,14 +26,14 @@ class Plot:
 PLOTS = [Plot(p) for p in plots_a.PLOTS + plots_b.PLOTS]
 
 
-def write_story(rng):
-    """A new story: (text, bindings, plot)."""
+def write_story(rng, marks=("", "")):
+    """A new story: (text, bindings, plot). For marks see template.write."""
     plot = rng.choice(PLOTS)
     text, bindings, gap = "", {}, ""
     for beat, optional in plot.order:
         if beat == "¶":
             gap = PARAGRAPH
         elif not optional or rng.random() < 0.7:
-            text += gap + write(rng.choice(plot.beats[beat]), bindings, rng)
+            text += gap + write(rng.choice(plot.beats[beat]), bindings, rng, marks)
             gap = " "
     return text, bindings, plot

@@ -76,19 +76,24 @@ def render(node, value):
     return text
 
 
-def write(nodes, bindings, rng):
-    """Text for a template; unbound variables are drawn and stored in `bindings`."""
+def write(nodes, bindings, rng, marks=("", "")):
+    """Text for a template; unbound variables are drawn and stored in `bindings`.
+
+    What follows from an earlier choice (a variable said again) is put between the two marks.
+    """
     out = []
     for node in nodes:
         if isinstance(node, str):
             out.append(node)
         elif node[0] == "alt":
-            out.append(write(rng.choice(node[1]), bindings, rng))
+            out.append(write(rng.choice(node[1]), bindings, rng, marks))
         else:
             key = node[1]
-            if key not in bindings:
+            if key in bindings:
+                out.append(marks[0] + render(node, bindings[key]) + marks[1])
+            else:
                 bindings[key] = rng.choice(world.domain(key, bindings))
-            out.append(render(node, bindings[key]))
+                out.append(render(node, bindings[key]))
     return "".join(out)
 
 

@@ -95,9 +95,11 @@ class Llama(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                std = 0.02 if "embd" in name else p.shape[1] ** -0.5
+                std = 0.05 if "embd" in name else p.shape[1] ** -0.5
                 # Blocks start close to the identity: what they add back is small at first.
-                nn.init.normal_(p, std=std * (0.3 if "output" in name or "down" in name else 1.0))
+                # Attention starts soft: a head that is sure of itself too early learns no more.
+                small = ("attn_output", "ffn_down", "attn_q", "attn_k")
+                nn.init.normal_(p, std=std * (0.4 if any(s in name for s in small) else 1.0))
 
     def forward(self, ids, cache=None, start=0):
         """Logits [batch, time, vocab]. cache: a list of one list per layer, for decoding."""

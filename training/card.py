@@ -37,6 +37,15 @@ def rates(model, tok, count=200):
     return "\n".join(rows)
 
 
+def phases(history):
+    """One row for each stretch of training; a run that went on from a checkpoint has several."""
+    return "\n".join(
+        f"| {p['from'] + 1} to {p['to']} | {p['args']['rows']} x {p['args']['length']}"
+        f"{', one document each' if p['args']['single'] else ''} | {p['args']['muon_lr']} | {p['args']['lr']} "
+        f"| {p['args']['warmup']} steps | {'none' if p['decay'][0] >= p['to'] else 'from step {} to {}'.format(*p['decay'])} "
+        f"| {p['args']['slot_weight']:g} |" for p in history if p["to"] > p["from"])
+
+
 def curve(log):
     """Training loss, each figure the mean of the twenty steps up to it."""
     last = log[-1][0]
@@ -56,7 +65,6 @@ def main():
     templates = sum(len(t) for p in PLOTS for b, t in p.beats.items() if b not in shared_beats.BEATS)
     templates += sum(len(t.strip().split("\n")) for t in shared_beats.BEATS.values())
     templates += sum(len(p["beats"]["moral"].strip().split("\n")) for p in plots_a.PLOTS + plots_b.PLOTS)
-    tokens_seen = state["step"] * args["rows"] * cfg.context
     gguf = os.path.join(OUT, "model-f32.gguf")
     size = f"{os.path.getsize(gguf) / 1e6:.1f} MB" if os.path.exists(gguf) else ""
     table = _EMPTY.format(size=size, ppl=f"{math.exp(loss):.4f}")
@@ -69,8 +77,8 @@ def main():
     values = {
         "parameters": f"{model.parameter_count():,}", "layers": cfg.layers, "dim": cfg.dim, "heads": cfg.heads,
         "kv_heads": cfg.kv_heads, "head_dim": cfg.head_dim, "ffn": cfg.ffn, "context": cfg.context, "vocab": cfg.vocab,
-        "steps": state["step"], "rows": args["rows"], "seed": args["seed"], "tokens": f"{tokens_seen:,}",
-        "muon_lr": args["muon_lr"], "lr": args["lr"], "warmup": args["warmup"], "plots": len(PLOTS),
+        "steps": state["step"], "seed": args["seed"], "tokens": f"{state['tokens']:,}", "phases": phases(state["phases"]),
+        "plots": len(PLOTS),
         "templates": templates, "names": len(world.ALL_NAMES), "animals": len(world.ANIMALS),
         "objects": len(world.OBJECTS), "places": len(world.PLACES), "shortest": min(lengths), "longest": max(lengths),
         "mean": sum(lengths) // len(lengths), "curve": curve(state["log"]), "rates": rates(model, tok),

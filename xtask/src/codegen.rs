@@ -26,6 +26,11 @@ const CALLS: &[(&str, &str, &str)] = &[
         "::vectorize",
         "the entry of an instruction set: one call for a whole range of rows",
     ),
+    (
+        "gristmill_cpu::kernels::matmul::matmul_f32::blocks",
+        "a function pointer",
+        "the same entry, its address kept in a register: one call for a whole row group",
+    ),
     ("gristmill_cpu", "memset", "clears a whole row or page; the library's loop is the best one"),
     (
         "gristmill_cpu::kernels::matmul::select",

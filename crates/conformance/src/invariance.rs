@@ -148,10 +148,7 @@ impl Subject {
         let mut compared = 0;
         for threads in [1, 2] {
             let backend = make(threads);
-            // Threads share out work in the same way whatever the chunks: a few ways will do.
-            let kept =
-                |way: &String| threads == 1 || !["of 1", "of 16"].iter().any(|e| way.ends_with(e));
-            for (way, works) in self.ways().into_iter().filter(|w| kept(&w.0)) {
+            for (way, works) in self.ways() {
                 let place = format!("{}: {way} on {threads} threads", self.name);
                 let rows = self.run(&backend, &works).map_err(|e| format!("{place}: {e}"))?;
                 let first = first.get_or_insert_with(|| rows.clone());

@@ -24,6 +24,11 @@ impl Program {
         ensure(s == t, || format!("%{} is {s:?} but %{} is {t:?}", a.0, b.0))
     }
 
+    fn is_of_tokens(&self, v: Value) -> Checked<()> {
+        let got = self.shape(v).rows;
+        ensure(got == Rows::Tokens, || format!("%{} has a row for {got:?}, not for Tokens", v.0))
+    }
+
     /// Checks that a weight is `[rows, cols]` in each of `experts` matrices.
     fn is_matrix(&self, t: Tensor, experts: u32, rows: u32, cols: u32) -> Checked<()> {
         let d = self.decl(t);
@@ -59,6 +64,18 @@ impl Program {
         ensure(bias.is_empty() || (fits && total == rows), || {
             format!("biases of {total} elements for {rows} outputs")
         })
+    }
+
+    /// Checks that a value says which of `experts` experts each token uses; gives how many it uses.
+    fn is_route(&self, v: Value, experts: u32) -> Checked<u32> {
+        let node = self.nodes.iter().find(|n| n.outputs.contains(&v));
+        match node.map(|n| &n.op) {
+            Some(Op::Route { w, k, .. }) if self.decl(*w).rows == experts => Ok(*k),
+            Some(Op::Route { w, .. }) => {
+                Err(format!("%{} chooses among {}, not {experts}", v.0, self.decl(*w).rows))
+            }
+            _ => Err(format!("%{} is no route", v.0)),
+        }
     }
 
     fn is_slot(&self, s: State, elems: u32) -> Checked<()> {
@@ -170,22 +187,25 @@ impl Program {
                 let experts = self.stacked(&[*w], self.shape(*x).width)?;
                 self.are_vectors(bias.iter().chain(choice_bias), experts)?;
                 ensure(*k > 0 && *k <= experts, || format!("{k} of {experts} experts"))?;
+                self.is_of_tokens(*x)?;
                 // k ids, then k weights.
                 tokens(2 * k)
             }
             Op::ExpertGateUp { x, route, w, bias, .. } => {
                 let rows = self.stacked(w, self.shape(*x).width)?;
                 ensure(rows % 2 == 0, || format!("{rows} outputs are no gate and up"))?;
-                self.stacked_bias(bias, self.decl(w[0]).experts, rows)?;
-                let k = self.shape(*route).width / 2;
+                let experts = self.decl(w[0]).experts;
+                self.stacked_bias(bias, experts, rows)?;
+                self.is_of_tokens(*x)?;
+                let k = self.is_route(*route, experts)?;
                 Ok(vec![Shape { rows: Rows::Choices(k), width: rows / 2 }])
             }
             Op::ExpertDown { x, route, w, bias } => {
-                let k = self.shape(*route).width / 2;
+                let experts = self.decl(*w).experts;
+                let k = self.is_route(*route, experts)?;
                 let s = self.shape(*x);
                 ensure(s.rows == Rows::Choices(k), || format!("%{} has {:?}", x.0, s.rows))?;
                 let rows = self.stacked(&[*w], s.width)?;
-                let experts = self.decl(*w).experts;
                 bias.iter().try_for_each(|&b| self.is_matrix(b, 1, experts, rows))?;
                 tokens(rows)
             }

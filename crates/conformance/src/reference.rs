@@ -7,6 +7,8 @@
 //! activations are int8, those entering a quantized matrix are `d · round(x / d)` in blocks of 32,
 //! `d = max|x| / 127`.
 
+mod experts;
+
 use crate::scalar::{activate, cap, gated, int8, narrow};
 use crate::weights::Weights;
 use crate::work::{Edit, TokenOf, Work};
@@ -26,6 +28,7 @@ struct Cache {
 
 struct Weight {
     values: Vec<f64>,
+    rows: usize,
     cols: usize,
     /// Whether its activations may be int8: it is stored in blocks.
     blocks: bool,
@@ -48,7 +51,8 @@ impl<'a> Reference<'a> {
     pub fn new(program: &'a Program, weights: &Weights, activations: Activations) -> Result<Self> {
         let load = |d: &TensorDecl| {
             let blocks = weights.dtype(&d.name).is_some_and(|t| t.block_len() > 1);
-            Ok(Weight { values: weights.values(d)?, cols: d.cols as usize, blocks })
+            let (rows, cols) = (d.rows as usize, d.cols as usize);
+            Ok(Weight { values: weights.values(d)?, rows, cols, blocks })
         };
         let weights = program.tensors.iter().map(load).collect::<Result<_>>()?;
         let int8 = activations == Activations::Int8;
@@ -117,12 +121,18 @@ impl<'a> Reference<'a> {
 
     /// `w x` for matrices over each other, plus their biases over each other.
     fn project(&self, x: &[f64], w: &[Tensor], bias: &[Tensor]) -> Vec<f64> {
+        self.project_by(0, x, w, bias)
+    }
+
+    /// The same with the matrices and the rows of biases of one expert.
+    fn project_by(&self, expert: usize, x: &[f64], w: &[Tensor], bias: &[Tensor]) -> Vec<f64> {
         let mut y = vec![];
         for w in w.iter().map(|t| &self.weights[t.index()]) {
             let x = if self.int8 && w.blocks { int8(x) } else { x.to_vec() };
-            y.extend(w.values.chunks(w.cols).map(|row| dot(row, &x)));
+            let rows = w.values.chunks(w.cols).skip(expert * w.rows).take(w.rows);
+            y.extend(rows.map(|row| dot(row, &x)));
         }
-        let bias = bias.iter().flat_map(|&b| self.vector(b));
+        let bias = bias.iter().flat_map(|&b| self.row(b, expert as u32));
         y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         y
     }
@@ -182,13 +192,14 @@ impl<'a> Reference<'a> {
                 of(*x).iter().map(|x| row(x)).collect()
             }
             Op::GateUp { x, w, bias, act } => {
-                let row = |x: &Vec<f64>| {
-                    let y = self.project(x, w, bias);
-                    let (gate, up) = y.split_at(y.len() / 2);
-                    gate.iter().zip(up).map(|(&g, &u)| gated(*act, g, u)).collect()
-                };
+                let row = |x: &Vec<f64>| unit(*act, &self.project(x, w, bias));
                 of(*x).iter().map(row).collect()
             }
+            Op::Route { x, .. } => self.route(op, of(*x)),
+            Op::ExpertGateUp { x, route, w, bias, act } => {
+                self.expert_gate_up(of(*x), of(*route), (w, bias), *act)
+            }
+            Op::ExpertDown { x, route, w, bias } => self.expert_down(of(*x), of(*route), *w, *bias),
             Op::Add { x, y, gate } => {
                 let row = |(r, (x, y)): (usize, (&Vec<f64>, &Vec<f64>))| {
                     let factor = gate.map_or(1.0, |g| activate(Act::Sigmoid, of(g)[r][0]));
@@ -316,6 +327,12 @@ impl<'a> Reference<'a> {
         }
         rows
     }
+}
+
+/// `act(gate) · up` of gates and ups over each other.
+fn unit(act: Act, y: &[f64]) -> Vec<f64> {
+    let (gate, up) = y.split_at(y.len() / 2);
+    gate.iter().zip(up).map(|(&g, &u)| gated(act, g, u)).collect()
 }
 
 /// The keys a token sees.

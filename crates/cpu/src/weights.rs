@@ -101,7 +101,8 @@ impl Weights {
             [one] => self.vector(&one.name, 0.0),
             [first, ..] => {
                 let values = |d: &&TensorDecl| Ok((self.values(&d.name)?, d.cols as usize));
-                let parts: Vec<(&[f32], usize)> = decls.iter().map(values).collect::<Result<_>>()?;
+                let parts: Vec<(&[f32], usize)> =
+                    decls.iter().map(values).collect::<Result<_>>()?;
                 let names: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
                 let row = |r: usize| parts.iter().map(move |&(v, n)| &v[r * n..(r + 1) * n]);
                 let rows = || (0..first.rows as usize).flat_map(row).flatten().copied().collect();

@@ -168,9 +168,7 @@ impl<'a> Compiler<'a> {
             Op::Qkv { x, w, .. } | Op::GateUp { x, w, .. } => {
                 self.products(w, self.bound(self.program.shape(*x).rows))
             }
-            Op::Route { x, w, .. } => {
-                self.products(&[*w], self.bound(self.program.shape(*x).rows))
-            }
+            Op::Route { x, w, .. } => self.products(&[*w], self.bound(self.program.shape(*x).rows)),
             Op::ExpertGateUp { w, .. } => {
                 let rows = self.bound(self.program.shape(n.outputs[0]).rows);
                 let experts = self.program.decl(w[0]).experts as usize;

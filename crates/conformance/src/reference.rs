@@ -8,6 +8,7 @@
 //! `d = max|x| / 127`.
 
 mod experts;
+mod rope;
 
 use crate::scalar::{activate, cap, gated, int8, narrow};
 use crate::weights::Weights;
@@ -41,6 +42,8 @@ pub struct Reference<'a> {
     int8: bool,
     /// One cache for each state of a sequence.
     sequences: HashMap<usize, Vec<Cache>>,
+    /// How near two scores came, of which a router preferred one, relative to the larger.
+    nearest: f64,
 }
 
 impl<'a> Reference<'a> {
@@ -56,7 +59,14 @@ impl<'a> Reference<'a> {
         };
         let weights = program.tensors.iter().map(load).collect::<Result<_>>()?;
         let int8 = activations == Activations::Int8;
-        Ok(Reference { program, weights, int8, sequences: HashMap::new() })
+        let sequences = HashMap::new();
+        Ok(Reference { program, weights, int8, sequences, nearest: f64::INFINITY })
+    }
+
+    /// Whether every choice of experts so far was one that f32 can tell too: to others no backend
+    /// can be held.
+    pub fn choices_are_clear(&self) -> bool {
+        self.nearest > 2e-6
     }
 
     /// Runs a step and gives every value of the program.
@@ -256,10 +266,8 @@ impl<'a> Reference<'a> {
         let StateKind::Paged { k_type, v_type, .. } = self.program.states[cache.index()] else {
             unreachable!("a qkv writes pages")
         };
-        let frequencies = rope.as_ref().map(|r| {
-            let factors = r.factors.map(|t| self.vector(t).iter().map(|&v| v as f32).collect());
-            r.frequencies(factors.as_ref().map(|f: &Vec<f32>| &f[..]))
-        });
+        let frequencies =
+            rope.as_ref().map(|r| rope::frequencies(r, r.factors.map(|t| self.vector(t))));
         let dim = *head_dim as usize;
         let (q_width, kv_width) = (*heads as usize * dim, *kv_heads as usize * dim);
         let mut queries = vec![];
@@ -273,7 +281,7 @@ impl<'a> Reference<'a> {
                 let mut x: Vec<f64> = x.chunks(run).flat_map(normed).collect();
                 if let (Some(rope), Some(frequencies)) = (rope, &frequencies) {
                     for head in x.chunks_mut(dim) {
-                        rotate(head, rope, frequencies, t.part.positions[t.at]);
+                        rope::rotate(head, rope, frequencies, t.part.positions[t.at]);
                     }
                 }
                 x
@@ -354,23 +362,4 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// `x + factor · y`
 fn sum(x: &[f64], factor: f64, y: &[f64]) -> Vec<f64> {
     x.iter().zip(y).map(|(x, y)| x + factor * y).collect()
-}
-
-/// Rotates a head in place.
-fn rotate(head: &mut [f64], rope: &Rope, frequencies: &[f32], positions: [u32; 3]) {
-    let half = rope.dims as usize / 2;
-    for (i, &f) in frequencies.iter().enumerate() {
-        let component = rope.sections.map_or(0, |[a, b, _]| {
-            usize::from(i >= a as usize) + usize::from(i >= (a + b) as usize)
-        });
-        let (sin, cos) = f64::from(positions[component] as f32 * f).sin_cos();
-        let m = f64::from(rope.magnitude);
-        let (a, b) = match rope.pairs {
-            RopePairs::Adjacent => (2 * i, 2 * i + 1),
-            RopePairs::Halves => (i, i + half),
-        };
-        let (u, v) = (head[a], head[b]);
-        head[a] = m * (u * cos - v * sin);
-        head[b] = m * (u * sin + v * cos);
-    }
 }

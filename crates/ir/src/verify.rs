@@ -13,6 +13,11 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked<()> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
+/// Checks that a function has one argument, where there is no gate beside it.
+fn is_of_one(act: Act) -> Checked<()> {
+    ensure(act != Act::SwigluClamped, || "swiglu_clamped is of a gate and an up".into())
+}
+
 impl Program {
     fn has_width(&self, v: Value, width: u32) -> Checked<()> {
         let got = self.shape(v).width;
@@ -92,6 +97,16 @@ impl Program {
         }
     }
 
+    /// Checks that the pages of a cache are kept for as long as a window looks back.
+    fn keeps(&self, s: State, window: Option<u32>) -> Checked<()> {
+        let StateKind::Paged { group, .. } = self.states[s.index()] else { return Ok(()) };
+        // A group that does not exist is reported by `verify`.
+        let kept = self.groups.get(usize::from(group)).and_then(|g| g.window);
+        ensure(kept.is_none_or(|kept| window.is_some_and(|w| w <= kept)), || {
+            format!("a window of {window:?} over ${}, whose pages go after {kept:?}", s.0)
+        })
+    }
+
     /// The shapes of the values that `op` computes.
     pub(crate) fn shapes_of(&self, op: &Op) -> Checked<Vec<Shape>> {
         let mut known = Ok(());
@@ -166,13 +181,18 @@ impl Program {
                 self.is_cache(*cache, k, k)?;
                 tokens(q)
             }
-            Op::Attention { q, cache, heads, kv_heads, head_dim, sinks, .. } => {
+            Op::Attention { q, cache, heads, kv_heads, head_dim, window, sinks, .. } => {
+                ensure(*kv_heads > 0 && heads % kv_heads == 0, || {
+                    format!("{heads} query heads cannot share {kv_heads} key heads")
+                })?;
                 self.has_width(*q, heads * head_dim)?;
                 self.is_cache(*cache, kv_heads * head_dim, kv_heads * head_dim)?;
+                self.keeps(*cache, *window)?;
                 self.are_vectors(sinks, *heads)?;
                 tokens(heads * head_dim)
             }
-            Op::Linear { x, w, bias, .. } => {
+            Op::Linear { x, w, bias, act, .. } => {
+                is_of_one(*act)?;
                 let rows = self.stacked(&[*w], self.shape(*x).width)?;
                 self.are_vectors(bias, rows)?;
                 like(*x, rows)
@@ -224,7 +244,9 @@ impl Program {
                 self.is_slot(*state, s.width)?;
                 Ok(vec![s; n as usize])
             }
-            Op::LowRank { x, a, b, bias, .. } => {
+            Op::LowRank { x, a, mid, b, bias, act } => {
+                is_of_one(*mid)?;
+                is_of_one(*act)?;
                 let rank = self.stacked(&[*a], self.shape(*x).width)?;
                 let rows = self.stacked(&[*b], rank)?;
                 self.are_vectors(bias, rows)?;

@@ -95,7 +95,10 @@ impl Cache {
 }
 
 fn unsupported_kv((k, v): (DType, DType)) -> Error {
-    Error::Device(format!("the cpu backend cannot store keys in {k} and values in {v}"))
+    Error::Device(format!(
+        "the cpu backend cannot store keys in {k} and values in {v}; it takes F32, F16 or BF16 for \
+         both"
+    ))
 }
 
 pub(super) struct Qkv {

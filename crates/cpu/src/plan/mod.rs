@@ -255,9 +255,8 @@ impl<'a> Compiler<'a> {
             Op::Normalize { x, .. } => Kernel::Normalize(rows::Normalize { x: at(*x), out }),
             other => {
                 return Err(Error::Device(format!(
-                    "the cpu backend has no kernel for `{}` (operation `{}`) yet",
-                    other.name(),
-                    n.name
+                    "the cpu backend has no kernel for `{}` yet",
+                    other.name()
                 )));
             }
         })
@@ -316,7 +315,12 @@ impl Plan {
             .nodes
             .iter()
             .zip(&arena.scratch)
-            .map(|(n, &scratch)| compiler.kernel(n, &at, scratch))
+            .map(|(n, &scratch)| {
+                compiler.kernel(n, &at, scratch).map_err(|e| match e {
+                    Error::Device(what) => Error::Device(format!("operation `{}`: {what}", n.name)),
+                    other => other,
+                })
+            })
             .collect::<Result<Vec<_>>>()?;
         let mut placed = [None; 4];
         for (slot, (output, v)) in placed.iter_mut().zip(&program.outputs) {

@@ -26,7 +26,7 @@ pub struct Subject {
 type Rows = BTreeMap<u32, Vec<f32>>;
 
 /// A long sequence through a narrow model, and a short one through K-quants, in both forms of
-/// activations.
+/// activations; the same through mixtures of experts.
 pub fn subjects() -> Vec<Subject> {
     let narrow = Decoder {
         width: 64,
@@ -36,14 +36,21 @@ pub fn subjects() -> Vec<Subject> {
         ..Decoder::default()
     };
     let wide = Decoder::default();
+    let mixture = Decoder { ffn: 96, experts: Some([5, 2]), ..narrow.clone() };
+    let wide_mixture = Decoder { ffn: 256, experts: Some([9, 3]), ..wide.clone() };
     let k_quants = |n: &str| if n.ends_with(".v") { DType::Q6_K } else { DType::Q4_K };
     let eight = |n: &str| if n.ends_with(".v") { DType::F16 } else { DType::Q8_0 };
+    let router = |n: &str| if n.ends_with(".router") { DType::F32 } else { DType::Q4_K };
     let (f32, int8) = (Activations::F32, Activations::Int8);
     vec![
         Subject::new("f32 weights", &narrow, |_| DType::F32, f32, 560),
         Subject::new("k-quants, f32 activations", &wide, k_quants, f32, 70),
         Subject::new("q8_0 and f16, int8 activations", &narrow, eight, int8, 560),
         Subject::new("k-quants, int8 activations", &wide, k_quants, int8, 70),
+        Subject::new("experts, f32 weights", &mixture, |_| DType::F32, f32, 130),
+        Subject::new("experts, q8_0, int8 activations", &mixture, |_| DType::Q8_0, int8, 130),
+        Subject::new("experts, q4_k, f32 activations", &wide_mixture, router, f32, 70),
+        Subject::new("experts, q4_k, int8 activations", &wide_mixture, router, int8, 70),
     ]
 }
 

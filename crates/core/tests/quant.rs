@@ -3,16 +3,15 @@
 
 use gristmill_core::{DType, quant};
 
-const IMPLEMENTED: [DType; 8] = [
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::Q8_0,
-    DType::Q4_0,
-    DType::Q4_K,
-    DType::Q5_K,
-    DType::Q6_K,
-];
+/// Every format that is implemented.
+fn implemented() -> impl Iterator<Item = DType> {
+    DType::all().filter(|&d| quant::is_supported(d))
+}
+
+/// Those of them that can be written.
+fn written() -> impl Iterator<Item = DType> {
+    DType::all().filter(|&d| quant::has_quantizer(d))
+}
 
 /// The payload of a `.npy` file.
 fn npy(path: &std::path::Path) -> Vec<u8> {
@@ -28,7 +27,11 @@ fn dequantization_is_bit_exact() {
         eprintln!("reference blocks not present, nothing compared");
         return;
     }
-    for dtype in IMPLEMENTED.into_iter().filter(|d| root.join(d.name()).exists()) {
+    let stored = std::fs::read_dir(&root).unwrap().flatten().filter(|e| e.path().is_dir());
+    let stored: Vec<DType> =
+        stored.map(|e| DType::from_name(e.file_name().to_str().unwrap()).unwrap()).collect();
+    assert_eq!(stored.len(), 25);
+    for dtype in stored {
         for (blocks, values) in [("blocks.npy", "dequant.npy"), ("rblocks.npy", "rdequant.npy")] {
             let bytes = npy(&root.join(dtype.name()).join(blocks));
             let expected = npy(&root.join(dtype.name()).join(values));
@@ -68,6 +71,15 @@ fn quantizers_are_as_good_as_their_bits() {
         (DType::Q5_K, 0.045),
         (DType::Q4_K, 0.085),
         (DType::Q4_0, 0.12),
+        (DType::Q4_1, 0.09),
+        (DType::Q5_0, 0.06),
+        (DType::Q5_1, 0.045),
+        (DType::Q2_K, 0.32),
+        (DType::Q3_K, 0.18),
+        (DType::Q8_K, 0.01),
+        (DType::IQ4_NL, 0.085),
+        (DType::IQ4_XS, 0.085),
+        (DType::MXFP4, 0.13),
     ] {
         let mut y = vec![0.0; x.len()];
         quant::dequantize(dtype, &quant::quantize(dtype, &x).unwrap(), &mut y).unwrap();
@@ -80,7 +92,7 @@ fn quantizers_are_as_good_as_their_bits() {
 
 #[test]
 fn degenerate_blocks_stay_finite() {
-    for dtype in IMPLEMENTED {
+    for dtype in written() {
         for value in [0.0f32, 1.0, -1.0, 1e-30] {
             let x = [value; 256];
             let mut y = [f32::NAN; 256];
@@ -90,4 +102,25 @@ fn degenerate_blocks_stay_finite() {
             }
         }
     }
+}
+
+#[test]
+fn ternary_values_come_back() {
+    for dtype in [DType::TQ1_0, DType::TQ2_0] {
+        let x: Vec<f32> = (0..512).map(|i| (i * i % 7 % 3) as f32 * 0.25 - 0.25).collect();
+        let mut y = vec![0.0; x.len()];
+        quant::dequantize(dtype, &quant::quantize(dtype, &x).unwrap(), &mut y).unwrap();
+        assert_eq!(x, y, "{dtype}");
+    }
+}
+
+/// Formats are read or refused, and written or refused, by name.
+#[test]
+fn what_cannot_be_written_says_so() {
+    assert_eq!(implemented().count(), 26);
+    for dtype in implemented().filter(|&d| !quant::has_quantizer(d)) {
+        let e = quant::quantize(dtype, &[0.0; 256]).unwrap_err().to_string();
+        assert!(e.contains(dtype.name()) && e.contains("no quantizer"), "{e}");
+    }
+    assert!(quant::dequantize(DType::Q8_1, &[0; 36], &mut [0.0; 32]).is_err());
 }

@@ -1,4 +1,5 @@
-//! Formats whose integers are codes: entries of a table, or digits of a number in base three.
+//! Formats that are packed as they are, word for word: those whose integers are codes, entries of a
+//! table or digits in base three, and those whose scales have few bits themselves.
 //!
 //! They stay in memory as the file has them, and are taken apart on the way into a product. A
 //! format says how in terms of [`Words`], a handful of operations on 32-bit words. The reference
@@ -6,43 +7,53 @@
 //! lanes: the decoding of a format is written once.
 //!
 //! ```text
-//! value[j] = d · UNIT · (sc[j / SUB] - SC_ZERO) · (q[j] - ZERO)
+//! value[j] = d · UNIT · (sc[j / SUB] - SC_ZERO) · (q[j] - ZERO)  -  m · mn[j / SUB]
 //! ```
 //!
-//! with `q` in 0..=127 around a `ZERO` of 64, or in 0..=255 around 128. What a format adds to or
-//! multiplies its table entries with is folded into small integers, exactly.
+//! with `q` in 0..=127 around a `ZERO` of 64, or of 0 where there are minima, or in 0..=255 around
+//! 128. What a format adds to or multiplies its table entries with is folded into small integers,
+//! exactly.
 
 use super::BlockFormat;
 use crate::f16;
 
-/// What the bytes of `d` are.
+/// What the scales of a block are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scale {
-    /// An f16.
+    /// `d`, an f16.
     Half,
-    /// One byte `e`, for `2^(e - 128)`.
+    /// `d` and `m`, two of them.
+    Halves,
+    /// One byte `e`, for a `d` of `2^(e - 128)`.
     Exponent,
 }
 
 impl Scale {
-    /// Bytes it takes.
-    pub const fn bytes(self) -> usize {
+    /// Numbers it is made of, and bytes of each.
+    pub const fn parts(self) -> (usize, usize) {
         match self {
-            Scale::Half => 2,
-            Scale::Exponent => 1,
+            Scale::Half => (1, 2),
+            Scale::Halves => (2, 2),
+            Scale::Exponent => (1, 1),
         }
     }
 
-    /// The value of the bytes at the front of `bytes`.
-    pub fn value(self, bytes: &[u8]) -> f32 {
+    /// `[d, m]` from its bytes; `m` is 0 without minima.
+    pub fn values(self, bytes: [u8; 4]) -> [f32; 2] {
+        let half = |i| f16::from_le_bytes([bytes[i], bytes[i + 1]]).to_f32();
         match self {
-            Scale::Half => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-            // The two smallest are subnormal.
-            Scale::Exponent => match u32::from(bytes[0]) {
-                e @ 0..2 => f32::from_bits(0x0020_0000 << e),
-                e => f32::from_bits((e - 1) << 23),
-            },
+            Scale::Half => [half(0), 0.0],
+            Scale::Halves => [half(0), half(2)],
+            Scale::Exponent => [exponent(bytes[0]), 0.0],
         }
+    }
+}
+
+/// `2^(e - 128)`; the two smallest are subnormal.
+pub(super) fn exponent(e: u8) -> f32 {
+    match u32::from(e) {
+        e @ 0..2 => f32::from_bits(0x0020_0000 << e),
+        e => f32::from_bits((e - 1) << 23),
     }
 }
 
@@ -53,9 +64,9 @@ pub trait CodedFormat: BlockFormat {
     const WORDS: usize;
     /// Elements that share a scale: 16 or 32.
     const SUB: usize;
-    /// Subtracted from every `q`: 64, or 128 where `q` takes a whole byte.
+    /// Subtracted from every `q`: 64, 0 with minima, or 128 where `q` takes a whole byte.
     const ZERO: i32 = 64;
-    /// The form of `d`.
+    /// The form of `d` and, with [`Scale::Halves`], `m`.
     const SCALE: Scale = Scale::Half;
     /// A power of two that `d` is multiplied with.
     const UNIT: f32 = 1.0;
@@ -64,8 +75,8 @@ pub trait CodedFormat: BlockFormat {
     /// Subtracted from every `sc`.
     const SC_ZERO: i32 = 0;
 
-    /// The bytes of `d`, at the front of the result.
-    fn scale_bytes(&self) -> [u8; 2];
+    /// The bytes of `d` and `m`, as many as there are.
+    fn scale_bytes(&self) -> [u8; 4];
     /// The body: `4 · WORDS` bytes.
     fn body(&self) -> &[u8];
     /// The four integers of quad `j` (0..8) of unit `unit` of the block, the first in the lowest
@@ -73,6 +84,11 @@ pub trait CodedFormat: BlockFormat {
     fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word;
     /// The integer scale of run `run` of `SUB` elements of the unit, 0..=255.
     fn sc<W: Words>(w: W, unit: usize, run: usize) -> W::Word;
+    /// The integer minimum of the run, 0..=255, for formats that have them.
+    #[inline(always)]
+    fn mn<W: Words>(w: W, _unit: usize, _run: usize) -> W::Word {
+        w.splat(0)
+    }
 }
 
 /// 32-bit words of one block of one or more rows, a lane a row.
@@ -159,17 +175,22 @@ impl<F: Fn(usize) -> u32 + Copy> Words for OneRow<F> {
     }
 }
 
-/// The exact values of one block of one row, from its words and its `d`. `out` holds `BLOCK`
-/// elements.
-pub fn decode<F: CodedFormat>(w: impl Words<Word = u32>, d: f32, out: &mut [f32]) {
+/// The exact values of one block of one row, from its words and the bytes of its scales. `out`
+/// holds `BLOCK` elements.
+pub fn decode<F: CodedFormat>(w: impl Words<Word = u32>, scales: [u8; 4], out: &mut [f32]) {
+    let [d, m] = F::SCALE.values(scales);
     for (j, out) in out.chunks_exact_mut(4).enumerate() {
         let (unit, j) = (j / 8, j % 8);
+        let run = j * 4 / F::SUB;
         let mut scale = d * F::UNIT;
         if F::HAS_SC {
-            scale *= (F::sc(w, unit, j * 4 / F::SUB) as i32 - F::SC_ZERO) as f32;
+            scale *= (F::sc(w, unit, run) as i32 - F::SC_ZERO) as f32;
         }
         for (o, q) in out.iter_mut().zip(F::quad(w, unit, j).to_le_bytes()) {
             *o = scale * (i32::from(q) - F::ZERO) as f32;
+            if F::SCALE == Scale::Halves {
+                *o -= m * F::mn(w, unit, run) as f32;
+            }
         }
     }
 }
@@ -181,7 +202,7 @@ pub(super) fn dequantize<F: CodedFormat>(block: &F, out: &mut [f32]) {
         let at = 4 * i.min(F::WORDS - 1);
         u32::from_le_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]])
     };
-    decode::<F>(OneRow(word), F::SCALE.value(&block.scale_bytes()), out);
+    decode::<F>(OneRow(word), block.scale_bytes(), out);
 }
 
 /// Negates the bytes of `quad`, integers around 64, whose bit of `signs` is set: bits 0..4, the

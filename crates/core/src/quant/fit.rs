@@ -122,7 +122,8 @@ pub(super) fn scale_of_table(x: &[f32], values: &[i8; 16]) -> f32 {
             });
             if qq > 0.0 {
                 let scale: f32 = qx / qq;
-                let errors = x.iter().zip(q).map(|(&v, q)| importance(x, v) * (scale * q - v).powi(2));
+                let errors =
+                    x.iter().zip(q).map(|(&v, q)| importance(x, v) * (scale * q - v).powi(2));
                 let e: f32 = errors.sum();
                 if e < best.0 {
                     best = (e, scale);

@@ -45,8 +45,8 @@ impl CodedFormat for IQ4_NL {
     const ZERO: i32 = 128;
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 2] {
-        self.d
+    fn scale_bytes(&self) -> [u8; 4] {
+        [self.d[0], self.d[1], 0, 0]
     }
 
     fn body(&self) -> &[u8] {

@@ -17,8 +17,10 @@ mod coded;
 mod dense;
 mod fit;
 mod grids;
+mod sample;
 
 pub use coded::{CodedFormat, OneRow, Scale, Words, decode};
+pub use sample::sample;
 
 macro_rules! formats {
     ($($file:ident $format:ident;)+) => {$(
@@ -108,8 +110,6 @@ macro_rules! for_each_format {
         $mac!(Q4_1, $crate::quant::Q4_1);
         $mac!(Q5_0, $crate::quant::Q5_0);
         $mac!(Q5_1, $crate::quant::Q5_1);
-        $mac!(Q2_K, $crate::quant::Q2_K);
-        $mac!(Q3_K, $crate::quant::Q3_K);
         $mac!(Q4_K, $crate::quant::Q4_K);
         $mac!(Q5_K, $crate::quant::Q5_K);
         $mac!(Q6_K, $crate::quant::Q6_K);
@@ -117,6 +117,8 @@ macro_rules! for_each_format {
         $mac!(TQ2_0, $crate::quant::TQ2_0);
     };
     (coded: $mac:ident) => {
+        $mac!(Q2_K, $crate::quant::Q2_K);
+        $mac!(Q3_K, $crate::quant::Q3_K);
         $mac!(TQ1_0, $crate::quant::TQ1_0);
         $mac!(IQ4_NL, $crate::quant::IQ4_NL);
         $mac!(IQ4_XS, $crate::quant::IQ4_XS);

@@ -27,15 +27,15 @@ impl BlockFormat for MXFP4 {
         // The power that brings the peak within the largest value, or the one below, which cuts
         // it off but has finer steps: whichever leaves the smaller error.
         let peak = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let fits = (0..=254).find(|&e| 12.0 * Scale::Exponent.value(&[e]) >= peak).unwrap_or(254);
+        let fits = (0..=254).find(|&e| 12.0 * coded::exponent(e) >= peak).unwrap_or(254);
         let error = |&e: &u8| {
-            let d = Scale::Exponent.value(&[e]);
+            let d = coded::exponent(e);
             let q = fit::nearest(x, d, &VALUES);
             x.iter().zip(q).map(|(x, q)| (x - d * f32::from(VALUES[q as usize])).powi(2)).sum()
         };
         let errors: [f32; 2] = [fits, fits.saturating_sub(1)].each_ref().map(error);
         let e = if errors[1] < errors[0] { fits - 1 } else { fits };
-        let q = fit::nearest(x, Scale::Exponent.value(&[e]), &VALUES);
+        let q = fit::nearest(x, coded::exponent(e), &VALUES);
         MXFP4 { e, q: std::array::from_fn(|j| q[j] | q[j + 16] << 4) }
     });
 
@@ -50,8 +50,8 @@ impl CodedFormat for MXFP4 {
     const SCALE: Scale = Scale::Exponent;
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 2] {
-        [self.e, 0]
+    fn scale_bytes(&self) -> [u8; 4] {
+        [self.e, 0, 0, 0]
     }
 
     fn body(&self) -> &[u8] {

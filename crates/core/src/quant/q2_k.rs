@@ -1,7 +1,8 @@
 //! Q2_K: 256 two-bit integers in sixteen sub-blocks with 4-bit scales and minima, 2.63 bits a
 //! weight.
 
-use super::{BlockFormat, IntFormat, Quantizer, fit};
+use super::coded::{self, CodedFormat, Scale, Words};
+use super::{BlockFormat, Quantizer, fit};
 use crate::{DType, f16};
 
 /// `value[j] = d·sc[j/16]·q[j] - m·mn[j/16]`; a byte of `scales` is `sc` below `mn`. Each half of
@@ -13,13 +14,6 @@ pub struct Q2_K {
     q: [u8; 64],
     d: [u8; 2],
     m: [u8; 2],
-}
-
-/// Bits `2 t` of 64 bytes as the 256 integers that Q2_K, Q3_K and TQ2_0 keep there.
-pub(super) fn pairs_of_bits(q: &[u8; 64], out: &mut [u8]) {
-    for (j, o) in out.iter_mut().enumerate() {
-        *o = q[j / 128 * 32 + j % 32] >> (2 * (j % 128 / 32)) & 3;
-    }
 }
 
 /// The 64 bytes of 256 integers of two bits.
@@ -51,26 +45,37 @@ impl BlockFormat for Q2_K {
     });
 
     fn dequantize(&self, out: &mut [f32]) {
-        super::dequantize_int(self, out);
+        coded::dequantize(self, out);
     }
 }
 
-impl IntFormat for Q2_K {
-    const BITS: usize = 2;
+impl CodedFormat for Q2_K {
+    const WORDS: usize = 20;
     const SUB: usize = 16;
     const ZERO: i32 = 0;
+    const SCALE: Scale = Scale::Halves;
     const HAS_SC: bool = true;
-    const HAS_MIN: bool = true;
 
-    fn super_scales(&self) -> [f32; 2] {
-        [f16::from_le_bytes(self.d).to_f32(), f16::from_le_bytes(self.m).to_f32()]
+    fn scale_bytes(&self) -> [u8; 4] {
+        [self.d[0], self.d[1], self.m[0], self.m[1]]
     }
 
-    fn sub_scales(&self, s: usize) -> (i32, i32) {
-        ((self.scales[s] & 15).into(), (self.scales[s] >> 4).into())
+    fn body(&self) -> &[u8] {
+        &bytemuck::bytes_of(self)[..80]
     }
 
-    fn quants(&self, out: &mut [u8]) {
-        pairs_of_bits(&self.q, out);
+    #[inline(always)]
+    fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word {
+        w.and(w.shr(w.word(4 + unit / 4 * 8 + j), 2 * (unit % 4)), 0x0303_0303)
+    }
+
+    #[inline(always)]
+    fn sc<W: Words>(w: W, unit: usize, run: usize) -> W::Word {
+        w.and(w.shr(w.word(unit / 2), 16 * (unit % 2) + 8 * run), 15)
+    }
+
+    #[inline(always)]
+    fn mn<W: Words>(w: W, unit: usize, run: usize) -> W::Word {
+        w.and(w.shr(w.word(unit / 2), 16 * (unit % 2) + 8 * run + 4), 15)
     }
 }

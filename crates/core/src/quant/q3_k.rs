@@ -1,7 +1,8 @@
 //! Q3_K: 256 three-bit integers in sixteen sub-blocks with signed 6-bit scales, 3.44 bits a weight.
 
-use super::q2_k::{bits_of_pairs, pairs_of_bits};
-use super::{BlockFormat, IntFormat, Quantizer, fit};
+use super::coded::{self, CodedFormat, Words};
+use super::q2_k::bits_of_pairs;
+use super::{BlockFormat, Quantizer, fit};
 use crate::{DType, f16};
 
 /// `value[j] = d·sc[j/16]·(q[j] - 4)`; bit `s` of `high[i]` is the third bit of element `32 s + i`.
@@ -42,31 +43,37 @@ impl BlockFormat for Q3_K {
     });
 
     fn dequantize(&self, out: &mut [f32]) {
-        super::dequantize_int(self, out);
+        coded::dequantize(self, out);
     }
 }
 
-impl IntFormat for Q3_K {
-    const BITS: usize = 3;
+impl CodedFormat for Q3_K {
+    const WORDS: usize = 27;
     const SUB: usize = 16;
-    const ZERO: i32 = 4;
     const HAS_SC: bool = true;
-    const HAS_MIN: bool = false;
+    const SC_ZERO: i32 = 32;
 
-    fn super_scales(&self) -> [f32; 2] {
-        [f16::from_le_bytes(self.d).to_f32(), 0.0]
+    fn scale_bytes(&self) -> [u8; 4] {
+        [self.d[0], self.d[1], 0, 0]
     }
 
-    fn sub_scales(&self, s: usize) -> (i32, i32) {
-        let low = self.scales[s % 8] >> (s / 8 * 4) & 15;
-        let high = self.scales[8 + s % 4] >> (s / 4 * 2) & 3;
-        (i32::from(low | high << 4) - 32, 0)
+    fn body(&self) -> &[u8] {
+        &bytemuck::bytes_of(self)[..108]
     }
 
-    fn quants(&self, out: &mut [u8]) {
-        pairs_of_bits(&self.low, out);
-        for (j, o) in out.iter_mut().enumerate() {
-            *o |= (self.high[j % 32] >> (j / 32) & 1) << 2;
-        }
+    #[inline(always)]
+    fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word {
+        let low = w.and(w.shr(w.word(8 + unit / 4 * 8 + j), 2 * (unit % 4)), 0x0303_0303);
+        let high = w.and(w.shr(w.word(j), unit), 0x0101_0101);
+        // Around 64 instead of 4.
+        w.add(w.or(low, w.shl(high, 2)), w.splat(0x3c3c_3c3c))
+    }
+
+    #[inline(always)]
+    fn sc<W: Words>(w: W, unit: usize, run: usize) -> W::Word {
+        let s = 2 * unit + run;
+        let low = w.and(w.shr(w.word(24 + s % 8 / 4), 8 * (s % 4) + s / 8 * 4), 15);
+        let high = w.and(w.shr(w.word(26), 8 * (s % 4) + s / 4 * 2), 3);
+        w.or(low, w.shl(high, 4))
     }
 }

@@ -53,8 +53,8 @@ impl CodedFormat for TQ1_0 {
     const SUB: usize = 32;
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 2] {
-        self.d
+    fn scale_bytes(&self) -> [u8; 4] {
+        [self.d[0], self.d[1], 0, 0]
     }
 
     fn body(&self) -> &[u8] {

@@ -1,6 +1,6 @@
 //! TQ2_0: 256 elements of -1, 0 or 1 in two bits each, and one f16 scale, 2.06 bits a weight.
 
-use super::q2_k::{bits_of_pairs, pairs_of_bits};
+use super::q2_k::bits_of_pairs;
 use super::{BlockFormat, IntFormat, Quantizer};
 use crate::{DType, f16};
 
@@ -48,6 +48,8 @@ impl IntFormat for TQ2_0 {
     }
 
     fn quants(&self, out: &mut [u8]) {
-        pairs_of_bits(&self.q, out);
+        for (j, o) in out.iter_mut().enumerate() {
+            *o = self.q[j / 128 * 32 + j % 32] >> (2 * (j % 128 / 32)) & 3;
+        }
     }
 }

@@ -90,6 +90,38 @@ fn quantizers_are_as_good_as_their_bits() {
     }
 }
 
+/// Our quantizers are about as good as those of another implementation on the same rows.
+#[test]
+fn quantizers_keep_up_with_others() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/quants");
+    if !root.exists() {
+        eprintln!("reference blocks not present, nothing compared");
+        return;
+    }
+    for dtype in written().filter(|d| d.block_len() > 1 && root.join(d.name()).exists()) {
+        let floats = |name: &str| -> Vec<f32> {
+            let bytes = npy(&root.join(dtype.name()).join(name));
+            bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+        };
+        let (x, theirs) = (floats("src.npy"), floats("dequant.npy"));
+        let mut ours = vec![0.0; x.len()];
+        quant::dequantize(dtype, &quant::quantize(dtype, &x).unwrap(), &mut ours).unwrap();
+        // The mean over rows, of very different sizes, of the error relative to the row.
+        let error = |y: &[f32]| {
+            let rows = x.chunks_exact(dtype.block_len()).zip(y.chunks_exact(dtype.block_len()));
+            let each = rows.map(|(x, y)| {
+                let square = |v: f32| f64::from(v).powi(2);
+                let noise: f64 = x.iter().zip(y).map(|(a, b)| square(a - b)).sum();
+                (noise / x.iter().map(|&v| square(v)).sum::<f64>().max(1e-30)).sqrt()
+            });
+            each.sum::<f64>() / (x.len() / dtype.block_len()) as f64
+        };
+        let (ours, theirs) = (error(&ours), error(&theirs));
+        eprintln!("{dtype}: {ours:.4}, theirs {theirs:.4}");
+        assert!(ours <= 1.1 * theirs + 1e-4, "{dtype}: error {ours:.4}, theirs {theirs:.4}");
+    }
+}
+
 #[test]
 fn degenerate_blocks_stay_finite() {
     for dtype in written() {
@@ -117,10 +149,38 @@ fn ternary_values_come_back() {
 /// Formats are read or refused, and written or refused, by name.
 #[test]
 fn what_cannot_be_written_says_so() {
-    assert_eq!(implemented().count(), 26);
+    assert_eq!(implemented().count(), 50);
     for dtype in implemented().filter(|&d| !quant::has_quantizer(d)) {
         let e = quant::quantize(dtype, &[0.0; 256]).unwrap_err().to_string();
         assert!(e.contains(dtype.name()) && e.contains("no quantizer"), "{e}");
     }
     assert!(quant::dequantize(DType::Q8_1, &[0; 36], &mut [0.0; 32]).is_err());
+}
+
+/// Packed integers, by their definition in f64: within half a step of what went in.
+#[test]
+fn packed_integers_are_within_half_a_step() {
+    let x: Vec<f32> = (0..1024).map(|i| ((i * 7919 % 1024) as f32 / 300.0 - 1.2).sin()).collect();
+    for bits in [1, 2, 4, 8] {
+        for block in [32, 64, 128] {
+            for wide in [false, true] {
+                let dtype = quant::packed_type(bits, block, wide).unwrap();
+                let mut y = vec![0.0; x.len()];
+                quant::dequantize(dtype, &quant::quantize(dtype, &x).unwrap(), &mut y).unwrap();
+                for (x, y) in x.chunks_exact(block).zip(y.chunks_exact(block)) {
+                    let low = x.iter().copied().fold(0.0f32, f32::min);
+                    let high = x.iter().copied().fold(0.0f32, f32::max);
+                    let step = match bits {
+                        8 => high.max(-low) / 127.0,
+                        _ => (high - low) / ((1 << bits) - 1) as f32,
+                    };
+                    // A zero in between is rounded too.
+                    let most = if bits == 8 { 0.502 } else { 1.002 } * step + 1e-6;
+                    for (x, y) in x.iter().zip(y) {
+                        assert!((x - y).abs() <= most, "{dtype}: {x} became {y}, step {step}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -83,6 +83,7 @@ fn codec(dtype: DType) -> Option<Codec> {
     for_each_format!(dense: dense);
     for_each_format!(int: int);
     for_each_format!(coded: coded);
+    for_each_format!(packed: coded);
     None
 }
 

@@ -26,25 +26,49 @@ pub enum Scale {
     Halves,
     /// One byte `e`, for a `d` of `2^(e - 128)`.
     Exponent,
+    /// `d`, an f32.
+    Single,
+    /// `d`, an f16, and a byte `z`: `m` is `d · z`.
+    HalfZero,
+    /// `d`, an f32, and a byte `z`.
+    SingleZero,
 }
 
 impl Scale {
-    /// Numbers it is made of, and bytes of each.
-    pub const fn parts(self) -> (usize, usize) {
+    /// Bytes of `d`, and of what else there is.
+    pub const fn widths(self) -> [usize; 2] {
         match self {
-            Scale::Half => (1, 2),
-            Scale::Halves => (2, 2),
-            Scale::Exponent => (1, 1),
+            Scale::Half => [2, 0],
+            Scale::Halves => [2, 2],
+            Scale::Exponent => [1, 0],
+            Scale::Single => [4, 0],
+            Scale::HalfZero => [2, 1],
+            Scale::SingleZero => [4, 1],
         }
     }
 
-    /// `[d, m]` from its bytes; `m` is 0 without minima.
-    pub fn values(self, bytes: [u8; 4]) -> [f32; 2] {
+    /// Bytes of both.
+    pub const fn bytes(self) -> usize {
+        let [d, m] = self.widths();
+        d + m
+    }
+
+    /// Whether there are minima.
+    pub const fn has_min(self) -> bool {
+        self.widths()[1] > 0
+    }
+
+    /// `[d, m]` from the bytes of `d` followed by what else there is; `m` is 0 without minima.
+    pub fn values(self, bytes: [u8; 8]) -> [f32; 2] {
         let half = |i| f16::from_le_bytes([bytes[i], bytes[i + 1]]).to_f32();
+        let single = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         match self {
             Scale::Half => [half(0), 0.0],
             Scale::Halves => [half(0), half(2)],
             Scale::Exponent => [exponent(bytes[0]), 0.0],
+            Scale::Single => [single, 0.0],
+            Scale::HalfZero => [half(0), half(0) * f32::from(bytes[2])],
+            Scale::SingleZero => [single, single * f32::from(bytes[4])],
         }
     }
 }
@@ -66,7 +90,7 @@ pub trait CodedFormat: BlockFormat {
     const SUB: usize;
     /// Subtracted from every `q`: 64, 0 with minima, or 128 where `q` takes a whole byte.
     const ZERO: i32 = 64;
-    /// The form of `d` and, with [`Scale::Halves`], `m`.
+    /// The form of `d` and `m`.
     const SCALE: Scale = Scale::Half;
     /// A power of two that `d` is multiplied with.
     const UNIT: f32 = 1.0;
@@ -75,19 +99,22 @@ pub trait CodedFormat: BlockFormat {
     /// Subtracted from every `sc`.
     const SC_ZERO: i32 = 0;
 
-    /// The bytes of `d` and `m`, as many as there are.
-    fn scale_bytes(&self) -> [u8; 4];
+    /// The bytes of `d`, and what else there is, at the front of the result.
+    fn scale_bytes(&self) -> [u8; 8];
     /// The body: `4 · WORDS` bytes.
     fn body(&self) -> &[u8];
     /// The four integers of quad `j` (0..8) of unit `unit` of the block, the first in the lowest
     /// byte.
     fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word;
-    /// The integer scale of run `run` of `SUB` elements of the unit, 0..=255.
-    fn sc<W: Words>(w: W, unit: usize, run: usize) -> W::Word;
-    /// The integer minimum of the run, 0..=255, for formats that have them.
+    /// The integer scale of run `run` of `SUB` elements of the unit, 0..=255, where there are such.
+    #[inline(always)]
+    fn sc<W: Words>(w: W, _unit: usize, _run: usize) -> W::Word {
+        w.splat(1)
+    }
+    /// The integer minimum of the run, 0..=255, for formats with [`Scale::Halves`]; 1 for others.
     #[inline(always)]
     fn mn<W: Words>(w: W, _unit: usize, _run: usize) -> W::Word {
-        w.splat(0)
+        w.splat(1)
     }
 }
 
@@ -177,7 +204,7 @@ impl<F: Fn(usize) -> u32 + Copy> Words for OneRow<F> {
 
 /// The exact values of one block of one row, from its words and the bytes of its scales. `out`
 /// holds `BLOCK` elements.
-pub fn decode<F: CodedFormat>(w: impl Words<Word = u32>, scales: [u8; 4], out: &mut [f32]) {
+pub fn decode<F: CodedFormat>(w: impl Words<Word = u32>, scales: [u8; 8], out: &mut [f32]) {
     let [d, m] = F::SCALE.values(scales);
     for (j, out) in out.chunks_exact_mut(4).enumerate() {
         let (unit, j) = (j / 8, j % 8);
@@ -188,7 +215,7 @@ pub fn decode<F: CodedFormat>(w: impl Words<Word = u32>, scales: [u8; 4], out: &
         }
         for (o, q) in out.iter_mut().zip(F::quad(w, unit, j).to_le_bytes()) {
             *o = scale * (i32::from(q) - F::ZERO) as f32;
-            if F::SCALE == Scale::Halves {
+            if F::SCALE.has_min() {
                 *o -= m * F::mn(w, unit, run) as f32;
             }
         }
@@ -263,4 +290,9 @@ pub(super) const fn around(values: [i8; 16], zero: i32) -> [u8; 16] {
 #[inline(always)]
 pub(super) fn nibbles<W: Words>(w: W, table: &'static [u8; 16], at: usize, j: usize) -> W::Word {
     w.entry_bytes(table, w.and(w.shr(w.word(at + j % 4), j / 4 * 4), 0x0f0f_0f0f))
+}
+
+/// Bytes as [`CodedFormat::scale_bytes`] gives them.
+pub(super) fn padded(bytes: &[u8]) -> [u8; 8] {
+    std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0))
 }

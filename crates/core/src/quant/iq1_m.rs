@@ -31,10 +31,10 @@ impl CodedFormat for IQ1_M {
     const UNIT: f32 = 0.125;
     const HAS_SC: bool = true;
 
-    fn scale_bytes(&self) -> [u8; 4] {
+    fn scale_bytes(&self) -> [u8; 8] {
         let [a, b] = [12, 13].map(|i| u32::from_le_bytes(self.body[i]));
         let bits = a >> 12 & 15 | a >> 24 & 0xf0 | b >> 4 & 0xf00 | b >> 16 & 0xf000;
-        bits.to_le_bytes()
+        coded::padded(&bits.to_le_bytes()[..2])
     }
 
     fn body(&self) -> &[u8] {

@@ -28,8 +28,8 @@ impl CodedFormat for IQ2_XS {
     const UNIT: f32 = 0.125;
     const HAS_SC: bool = true;
 
-    fn scale_bytes(&self) -> [u8; 4] {
-        [self.d[0], self.d[1], 0, 0]
+    fn scale_bytes(&self) -> [u8; 8] {
+        coded::padded(&self.d)
     }
 
     fn body(&self) -> &[u8] {

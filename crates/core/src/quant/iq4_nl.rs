@@ -45,8 +45,8 @@ impl CodedFormat for IQ4_NL {
     const ZERO: i32 = 128;
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 4] {
-        [self.d[0], self.d[1], 0, 0]
+    fn scale_bytes(&self) -> [u8; 8] {
+        coded::padded(&self.d)
     }
 
     fn body(&self) -> &[u8] {
@@ -56,10 +56,5 @@ impl CodedFormat for IQ4_NL {
     #[inline(always)]
     fn quad<W: Words>(w: W, _: usize, j: usize) -> W::Word {
         nibbles(w, 0, j)
-    }
-
-    #[inline(always)]
-    fn sc<W: Words>(w: W, _: usize, _: usize) -> W::Word {
-        w.splat(1)
     }
 }

@@ -54,8 +54,8 @@ impl CodedFormat for IQ4_XS {
     const HAS_SC: bool = true;
     const SC_ZERO: i32 = 32;
 
-    fn scale_bytes(&self) -> [u8; 4] {
-        [self.d[0], self.d[1], 0, 0]
+    fn scale_bytes(&self) -> [u8; 8] {
+        coded::padded(&self.d)
     }
 
     fn body(&self) -> &[u8] {

@@ -17,10 +17,14 @@ mod coded;
 mod dense;
 mod fit;
 mod grids;
+mod packed;
 mod sample;
+mod unpack;
 
 pub use coded::{CodedFormat, OneRow, Scale, Words, decode};
+pub use packed::{Packed, PackedInts, PackedScale, packed_type};
 pub use sample::sample;
+pub use unpack::{PackedLayout, PackedMatrix};
 
 macro_rules! formats {
     ($($file:ident $format:ident;)+) => {$(
@@ -96,7 +100,8 @@ pub trait IntFormat: BlockFormat {
 }
 
 /// Runs a macro once for every implemented format: `$mac!(DTypeVariant, RustType)`.
-/// The dense ones come first, then those with an integer view, then those of codes.
+/// The dense ones come first, then those with an integer view, those of codes, and
+/// packed integers.
 #[macro_export]
 macro_rules! for_each_format {
     (dense: $mac:ident) => {
@@ -131,10 +136,37 @@ macro_rules! for_each_format {
         $mac!(IQ1_M, $crate::quant::IQ1_M);
         $mac!(IQ1_S, $crate::quant::IQ1_S);
     };
+    (packed: $mac:ident) => {
+        $mac!(I8_32_F16, $crate::quant::Packed<$crate::f16, 0, 8, 1>);
+        $mac!(I8_32_F32, $crate::quant::Packed<f32, 0, 8, 1>);
+        $mac!(I8_64_F16, $crate::quant::Packed<$crate::f16, 0, 8, 2>);
+        $mac!(I8_64_F32, $crate::quant::Packed<f32, 0, 8, 2>);
+        $mac!(I8_128_F16, $crate::quant::Packed<$crate::f16, 0, 8, 4>);
+        $mac!(I8_128_F32, $crate::quant::Packed<f32, 0, 8, 4>);
+        $mac!(I4_32_F16, $crate::quant::Packed<$crate::f16, 1, 4, 1>);
+        $mac!(I4_32_F32, $crate::quant::Packed<f32, 1, 4, 1>);
+        $mac!(I4_64_F16, $crate::quant::Packed<$crate::f16, 1, 4, 2>);
+        $mac!(I4_64_F32, $crate::quant::Packed<f32, 1, 4, 2>);
+        $mac!(I4_128_F16, $crate::quant::Packed<$crate::f16, 1, 4, 4>);
+        $mac!(I4_128_F32, $crate::quant::Packed<f32, 1, 4, 4>);
+        $mac!(I2_32_F16, $crate::quant::Packed<$crate::f16, 1, 2, 1>);
+        $mac!(I2_32_F32, $crate::quant::Packed<f32, 1, 2, 1>);
+        $mac!(I2_64_F16, $crate::quant::Packed<$crate::f16, 1, 2, 2>);
+        $mac!(I2_64_F32, $crate::quant::Packed<f32, 1, 2, 2>);
+        $mac!(I2_128_F16, $crate::quant::Packed<$crate::f16, 1, 2, 4>);
+        $mac!(I2_128_F32, $crate::quant::Packed<f32, 1, 2, 4>);
+        $mac!(I1_32_F16, $crate::quant::Packed<$crate::f16, 1, 1, 1>);
+        $mac!(I1_32_F32, $crate::quant::Packed<f32, 1, 1, 1>);
+        $mac!(I1_64_F16, $crate::quant::Packed<$crate::f16, 1, 1, 2>);
+        $mac!(I1_64_F32, $crate::quant::Packed<f32, 1, 1, 2>);
+        $mac!(I1_128_F16, $crate::quant::Packed<$crate::f16, 1, 1, 4>);
+        $mac!(I1_128_F32, $crate::quant::Packed<f32, 1, 1, 4>);
+    };
     (all: $mac:ident) => {
         $crate::for_each_format!(dense: $mac);
         $crate::for_each_format!(int: $mac);
         $crate::for_each_format!(coded: $mac);
+        $crate::for_each_format!(packed: $mac);
     };
 }
 

@@ -50,8 +50,8 @@ impl CodedFormat for MXFP4 {
     const SCALE: Scale = Scale::Exponent;
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 4] {
-        [self.e, 0, 0, 0]
+    fn scale_bytes(&self) -> [u8; 8] {
+        coded::padded(&[self.e])
     }
 
     fn body(&self) -> &[u8] {
@@ -61,10 +61,5 @@ impl CodedFormat for MXFP4 {
     #[inline(always)]
     fn quad<W: Words>(w: W, _: usize, j: usize) -> W::Word {
         coded::nibbles(w, &TABLE, 0, j)
-    }
-
-    #[inline(always)]
-    fn sc<W: Words>(w: W, _: usize, _: usize) -> W::Word {
-        w.splat(1)
     }
 }

@@ -56,8 +56,8 @@ impl CodedFormat for Q2_K {
     const SCALE: Scale = Scale::Halves;
     const HAS_SC: bool = true;
 
-    fn scale_bytes(&self) -> [u8; 4] {
-        [self.d[0], self.d[1], self.m[0], self.m[1]]
+    fn scale_bytes(&self) -> [u8; 8] {
+        coded::padded(&[self.d, self.m].concat())
     }
 
     fn body(&self) -> &[u8] {

@@ -53,8 +53,8 @@ impl CodedFormat for Q3_K {
     const HAS_SC: bool = true;
     const SC_ZERO: i32 = 32;
 
-    fn scale_bytes(&self) -> [u8; 4] {
-        [self.d[0], self.d[1], 0, 0]
+    fn scale_bytes(&self) -> [u8; 8] {
+        coded::padded(&self.d)
     }
 
     fn body(&self) -> &[u8] {

@@ -27,6 +27,9 @@ fn set_scales(dtype: DType, block: &mut [u8], v: f32) {
             }
             return;
         }
+        _ if dtype.ggml().is_none() && dtype.name().ends_with("F32") => {
+            return block[..4].copy_from_slice(&v.to_le_bytes());
+        }
         _ => &[0],
     };
     for &at in halves {

@@ -53,8 +53,8 @@ impl CodedFormat for TQ1_0 {
     const SUB: usize = 32;
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 4] {
-        [self.d[0], self.d[1], 0, 0]
+    fn scale_bytes(&self) -> [u8; 8] {
+        coded::padded(&self.d)
     }
 
     fn body(&self) -> &[u8] {
@@ -80,10 +80,5 @@ impl CodedFormat for TQ1_0 {
         };
         let digits = w.or(digit(bytes), w.shl(digit(w.shr(bytes, 8)), 8));
         w.add(digits, w.splat(0x3f3f_3f3f))
-    }
-
-    #[inline(always)]
-    fn sc<W: Words>(w: W, _: usize, _: usize) -> W::Word {
-        w.splat(1)
     }
 }

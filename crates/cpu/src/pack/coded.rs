@@ -1,10 +1,11 @@
 //! Coded formats in memory: the words of the file, one row beside the other.
 //!
-//! A group of `R` rows is the scales of all its blocks, `d[R]` and with minima `m[R]`, in the bytes
-//! that the format has for them, then the bodies of all its blocks, `[word][R]` of four bytes. So one load brings a word of
+//! A group of `R` rows is the scales of all its blocks, `d[R]` and with minima what they are made of,
+//! in the bytes that the format has for them, then the bodies of all its blocks, `[word][R]` of four bytes. So one load brings a word of
 //! every row, and what the format says of one block's words, it says of all.
 
 use gristmill_core::quant::{CodedFormat, OneRow, decode};
+use std::ops::Range;
 
 /// Bytes of the scales of a whole group; the bodies follow, aligned like a fragment.
 pub(crate) const fn scales_bytes<F: CodedFormat>(cols: usize, lanes: usize) -> usize {
@@ -14,8 +15,7 @@ pub(crate) const fn scales_bytes<F: CodedFormat>(cols: usize, lanes: usize) -> u
 
 /// Bytes of the scales of one block.
 pub(crate) const fn block_scales_bytes<F: CodedFormat>(lanes: usize) -> usize {
-    let (parts, bytes) = F::SCALE.parts();
-    parts * bytes * lanes
+    F::SCALE.bytes() * lanes
 }
 
 /// Bytes of the bodies of one block.
@@ -28,6 +28,19 @@ pub(crate) fn group_bytes<F: CodedFormat>(cols: usize, lanes: usize) -> usize {
     scales_bytes::<F>(cols, lanes) + cols / F::BLOCK * body_bytes::<F>(lanes)
 }
 
+/// Where the parts of the scales of block `b` of the row `lane` are: ranges of the group, and of
+/// the bytes of [`CodedFormat::scale_bytes`].
+fn scale_parts<F: CodedFormat>(
+    b: usize,
+    lane: usize,
+    lanes: usize,
+) -> [(Range<usize>, Range<usize>); 2] {
+    let [d, m] = F::SCALE.widths();
+    let at = b * block_scales_bytes::<F>(lanes);
+    let (first, second) = (at + d * lane, at + d * lanes + m * lane);
+    [(first..first + d, 0..d), (second..second + m, d..d + m)]
+}
+
 /// Stores block `b` of the row `lane` in a group of `cols` columns.
 pub(super) fn write<F: CodedFormat>(
     block: &F,
@@ -37,11 +50,9 @@ pub(super) fn write<F: CodedFormat>(
     cols: usize,
     group: &mut [u8],
 ) {
-    let (parts, n) = F::SCALE.parts();
     let scales = block.scale_bytes();
-    for (i, part) in scales.chunks_exact(n).take(parts).enumerate() {
-        let at = b * block_scales_bytes::<F>(lanes) + n * (i * lanes + lane);
-        group[at..at + n].copy_from_slice(part);
+    for (to, from) in scale_parts::<F>(b, lane, lanes) {
+        group[to].copy_from_slice(&scales[from]);
     }
     let bodies = &mut group[scales_bytes::<F>(cols, lanes)..];
     for (i, word) in block.body().as_chunks::<4>().0.iter().enumerate() {
@@ -59,11 +70,9 @@ pub(super) fn read<F: CodedFormat>(
     cols: usize,
     out: &mut [f32],
 ) {
-    let (parts, n) = F::SCALE.parts();
-    let mut scales = [0; 4];
-    for (i, part) in scales.chunks_exact_mut(n).take(parts).enumerate() {
-        let at = b * block_scales_bytes::<F>(lanes) + n * (i * lanes + lane);
-        part.copy_from_slice(&group[at..at + n]);
+    let mut scales = [0; 8];
+    for (from, to) in scale_parts::<F>(b, lane, lanes) {
+        scales[to].copy_from_slice(&group[from]);
     }
     let bodies = &group[scales_bytes::<F>(cols, lanes) + b * body_bytes::<F>(lanes)..];
     let word = |i: usize| {

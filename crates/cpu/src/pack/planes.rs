@@ -77,9 +77,9 @@ pub(super) fn write_scales<F: IntFormat>(
     out: &mut [u8],
 ) {
     let out = &mut out[b * block_scales_bytes::<F>(lanes)..];
+    const { assert!(!F::WIDE_SCALE || !(F::HAS_SC || F::HAS_MIN)) };
     let [d, m] = block.super_scales();
     if F::WIDE_SCALE {
-        const { assert!(!F::HAS_SC && !F::HAS_MIN) };
         out[4 * lane..][..4].copy_from_slice(&d.to_ne_bytes());
         return;
     }

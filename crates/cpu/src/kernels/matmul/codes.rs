@@ -3,13 +3,15 @@
 use super::fragments::{PREFETCH, PackedGroup, Source};
 use crate::pack::coded;
 use crate::simd::Simd;
-use gristmill_core::quant::{CodedFormat, Scale, Words};
+use gristmill_core::quant::{CodedFormat, PackedInts, Scale, Words};
 use std::marker::PhantomData;
 
 /// A row group of codes.
 pub(super) struct Codes<F> {
     scales: *const u8,
     bodies: *const u8,
+    /// Blocks of `F` that share one scale, as a power of two.
+    shared: u32,
     format: PhantomData<F>,
 }
 
@@ -22,16 +24,37 @@ impl<F> Clone for Codes<F> {
 impl<F> Copy for Codes<F> {}
 
 impl<F: CodedFormat> PackedGroup for Codes<F> {
+    type Source = Self;
     const DIRECT: bool = false;
 
     fn bytes(cols: usize, lanes: usize) -> usize {
         coded::group_bytes::<F>(cols, lanes)
     }
     #[inline(always)]
-    unsafe fn new<S: Simd>(group: *const u8, cols: usize) -> Self {
+    unsafe fn source<S: Simd>(group: *const u8, cols: usize) -> Self {
         // SAFETY: the group holds its scales, then its bodies.
         let bodies = unsafe { group.add(coded::scales_bytes::<F>(cols, S::LANES)) };
-        Codes { scales: group, bodies, format: PhantomData }
+        Codes { scales: group, bodies, shared: 0, format: PhantomData }
+    }
+}
+
+/// Packed integers: read as blocks of one unit, several of which share a scale, so that the length
+/// of blocks needs no kernels of its own.
+pub(super) struct PackedBlocks<F>(PhantomData<F>);
+
+impl<F: PackedInts> PackedGroup for PackedBlocks<F> {
+    type Source = Codes<F::Unit>;
+    const DIRECT: bool = false;
+
+    fn bytes(cols: usize, lanes: usize) -> usize {
+        coded::group_bytes::<F>(cols, lanes)
+    }
+    #[inline(always)]
+    unsafe fn source<S: Simd>(group: *const u8, cols: usize) -> Codes<F::Unit> {
+        // SAFETY: the group holds its scales, then its bodies.
+        let bodies = unsafe { group.add(coded::scales_bytes::<F>(cols, S::LANES)) };
+        let shared = (F::BLOCK / 32).trailing_zeros();
+        Codes { scales: group, bodies, shared, format: PhantomData }
     }
 }
 
@@ -56,7 +79,8 @@ impl<F: CodedFormat> Codes<F> {
     unsafe fn block_scales<S: Simd>(self, unit: usize) -> *const u8 {
         // SAFETY: the caller's promise.
         unsafe {
-            self.scales.add(unit / (F::BLOCK / 32) * coded::block_scales_bytes::<F>(S::LANES))
+            let block = unit / (F::BLOCK / 32) >> self.shared;
+            self.scales.add(block * coded::block_scales_bytes::<F>(S::LANES))
         }
     }
 }
@@ -64,7 +88,7 @@ impl<F: CodedFormat> Codes<F> {
 impl<F: CodedFormat> Source for Codes<F> {
     const SUB: usize = F::SUB;
     const ZERO: i32 = F::ZERO;
-    const HAS_MIN: bool = matches!(F::SCALE, Scale::Halves);
+    const HAS_MIN: bool = F::SCALE.has_min();
     const WHOLE_BYTES: bool = F::ZERO == 128;
 
     #[inline(always)]
@@ -81,7 +105,8 @@ impl<F: CodedFormat> Source for Codes<F> {
         unsafe {
             let at = self.block_scales::<S>(unit);
             let mut scale = match F::SCALE {
-                Scale::Half | Scale::Halves => s.load_f16(at.cast()),
+                Scale::Single | Scale::SingleZero => s.load(at.cast()),
+                Scale::Half | Scale::Halves | Scale::HalfZero => s.load_f16(at.cast()),
                 Scale::Exponent => {
                     // Two powers, neither of which leaves the range of `exp2i`.
                     let n = s.sub(s.load_u8(at), s.splat(128.0));
@@ -103,11 +128,14 @@ impl<F: CodedFormat> Source for Codes<F> {
 
     #[inline(always)]
     unsafe fn min<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {
-        // SAFETY: as above; `m` follows `d`.
+        // SAFETY: as above; what minima are made of follows `d`.
         unsafe {
-            let m = s.load_f16(self.block_scales::<S>(unit).add(2 * S::LANES).cast());
+            let at = self.block_scales::<S>(unit).add(F::SCALE.widths()[0] * S::LANES);
+            if !matches!(F::SCALE, Scale::Halves) {
+                return s.mul(self.scale(s, unit, run), s.load_u8(at));
+            }
             let (block, unit) = self.block(s, unit);
-            s.mul(m, s.bytes_lane(F::mn(block, unit, run), 0))
+            s.mul(s.load_f16(at.cast()), s.bytes_lane(F::mn(block, unit, run), 0))
         }
     }
 

@@ -31,8 +31,10 @@ pub(super) trait Source: Copy {
     fn prefetch<S: Simd>(self, s: S, unit: usize);
 }
 
-/// A row group as it is packed.
-pub(super) trait PackedGroup: Source {
+/// How row groups of a format are packed.
+pub(super) trait PackedGroup {
+    /// A packed row group, ready to be read.
+    type Source: Source;
     /// Whether kernels for one token read it as it is; else by way of a panel.
     const DIRECT: bool;
     /// Bytes of a row group, without what fills it up to alignment.
@@ -41,7 +43,7 @@ pub(super) trait PackedGroup: Source {
     ///
     /// # Safety
     /// It was packed for `S`, and is not changed while this is used.
-    unsafe fn new<S: Simd>(group: *const u8, cols: usize) -> Self;
+    unsafe fn source<S: Simd>(group: *const u8, cols: usize) -> Self::Source;
     /// The distance between the row groups of a matrix.
     fn stride<S: Simd>(cols: usize) -> usize {
         Self::bytes(cols, S::LANES).next_multiple_of((4 * S::LANES).min(64))
@@ -64,13 +66,14 @@ impl<F> Clone for Planes<F> {
 impl<F> Copy for Planes<F> {}
 
 impl<F: IntFormat> PackedGroup for Planes<F> {
+    type Source = Self;
     const DIRECT: bool = !F::WIDE_SCALE;
 
     fn bytes(cols: usize, lanes: usize) -> usize {
         planes::group_bytes::<F>(cols, lanes)
     }
     #[inline(always)]
-    unsafe fn new<S: Simd>(group: *const u8, cols: usize) -> Self {
+    unsafe fn source<S: Simd>(group: *const u8, cols: usize) -> Self {
         // SAFETY: the group holds its scales, then its units.
         let units = unsafe { group.add(planes::scales_bytes::<F>(cols, S::LANES)) };
         Planes { scales: group, units, format: PhantomData }

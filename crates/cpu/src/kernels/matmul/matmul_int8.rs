@@ -20,7 +20,7 @@ use std::ops::Range;
 
 /// Whether kernels for several tokens, too, read the weights as they are packed: whole bytes.
 const fn is_direct<W: PackedGroup>() -> bool {
-    W::DIRECT && W::WHOLE_BYTES
+    W::DIRECT && W::Source::WHOLE_BYTES
 }
 
 /// Bytes of scratch for one worker.
@@ -40,7 +40,7 @@ pub(super) unsafe fn matmul<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
     let stride = W::stride::<S>(args.cols);
     let group = |g: usize| {
         // SAFETY: the caller names groups of this matrix only.
-        unsafe { W::new::<S>(args.weights.add(g * stride), args.cols) }
+        unsafe { W::source::<S>(args.weights.add(g * stride), args.cols) }
     };
     let units = 0..args.cols / 32;
     // SAFETY: the caller's promise.

@@ -163,9 +163,15 @@ impl IsaVisitor for Select {
                 blocks!($d, codes::Codes<$t>)
             };
         }
+        macro_rules! packed {
+            ($d:ident, $t:ty) => {
+                blocks!($d, codes::PackedBlocks<$t>)
+            };
+        }
         for_each_format!(dense: dense);
         for_each_format!(int: int);
         for_each_format!(coded: coded);
+        for_each_format!(packed: packed);
         None
     }
 }

@@ -80,6 +80,11 @@ impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Source for Panel<SU
     fn prefetch<S: Simd>(self, _: S, _: usize) {}
 }
 
+/// What decides the type of panel for weights of type `W`.
+pub(super) const fn facts<W: PackedGroup>() -> (usize, bool, bool) {
+    (W::Source::SUB, W::Source::HAS_MIN, W::Source::WHOLE_BYTES)
+}
+
 /// Evaluates `$call` with `$p` the type of panel for weights of type `$w`.
 macro_rules! with_panel {
     ($w:ty, |$p:ident| $call:expr) => {{
@@ -89,7 +94,7 @@ macro_rules! with_panel {
                 $call
             }};
         }
-        match (<$w>::SUB, <$w>::HAS_MIN, <$w>::WHOLE_BYTES) {
+        match $crate::kernels::matmul::panel::facts::<$w>() {
             (32, false, false) => arm!(32, false, 64),
             (16, false, false) => arm!(16, false, 64),
             (32, true, false) => arm!(32, true, 0),
@@ -141,7 +146,7 @@ unsafe fn convert<S: Simd, W: PackedGroup>(
     out: *mut u8,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { S::assume().vectorize(Convert { source: W::new::<S>(group, cols), units, out }) }
+    unsafe { S::assume().vectorize(Convert { source: W::source::<S>(group, cols), units, out }) }
 }
 
 struct Convert<W> {

@@ -58,6 +58,7 @@ pub(super) unsafe fn blocks<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
 
 /// # Safety
 /// As for [`blocks`]; the panels are those of `converter`.
+#[inline(never)] // once for all formats with these panels
 unsafe fn over_panels<S: Simd, P: AnyPanel + Rows32>(args: &MatmulArgs, converter: Converter) {
     const { assert!(PIECE * 32 == CHUNK) };
     // SAFETY: the caller's promise.

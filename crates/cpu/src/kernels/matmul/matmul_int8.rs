@@ -64,6 +64,7 @@ pub(super) unsafe fn matmul<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
 
 /// # Safety
 /// As for [`matmul`]; the panels are those of `converter`.
+#[inline(never)] // once for all formats with these panels
 unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, converter: Converter) {
     let units = converter.units();
     let unit_bytes = P::unit_bytes::<S>();

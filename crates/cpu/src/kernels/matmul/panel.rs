@@ -131,6 +131,7 @@ impl Converter {
     /// # Safety
     /// The weights have that group and these units, `out` is writable for as many units of the
     /// format's panel, and the instruction set is there.
+    #[inline]
     pub(super) unsafe fn run(&self, group: usize, units: Range<usize>, out: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe { (self.convert)(self.weights.add(group * self.stride), self.cols, units, out) }

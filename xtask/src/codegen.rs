@@ -27,9 +27,15 @@ const CALLS: &[(&str, &str, &str)] = &[
         "the entry of an instruction set: one call for a whole range of rows",
     ),
     (
-        "gristmill_cpu::kernels::matmul::matmul_f32::blocks",
+        "gristmill_cpu::kernels::matmul",
         "a function pointer",
-        "the same entry, its address kept in a register: one call for a whole row group",
+        "the same entry, its address kept in a register, or the converter of a format: one call for a \
+         piece of a row group",
+    ),
+    (
+        "gristmill_cpu::kernels::matmul",
+        "gristmill_cpu::kernels::matmul::panel::convert",
+        "the converter of a format where it is known: one call for a piece of a row group",
     ),
     ("gristmill_cpu", "memset", "clears a whole row or page; the library's loop is the best one"),
     (

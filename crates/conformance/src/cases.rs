@@ -14,7 +14,7 @@ use crate::device::Room;
 use crate::random::Random;
 use crate::weights::Weights;
 use crate::work::{Part, Work};
-use gristmill_core::DType;
+use gristmill_core::{DType, quant};
 use gristmill_ir::*;
 
 /// Largest error of a case in f32, relative to the largest number expected.
@@ -50,6 +50,12 @@ pub fn all() -> Vec<Case> {
 /// Weight formats.
 const DENSE: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const BLOCKS: [DType; 5] = [DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q5_K, DType::Q6_K];
+
+/// All other block formats.
+fn further_blocks() -> impl Iterator<Item = DType> {
+    let block = |d: &DType| d.block_len() > 1 && quant::is_supported(*d);
+    DType::all().filter(block).filter(|d| !BLOCKS.contains(d))
+}
 
 /// Token counts of the steps of a case: tiles of every width, and their tails.
 const TOKENS: [usize; 7] = [33, 1, 13, 2, 8, 3, 5];

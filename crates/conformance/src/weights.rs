@@ -3,7 +3,7 @@
 //! What a tensor is for shows in the first letters of its name: `norm` (around one), `bias`,
 //! `sinks`, `factors` (frequency divisors, one to four), `table` (rows of order one); anything else
 //! is a matrix whose products with rows of order one are of order one. Only matrices and tables are
-//! stored in the format asked for.
+//! stored in the format asked for, as random codes where it has no quantizer.
 
 use crate::random::Random;
 use gristmill_core::{DType, Error, HostTensor, Result, quant};
@@ -34,7 +34,14 @@ impl Weights {
                 let scale = if is("table") { 1.0 } else { 1.0 / (decl.cols as f32).sqrt() };
                 values.iter_mut().for_each(|v| *v *= scale);
             }
-            (decl.name.clone(), stored(decl, dtype, &values))
+            let host = if dtype.block_len() > 1 && !quant::has_quantizer(dtype) {
+                let rms = (values.iter().map(|v| v * v).sum::<f32>() / n.max(1) as f32).sqrt();
+                let bytes = quant::sample(dtype, n, rms, &mut || random.bits());
+                tensor(decl, dtype, bytes.expect("a block format that is implemented"))
+            } else {
+                stored(decl, dtype, &values)
+            };
+            (decl.name.clone(), host)
         });
         Weights(tensors.collect())
     }
@@ -76,7 +83,10 @@ impl Weights {
 }
 
 fn stored(decl: &TensorDecl, dtype: DType, values: &[f32]) -> HostTensor {
-    let bytes = quant::quantize(dtype, values).expect("a test's shapes fit its formats");
+    tensor(decl, dtype, quant::quantize(dtype, values).expect("a test's shapes fit its formats"))
+}
+
+fn tensor(decl: &TensorDecl, dtype: DType, bytes: Vec<u8>) -> HostTensor {
     let (shape, end) = ([decl.experts, decl.rows, decl.cols].map(|n| n as usize), bytes.len());
     HostTensor::new(&decl.name, dtype, shape, Arc::new(bytes), 0..end)
         .expect("rows are whole blocks")

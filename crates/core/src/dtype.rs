@@ -2,7 +2,8 @@
 
 /// How numbers are stored: `block_len` consecutive elements of a row take `block_bytes` bytes.
 ///
-/// Dense types are formats with a block of one. The numeric ids of [`DType::from_ggml`] are
+/// Dense types are formats with a block of one. `I4_128_F16` and its like are packed integers: bits,
+/// elements of a block, type of its scale. The numeric ids of [`DType::from_ggml`] are
 /// those of the GGUF format.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs, non_camel_case_types)] // the variants are the formats' own names
@@ -40,12 +41,36 @@ pub enum DType {
     TQ1_0,
     TQ2_0,
     MXFP4,
+    I8_32_F16,
+    I8_32_F32,
+    I8_64_F16,
+    I8_64_F32,
+    I8_128_F16,
+    I8_128_F32,
+    I4_32_F16,
+    I4_32_F32,
+    I4_64_F16,
+    I4_64_F32,
+    I4_128_F16,
+    I4_128_F32,
+    I2_32_F16,
+    I2_32_F32,
+    I2_64_F16,
+    I2_64_F32,
+    I2_128_F16,
+    I2_128_F32,
+    I1_32_F16,
+    I1_32_F32,
+    I1_64_F16,
+    I1_64_F32,
+    I1_128_F16,
+    I1_128_F32,
 }
 
 use DType::*;
 
 /// Type, name, GGUF id (-1: not a GGUF type), elements of a block, bytes of a block.
-const TABLE: [(DType, &str, i32, u32, u32); 33] = [
+const TABLE: [(DType, &str, i32, u32, u32); 57] = [
     (F64, "F64", 28, 1, 8),
     (F32, "F32", 0, 1, 4),
     (F16, "F16", 1, 1, 2),
@@ -79,6 +104,30 @@ const TABLE: [(DType, &str, i32, u32, u32); 33] = [
     (TQ1_0, "TQ1_0", 34, 256, 54),
     (TQ2_0, "TQ2_0", 35, 256, 66),
     (MXFP4, "MXFP4", 39, 32, 17),
+    (I8_32_F16, "I8_32_F16", -1, 32, 34),
+    (I8_32_F32, "I8_32_F32", -1, 32, 36),
+    (I8_64_F16, "I8_64_F16", -1, 64, 66),
+    (I8_64_F32, "I8_64_F32", -1, 64, 68),
+    (I8_128_F16, "I8_128_F16", -1, 128, 130),
+    (I8_128_F32, "I8_128_F32", -1, 128, 132),
+    (I4_32_F16, "I4_32_F16", -1, 32, 19),
+    (I4_32_F32, "I4_32_F32", -1, 32, 21),
+    (I4_64_F16, "I4_64_F16", -1, 64, 35),
+    (I4_64_F32, "I4_64_F32", -1, 64, 37),
+    (I4_128_F16, "I4_128_F16", -1, 128, 67),
+    (I4_128_F32, "I4_128_F32", -1, 128, 69),
+    (I2_32_F16, "I2_32_F16", -1, 32, 11),
+    (I2_32_F32, "I2_32_F32", -1, 32, 13),
+    (I2_64_F16, "I2_64_F16", -1, 64, 19),
+    (I2_64_F32, "I2_64_F32", -1, 64, 21),
+    (I2_128_F16, "I2_128_F16", -1, 128, 35),
+    (I2_128_F32, "I2_128_F32", -1, 128, 37),
+    (I1_32_F16, "I1_32_F16", -1, 32, 7),
+    (I1_32_F32, "I1_32_F32", -1, 32, 9),
+    (I1_64_F16, "I1_64_F16", -1, 64, 11),
+    (I1_64_F32, "I1_64_F32", -1, 64, 13),
+    (I1_128_F16, "I1_128_F16", -1, 128, 19),
+    (I1_128_F32, "I1_128_F32", -1, 128, 21),
 ];
 
 impl DType {
@@ -147,8 +196,8 @@ mod tests {
 
     #[test]
     fn the_table_lists_every_type_once() {
-        // `MXFP4` is the last variant, so its discriminant counts them.
-        assert_eq!(TABLE.len(), MXFP4 as usize + 1);
+        // `I1_128_F32` is the last variant, so its discriminant counts them.
+        assert_eq!(TABLE.len(), I1_128_F32 as usize + 1);
         for d in DType::all() {
             assert_eq!(DType::from_name(d.name()), Some(d));
             if let Some(id) = d.ggml() {

@@ -9,15 +9,18 @@
 //! * Block formats ([`IntFormat`]): a group is first the scales of all its blocks, `d: f16[R]`,
 //!   `m: f16[R]`, `sc: i8[subs][R]`, `mn: u8[subs][R]` (those that the format has), then the
 //!   integers of all its units of 32 elements, as [bit planes](planes).
+//! * Coded formats ([`CodedFormat`]): a group is first the scales `d` of all its blocks, then their
+//!   words, [as the file has them](coded) but for the order.
 //!
 //! Any row can be read back exactly ([`Packed::gather`]), so an embedding table that is also the
 //! output head is held once.
 
+pub(crate) mod coded;
 pub(crate) mod planes;
 
 use crate::memory::Buffer;
 use crate::simd::{Isa, IsaVisitor, Simd};
-use gristmill_core::quant::IntFormat;
+use gristmill_core::quant::{CodedFormat, IntFormat};
 use gristmill_core::{DType, DeviceRepr, Error, HostTensor, Result, for_each_format};
 use std::ops::Range;
 
@@ -66,8 +69,21 @@ fn codec(dtype: DType) -> Option<Codec> {
             }
         };
     }
+    macro_rules! coded {
+        ($d:ident, $t:ty) => {
+            if dtype == DType::$d {
+                return Some(Codec {
+                    group_bytes: coded::group_bytes::<$t>,
+                    pack: pack_coded::<$t>,
+                    gather: gather_coded::<$t>,
+                });
+            }
+        };
+    }
     for_each_format!(dense: dense);
     for_each_format!(int: int);
+    for_each_format!(coded: coded);
+    for_each_format!(packed: coded);
     None
 }
 
@@ -316,5 +332,21 @@ fn gather_blocks<F: IntFormat>(layout: &Layout, group: &[u8], lane: usize, out: 
                 }
             }
         }
+    }
+}
+
+fn pack_coded<F: CodedFormat>(layout: &Layout, rows: &[u8], out: &mut [u8]) {
+    let blocks = layout.cols / F::BLOCK;
+    for (lane, row) in rows.chunks_exact((blocks * size_of::<F>()).max(1)).enumerate() {
+        for (b, bytes) in row.chunks_exact(size_of::<F>()).enumerate() {
+            let block: F = bytemuck::pod_read_unaligned(bytes);
+            coded::write(&block, b, lane, layout.lanes, layout.cols, out);
+        }
+    }
+}
+
+fn gather_coded<F: CodedFormat>(layout: &Layout, group: &[u8], lane: usize, out: &mut [f32]) {
+    for (b, out) in out.chunks_exact_mut(F::BLOCK).enumerate() {
+        coded::read::<F>(group, b, lane, layout.lanes, layout.cols, out);
     }
 }

@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 const DENSE: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-const BLOCKS: [DType; 5] = [DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q5_K, DType::Q6_K];
+/// Every block format.
+fn blocks() -> impl Iterator<Item = DType> {
+    DType::all().filter(|&d| d.block_len() > 1 && quant::is_supported(d))
+}
 
 struct Random(u64);
 impl Random {
@@ -22,8 +25,17 @@ impl Random {
     }
 }
 
+/// Quantized values, or random codes where a format has no quantizer.
 fn tensor(dtype: DType, [experts, rows, cols]: [usize; 3], values: &[f32]) -> HostTensor {
-    let bytes = quant::quantize(dtype, values).unwrap();
+    let bytes = quant::quantize(dtype, values).unwrap_or_else(|_| {
+        let mut state =
+            values.iter().fold(1u64, |h, v| h.wrapping_mul(31) ^ u64::from(v.to_bits()));
+        let mut random = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state ^ state >> 31
+        };
+        quant::sample(dtype, values.len(), 0.6, &mut random).unwrap()
+    });
     let range = 0..bytes.len();
     HostTensor::new("w", dtype, [experts, rows, cols], Arc::new(bytes), range).unwrap()
 }
@@ -144,7 +156,7 @@ fn check(isa: Isa, dtype: DType, form: Activations, rows: usize, cols: usize, to
 #[test]
 fn block_formats_at_odd_sizes() {
     for isa in Isa::available() {
-        for dtype in BLOCKS {
+        for dtype in blocks() {
             let b = dtype.block_len();
             for (rows, blocks, tokens) in
                 [(1, 1, 1), (7, 3, 2), (16, 2, 3), (33, 1, 5), (40, 2, 12), (40, 1, 30), (65, 3, 1)]
@@ -172,9 +184,9 @@ fn dense_formats_at_odd_sizes() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
     #[test]
-    fn any_shape(rows in 1usize..40, blocks in 1usize..4, tokens in 1usize..31, i in 0usize..8) {
-        let dtype = DENSE.into_iter().chain(BLOCKS).nth(i).unwrap();
-        let cols = if i < 3 { blocks * 61 } else { blocks * dtype.block_len() };
+    fn any_shape(rows in 1usize..40, n in 1usize..4, tokens in 1usize..31, i in 0usize..26) {
+        let dtype = DENSE.into_iter().chain(blocks()).nth(i).unwrap();
+        let cols = if i < 3 { n * 61 } else { n * dtype.block_len() };
         for isa in Isa::available() {
             check(isa, dtype, Activations::Int8, rows, cols, tokens);
             check(isa, dtype, Activations::F32, rows, cols, tokens);
@@ -186,8 +198,7 @@ proptest! {
 #[test]
 fn results_do_not_depend_on_the_batch() {
     for isa in Isa::available() {
-        for (dtype, form) in BLOCKS
-            .into_iter()
+        for (dtype, form) in blocks()
             .flat_map(|d| [(d, Activations::Int8), (d, Activations::F32)])
             .chain(DENSE.map(|d| (d, Activations::F32)))
         {
@@ -289,6 +300,72 @@ fn zero_and_tiny_activations() {
         for x in [0.0, 1e-38, -1e-42] {
             let y = product(isa, &w, 0, Activations::Int8, &[x; 256], 1, 1);
             assert!(y.iter().all(|y| y.abs() < 1e-30), "{isa}: {y:?}");
+        }
+    }
+}
+
+/// The payload of a `.npy` file.
+fn npy(path: &std::path::Path) -> Vec<u8> {
+    let b = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let header = u16::from_le_bytes([b[8], b[9]]) as usize;
+    b[10 + header..].to_vec()
+}
+
+/// Blocks, activations and dot products of another implementation, which rounds activations to
+/// integers too: in f32 we are at the exact dot product, with int8 activations as near to it as it
+/// is.
+#[test]
+fn stored_dot_products() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/quants");
+    if !root.exists() {
+        eprintln!("reference blocks not present, nothing compared");
+        return;
+    }
+    for dtype in blocks().filter(|d| root.join(d.name()).exists()) {
+        let read = |name: &str| npy(&root.join(dtype.name()).join(name));
+        let floats = |name: &str| -> Vec<f32> {
+            let bytes = read(name);
+            bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+        };
+        let (rows, cols) = (64, dtype.block_len());
+        let bytes = read("blocks.npy");
+        let range = 0..bytes.len();
+        let t = HostTensor::new("w", dtype, [1, rows, cols], Arc::new(bytes), range).unwrap();
+        let (weights, x, theirs) = (floats("dequant.npy"), floats("act.npy"), floats("dot.npy"));
+        let exact: Vec<f64> = read("dot_exact.npy")
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|&b| f64::from_le_bytes(b))
+            .collect();
+        // Error relative to what rounding the activations of a row can do: the root of the sum of
+        // squares of weights, times half a step of the largest activation.
+        let size: Vec<f64> = (0..rows)
+            .map(|r| {
+                let row = r * cols..(r + 1) * cols;
+                let norm: f64 = weights[row.clone()].iter().map(|w| f64::from(w * w)).sum();
+                let most = x[row].iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                norm.sqrt() * f64::from(most) / 254.0 + 1e-12
+            })
+            .collect();
+        let error = |dots: &dyn Fn(usize) -> f32| -> f64 {
+            let square = |r: usize| ((f64::from(dots(r)) - exact[r]) / size[r]).powi(2);
+            ((0..rows).map(square).sum::<f64>() / rows as f64).sqrt()
+        };
+        let bound = error(&|r| theirs[r]);
+        for isa in Isa::available() {
+            let w = Packed::new(isa, &t).unwrap();
+            for (form, bound) in [(Activations::F32, 1e-3), (Activations::Int8, 1.1 * bound)] {
+                // Row by row of the activations, the dot product is on the diagonal.
+                let all = product(isa, &w, 0, form, &x, rows, 1);
+                let ours = error(&|r| all[r * rows + r]);
+                assert!(ours <= bound, "{isa} {dtype} {form:?}: {ours:.4} above {bound:.4}");
+                for r in [0, 31, 63] {
+                    let x = &x[r * cols..(r + 1) * cols];
+                    let one = product(isa, &w, 0, form, x, 1, 1);
+                    assert_eq!(one[r].to_bits(), all[r * rows + r].to_bits(), "{isa} {dtype}");
+                }
+            }
         }
     }
 }

@@ -231,6 +231,69 @@ impl WithSimd for Integers {
     }
 }
 
+/// Operations on fragments as words and as bytes.
+struct Fragments;
+impl WithSimd for Fragments {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        static ONE: [[u32; 1]; 256] = {
+            let mut t = [[0; 1]; 256];
+            let mut i = 0;
+            while i < 256 {
+                t[i] = [(i * i) as u32 ^ 0x8000_0001];
+                i += 1;
+            }
+            t
+        };
+        static TWO: [[u32; 2]; 8] =
+            [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12], [13, 14], [15, u32::MAX]];
+        let table: [u8; 16] = std::array::from_fn(|i| (i * 17 ^ 0xa5) as u8);
+        let mut state = 3u64;
+        for n in 0..200u32 {
+            let [a, b]: [[u32; 16]; 2] = std::array::from_fn(|_| {
+                std::array::from_fn(|_| {
+                    state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+                    (state >> 32) as u32
+                })
+            });
+            let check = |name: &str, got: S::Bytes, expected: &dyn Fn(usize) -> u32| {
+                let mut out = [0u32; 16];
+                // SAFETY: a fragment is at most sixteen words.
+                unsafe { s.bytes_store(out.as_mut_ptr().cast(), got) };
+                for l in 0..S::LANES {
+                    assert_eq!(out[l], expected(l), "{} {name} of {:#x} {:#x}", S::ISA, a[l], b[l]);
+                }
+            };
+            // SAFETY: as above.
+            let (x, y) =
+                unsafe { (s.bytes_load(a.as_ptr().cast()), s.bytes_load(b.as_ptr().cast())) };
+            check("splat", s.words_splat(a[0]), &|_| a[0]);
+            check("and", s.words_and(x, b[0]), &|l| a[l] & b[0]);
+            check("xor", s.words_xor(x, y), &|l| a[l] ^ b[l]);
+            check("add", s.words_add(x, y), &|l| a[l].wrapping_add(b[l]));
+            check("sub", s.words_sub(x, y), &|l| a[l].wrapping_sub(b[l]));
+            check("mul", s.words_mul(x, b[0]), &|l| a[l].wrapping_mul(b[0]));
+            check("shl", s.words_shl(x, n % 32), &|l| a[l] << (n % 32));
+            check("shr", s.words_shr(x, n % 32), &|l| a[l] >> (n % 32));
+            check("lookup", s.words_lookup(&ONE, x, 0), &|l| ONE[a[l] as usize % 256][0]);
+            let part = n as usize % 2;
+            check("lookup", s.words_lookup(&TWO, x, part), &|l| TWO[a[l] as usize % 8][part]);
+            let nibbles = s.words_and(x, 0x0f0f_0f0f);
+            check("bytes", s.bytes_lookup(&table, nibbles), &|l| {
+                u32::from_le_bytes(a[l].to_le_bytes().map(|b| table[usize::from(b % 16)]))
+            });
+        }
+    }
+}
+
+#[test]
+fn fragments_as_words() {
+    for isa in Isa::available() {
+        isa.vectorize(Fragments).unwrap();
+    }
+}
+
 #[test]
 fn integer_products_are_exact() {
     for isa in Isa::available() {
@@ -339,5 +402,47 @@ fn tails_are_safe() {
         }
         let nan = isa.vectorize(Map(&[f32::NAN; 16], &[0.0; 16], function!(exp))).unwrap();
         assert!(nan.iter().all(|v| v.is_nan()));
+    }
+}
+
+/// Elements that no instruction set knows go lane by lane, rounded like any other.
+struct AnyElement;
+impl WithSimd for AnyElement {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        use gristmill_cpu::kernels::stored::Stored;
+        let x: [f32; 16] = std::array::from_fn(|i| i as f32 * 20.25 - 150.5);
+        for n in 0..=S::LANES {
+            let (mut wide, mut narrow) = ([7.0f64; 17], [7i8; 17]);
+            let mut back = [[0.0f32; 16]; 2];
+            // SAFETY: every array has at least `n <= LANES <= 16` elements.
+            unsafe {
+                f64::store_n(s, wide.as_mut_ptr(), n, s.load(x.as_ptr()));
+                i8::store_n(s, narrow.as_mut_ptr(), n, s.load(x.as_ptr()));
+                s.store(back[0].as_mut_ptr(), f64::load_n(s, wide.as_ptr(), n));
+                s.store(back[1].as_mut_ptr(), i8::load_n(s, narrow.as_ptr(), n));
+            }
+            for i in 0..17 {
+                let (v, w) = if i < n {
+                    // Ties to even, and saturating.
+                    (f64::from(x[i]), x[i].round_ties_even().clamp(-128.0, 127.0) as i8)
+                } else {
+                    (7.0, 7)
+                };
+                assert_eq!((wide[i], narrow[i]), (v, w), "{} {n} {i}", S::ISA);
+                if i < S::LANES {
+                    let e = if i < n { [v as f32, f32::from(w)] } else { [0.0; 2] };
+                    assert_eq!([back[0][i], back[1][i]], e, "{} {n} {i}", S::ISA);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn any_element_can_be_stored() {
+    for isa in Isa::available() {
+        isa.vectorize(AnyElement).unwrap();
     }
 }

@@ -1,8 +1,8 @@
 //! A float model in a smaller format.
 //!
 //! Matrices go to the format asked for; vectors stay f32, because they are small and every token
-//! passes through them. The head and the embedding table are the most sensitive, so a 4- or 5-bit
-//! model keeps them in Q6_K. A matrix whose rows are no whole number of blocks falls back to F16.
+//! passes through them. The head and the embedding table are the most sensitive, so a model of
+//! few bits keeps them in Q6_K. A matrix whose rows are no whole number of blocks falls back to F16.
 //! The error of each tensor against the file it came from is reported as it is written.
 
 use gristmill_core::{DType, Error, Result, quant};
@@ -12,14 +12,48 @@ use std::io::Write;
 
 /// The formats of a quantized model, by the names of the command line, and what
 /// `general.file_type` calls a file of them.
-pub const TYPES: [(&str, DType, u32); 6] = [
+pub const TYPES: [(&str, DType, u32); 17] = [
     ("q8_0", DType::Q8_0, 7),
     ("q4_0", DType::Q4_0, 2),
+    ("q4_1", DType::Q4_1, 3),
+    ("q5_0", DType::Q5_0, 8),
+    ("q5_1", DType::Q5_1, 9),
+    ("q2_k", DType::Q2_K, 10),
+    ("q3_k", DType::Q3_K, 11),
     ("q4_k", DType::Q4_K, 14),
     ("q5_k", DType::Q5_K, 16),
     ("q6_k", DType::Q6_K, 18),
+    ("iq4_nl", DType::IQ4_NL, 25),
+    ("iq4_xs", DType::IQ4_XS, 30),
+    ("mxfp4", DType::MXFP4, 38),
+    ("tq1_0", DType::TQ1_0, 36),
+    ("tq2_0", DType::TQ2_0, 37),
     ("f16", DType::F16, 1),
+    ("bf16", DType::BF16, 32),
 ];
+
+/// The names of [`TYPES`], for people.
+pub fn type_names() -> String {
+    TYPES.map(|t| t.0).join(", ")
+}
+
+/// The type of [`TYPES`] with this name, in any case.
+///
+/// # Errors
+/// [`Error::Usage`] that says whether there is such a format, and which ones can be written.
+pub fn parse_type(name: &str) -> Result<DType> {
+    if let Some(t) = TYPES.iter().find(|t| t.0.eq_ignore_ascii_case(name)) {
+        return Ok(t.1);
+    }
+    let why = match DType::from_name(name) {
+        Some(d) if quant::is_supported(d) && !quant::has_quantizer(d) => {
+            format!("models of {d} can be run, but there is no quantizer for it here")
+        }
+        Some(d) => format!("models are not written as {d}"),
+        None => format!("there is no type '{name}'"),
+    };
+    Err(Error::Usage(format!("{why}; there are {}", type_names())))
+}
 
 /// What became of a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,7 +146,8 @@ fn planned(info: &TensorInfo, target: DType) -> Planned<'_> {
         return keep(DType::F32);
     }
     let head = name == "output.weight" || name == "token_embd.weight";
-    let low = matches!(target, DType::Q4_K | DType::Q5_K);
+    let low = target.block_len() > 32 && target.bits_per_element() < 6.0
+        || matches!(target, DType::IQ4_NL | DType::MXFP4);
     let wanted = if head && low { DType::Q6_K } else { target };
     if wanted.bytes(info.shape[0]).is_some() {
         return keep(wanted);

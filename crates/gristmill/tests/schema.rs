@@ -155,7 +155,14 @@ fn quantized_again_it_is_smaller_and_still_runs() {
     let Some(data) = common::data() else { return };
     let dir = tempfile::tempdir().unwrap();
     let source = data.join("models/stories260K/stories260K-f32.gguf").display().to_string();
-    for (kind, error) in [("q8_0", 0.02), ("f16", 0.001), ("q6_k", 0.02), ("q4_k", 0.2)] {
+    for (kind, error) in [
+        ("q8_0", 0.02),
+        ("f16", 0.001),
+        ("q6_k", 0.02),
+        ("q4_k", 0.2),
+        ("q5_1", 0.1),
+        ("iq4_nl", 0.2),
+    ] {
         let target = dir.path().join(format!("{kind}.gguf")).display().to_string();
         let output = run(&["quantize", &source, &target, "--type", kind, "-v"]);
         let said = stderr(&output);
@@ -170,6 +177,15 @@ fn quantized_again_it_is_smaller_and_still_runs() {
         let v = json(&["run", "--json", "-m", &target, "--ids", "1", "--temp", "0", "-n", "10"]);
         assert!(v["text"].as_str().unwrap().starts_with(" Once upon a time"), "{kind}: {v}");
     }
+    let output = run(&[
+        "quantize",
+        &source,
+        &format!("{}.2", dir.path().join("none").display()),
+        "--type",
+        "iq2_xxs",
+    ]);
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+    assert!(stderr(&output).contains("IQ2_XXS") && stderr(&output).contains("no quantizer"));
     let again = dir.path().join("q8_0.gguf").display().to_string();
     let output = run(&["quantize", &again, &format!("{again}.2"), "--type", "q4_0"]);
     assert_eq!(code(&output), 3, "{}", stderr(&output));

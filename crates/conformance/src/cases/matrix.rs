@@ -21,6 +21,13 @@ pub(super) fn cases() -> Vec<Case> {
             all.push(linear(dtype, Activations::Int8, cols, rows));
         }
     }
+    for dtype in further_blocks() {
+        let cols = dtype.block_len() as u32;
+        for (cols, rows) in [(cols, 33), (3 * cols, 17)] {
+            all.push(linear(dtype, Activations::F32, cols, rows));
+            all.push(linear(dtype, Activations::Int8, cols, rows));
+        }
+    }
     all.extend(epilogues());
     all.extend(gates());
     all

@@ -1,6 +1,6 @@
 //! Dense elements as blocks of one.
 
-use super::BlockFormat;
+use super::{BlockFormat, Quantizer};
 use crate::{DType, DeviceRepr, bf16, f16};
 
 macro_rules! dense {
@@ -11,9 +11,7 @@ macro_rules! dense {
             fn dequantize(&self, out: &mut [f32]) {
                 out[0] = self.widen();
             }
-            fn quantize(x: &[f32]) -> Self {
-                <$t as DeviceRepr>::narrow(x[0])
-            }
+            const QUANTIZE: Quantizer<Self> = Some(|x| <$t as DeviceRepr>::narrow(x[0]));
         }
     )+};
 }

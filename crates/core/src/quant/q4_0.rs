@@ -1,6 +1,6 @@
 //! Q4_0: 32 four-bit integers around 8 and one f16 scale, 4.5 bits a weight.
 
-use super::{BlockFormat, IntFormat};
+use super::{BlockFormat, IntFormat, Quantizer};
 use crate::{DType, f16};
 
 /// `value[j] = d · (q[j] - 8)`; low nibbles are elements 0..16, high nibbles 16..32.
@@ -14,16 +14,7 @@ pub struct Q4_0 {
 impl BlockFormat for Q4_0 {
     const DTYPE: DType = DType::Q4_0;
     const BLOCK: usize = 32;
-
-    fn dequantize(&self, out: &mut [f32]) {
-        let d = f16::from_le_bytes(self.d).to_f32();
-        for (j, &b) in self.q.iter().enumerate() {
-            out[j] = d * ((b & 15) as i32 - 8) as f32;
-            out[j + 16] = d * ((b >> 4) as i32 - 8) as f32;
-        }
-    }
-
-    fn quantize(x: &[f32]) -> Self {
+    const QUANTIZE: Quantizer<Self> = Some(|x| {
         // The element of largest magnitude maps to -8 exactly, whatever its sign.
         let peak = x.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
         let d = peak / -8.0;
@@ -32,6 +23,14 @@ impl BlockFormat for Q4_0 {
         Q4_0 {
             d: f16::from_f32(d).to_le_bytes(),
             q: std::array::from_fn(|j| q(x[j]) | q(x[j + 16]) << 4),
+        }
+    });
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f16::from_le_bytes(self.d).to_f32();
+        for (j, &b) in self.q.iter().enumerate() {
+            out[j] = d * ((b & 15) as i32 - 8) as f32;
+            out[j + 16] = d * ((b >> 4) as i32 - 8) as f32;
         }
     }
 }

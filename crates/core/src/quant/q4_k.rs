@@ -1,6 +1,6 @@
 //! Q4_K: 256 four-bit integers in eight sub-blocks with 6-bit scales and minima, 4.5 bits a weight.
 
-use super::{BlockFormat, IntFormat, fit};
+use super::{BlockFormat, IntFormat, Quantizer, fit};
 use crate::{DType, f16};
 
 /// `value[j] = d·sc[j/32]·q[j] - m·mn[j/32]`. Of each 64 elements, low nibbles are the first 32.
@@ -65,6 +65,14 @@ pub(super) fn quantize_pairs(x: &[f32], top: i32) -> ([u8; 2], [u8; 2], SixBitPa
 impl BlockFormat for Q4_K {
     const DTYPE: DType = DType::Q4_K;
     const BLOCK: usize = 256;
+    const QUANTIZE: Quantizer<Self> = Some(|x| {
+        let (d, m, scales, q) = quantize_pairs(x, 15);
+        let q = std::array::from_fn(|i| {
+            let j = i / 32 * 64 + i % 32;
+            q[j] | q[j + 32] << 4
+        });
+        Q4_K { d, m, scales, q }
+    });
 
     fn dequantize(&self, out: &mut [f32]) {
         let [d, m] = self.super_scales();
@@ -77,15 +85,6 @@ impl BlockFormat for Q4_K {
                 *o = scale * f32::from(q) - min;
             }
         }
-    }
-
-    fn quantize(x: &[f32]) -> Self {
-        let (d, m, scales, q) = quantize_pairs(x, 15);
-        let q = std::array::from_fn(|i| {
-            let j = i / 32 * 64 + i % 32;
-            q[j] | q[j + 32] << 4
-        });
-        Q4_K { d, m, scales, q }
     }
 }
 

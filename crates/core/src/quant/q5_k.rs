@@ -1,7 +1,7 @@
 //! Q5_K: Q4_K with a fifth bit of each integer in a plane of its own, 5.5 bits a weight.
 
 use super::q4_k::{SixBitPairs, quantize_pairs};
-use super::{BlockFormat, IntFormat};
+use super::{BlockFormat, IntFormat, Quantizer};
 use crate::{DType, f16};
 
 /// `value[j] = d·sc[j/32]·q[j] - m·mn[j/32]`; bit `s` of `high[i]` belongs to element `32 s + i`.
@@ -18,6 +18,15 @@ pub struct Q5_K {
 impl BlockFormat for Q5_K {
     const DTYPE: DType = DType::Q5_K;
     const BLOCK: usize = 256;
+    const QUANTIZE: Quantizer<Self> = Some(|x| {
+        let (d, m, scales, q) = quantize_pairs(x, 31);
+        let low = std::array::from_fn(|i| {
+            let j = i / 32 * 64 + i % 32;
+            q[j] & 15 | (q[j + 32] & 15) << 4
+        });
+        let high = std::array::from_fn(|i| (0..8).fold(0, |b, s| b | (q[s * 32 + i] >> 4) << s));
+        Q5_K { d, m, scales, high, low }
+    });
 
     fn dequantize(&self, out: &mut [f32]) {
         let [d, m] = self.super_scales();
@@ -27,16 +36,6 @@ impl BlockFormat for Q5_K {
             let (sc, mn) = self.sub_scales(j / 32);
             *o = d * sc as f32 * f32::from(q) - m * mn as f32;
         }
-    }
-
-    fn quantize(x: &[f32]) -> Self {
-        let (d, m, scales, q) = quantize_pairs(x, 31);
-        let low = std::array::from_fn(|i| {
-            let j = i / 32 * 64 + i % 32;
-            q[j] & 15 | (q[j + 32] & 15) << 4
-        });
-        let high = std::array::from_fn(|i| (0..8).fold(0, |b, s| b | (q[s * 32 + i] >> 4) << s));
-        Q5_K { d, m, scales, high, low }
     }
 }
 

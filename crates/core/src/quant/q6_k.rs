@@ -1,6 +1,6 @@
 //! Q6_K: 256 six-bit integers in sixteen sub-blocks with signed 8-bit scales, 6.56 bits a weight.
 
-use super::{BlockFormat, IntFormat, fit};
+use super::{BlockFormat, IntFormat, Quantizer, fit};
 use crate::{DType, f16};
 
 /// `value[j] = d·sc[j/16]·(q[j] - 32)`.
@@ -19,17 +19,7 @@ pub struct Q6_K {
 impl BlockFormat for Q6_K {
     const DTYPE: DType = DType::Q6_K;
     const BLOCK: usize = 256;
-
-    fn dequantize(&self, out: &mut [f32]) {
-        let [d, _] = self.super_scales();
-        let mut q = [0; 256];
-        self.quants(&mut q);
-        for (j, (o, &q)) in out.iter_mut().zip(&q).enumerate() {
-            *o = d * f32::from(self.scales[j / 16]) * (i32::from(q) - 32) as f32;
-        }
-    }
-
-    fn quantize(x: &[f32]) -> Self {
+    const QUANTIZE: Quantizer<Self> = Some(|x| {
         let fits: [f32; 16] = std::array::from_fn(|s| fit::scale_only(&x[s * 16..][..16], 32));
         let peak = fits.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
         let d = f16::from_f32(peak / -128.0);
@@ -49,6 +39,15 @@ impl BlockFormat for Q6_K {
             (0..4).fold(0, |b, t| b | (q(j + 32 * t) >> 4) << (2 * t))
         });
         Q6_K { low, high, scales, d: d.to_le_bytes() }
+    });
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let [d, _] = self.super_scales();
+        let mut q = [0; 256];
+        self.quants(&mut q);
+        for (j, (o, &q)) in out.iter_mut().zip(&q).enumerate() {
+            *o = d * f32::from(self.scales[j / 16]) * (i32::from(q) - 32) as f32;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Q8_0: 32 signed bytes and one f16 scale, 8.5 bits a weight.
 
-use super::{BlockFormat, IntFormat};
+use super::{BlockFormat, IntFormat, Quantizer};
 use crate::{DType, f16};
 
 /// `value[j] = d · q[j]`.
@@ -14,20 +14,19 @@ pub struct Q8_0 {
 impl BlockFormat for Q8_0 {
     const DTYPE: DType = DType::Q8_0;
     const BLOCK: usize = 32;
+    const QUANTIZE: Quantizer<Self> = Some(|x| {
+        let peak = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let d = peak / 127.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let q = std::array::from_fn(|j| (x[j] * inverse).round() as i8);
+        Q8_0 { d: f16::from_f32(d).to_le_bytes(), q }
+    });
 
     fn dequantize(&self, out: &mut [f32]) {
         let d = f16::from_le_bytes(self.d).to_f32();
         for (o, &q) in out.iter_mut().zip(&self.q) {
             *o = d * f32::from(q);
         }
-    }
-
-    fn quantize(x: &[f32]) -> Self {
-        let peak = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let d = peak / 127.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        let q = std::array::from_fn(|j| (x[j] * inverse).round() as i8);
-        Q8_0 { d: f16::from_f32(d).to_le_bytes(), q }
     }
 }
 

@@ -14,8 +14,13 @@ use gristmill_core::quant::IntFormat;
 
 /// Bytes of the scales of one block of `R` rows.
 pub(crate) const fn block_scales_bytes<F: IntFormat>(lanes: usize) -> usize {
-    let supers = if F::HAS_MIN { 2 } else { 1 };
-    lanes * (2 * supers + supers * subs::<F>())
+    let kinds = if F::HAS_MIN { 2 } else { 1 };
+    lanes * (supers_bytes::<F>() + kinds * subs::<F>())
+}
+
+/// Bytes of `d`, and of `m` where there are minima, of one row.
+const fn supers_bytes<F: IntFormat>() -> usize {
+    if F::WIDE_SCALE || F::HAS_MIN { 4 } else { 2 }
 }
 
 /// Integer sub-block scales of a block: none, or one for each `SUB` elements.
@@ -25,8 +30,7 @@ const fn subs<F: IntFormat>() -> usize {
 
 /// Offset, within the scales of a block, of the `R` integer scales of sub-block `s`.
 pub(crate) const fn sc_offset<F: IntFormat>(s: usize, lanes: usize) -> usize {
-    let supers = if F::HAS_MIN { 2 } else { 1 };
-    lanes * (2 * supers + s)
+    lanes * (supers_bytes::<F>() + s)
 }
 
 /// The same for the integer minima.
@@ -73,7 +77,12 @@ pub(super) fn write_scales<F: IntFormat>(
     out: &mut [u8],
 ) {
     let out = &mut out[b * block_scales_bytes::<F>(lanes)..];
+    const { assert!(!F::WIDE_SCALE || !(F::HAS_SC || F::HAS_MIN)) };
     let [d, m] = block.super_scales();
+    if F::WIDE_SCALE {
+        out[4 * lane..][..4].copy_from_slice(&d.to_ne_bytes());
+        return;
+    }
     out[2 * lane..][..2].copy_from_slice(&f16::from_f32(d).to_ne_bytes());
     if F::HAS_MIN {
         out[2 * (lanes + lane)..][..2].copy_from_slice(&f16::from_f32(m).to_ne_bytes());
@@ -96,6 +105,10 @@ pub(super) fn read_scales<F: IntFormat>(
     lanes: usize,
 ) -> (f32, f32) {
     let block = &scales[b * block_scales_bytes::<F>(lanes)..];
+    if F::WIDE_SCALE {
+        let at = 4 * lane;
+        return (f32::from_ne_bytes([0, 1, 2, 3].map(|i| block[at + i])), 0.0);
+    }
     let half = |at: usize| f16::from_ne_bytes([block[at], block[at + 1]]).to_f32();
     let d = half(2 * lane);
     let m = if F::HAS_MIN { half(2 * (lanes + lane)) } else { 0.0 };

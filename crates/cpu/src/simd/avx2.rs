@@ -147,6 +147,48 @@ impl Simd for Avx2 {
         }
     }
 
+    ops! {
+        fn bytes_lookup(self, table: &[u8; 16], a: __m256i) -> __m256i {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, a)
+        }
+        fn words_splat(self, n: u32) -> __m256i { _mm256_set1_epi32(n as i32) }
+        fn words_and(self, a: __m256i, mask: u32) -> __m256i {
+            _mm256_and_si256(a, _mm256_set1_epi32(mask as i32))
+        }
+        fn words_xor(self, a: __m256i, b: __m256i) -> __m256i { _mm256_xor_si256(a, b) }
+        fn words_add(self, a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(a, b) }
+        fn words_sub(self, a: __m256i, b: __m256i) -> __m256i { _mm256_sub_epi32(a, b) }
+        fn words_mul(self, a: __m256i, n: u32) -> __m256i {
+            _mm256_mullo_epi32(a, _mm256_set1_epi32(n as i32))
+        }
+        fn words_shl(self, a: __m256i, n: u32) -> __m256i {
+            _mm256_sll_epi32(a, _mm_cvtsi32_si128(n as i32))
+        }
+        fn words_shr(self, a: __m256i, n: u32) -> __m256i {
+            _mm256_srl_epi32(a, _mm_cvtsi32_si128(n as i32))
+        }
+    }
+    #[inline(always)]
+    fn words_lookup<const P: usize, const N: usize>(
+        self,
+        table: &[[u32; P]; N],
+        index: __m256i,
+        part: usize,
+    ) -> __m256i {
+        const { assert!(N.is_power_of_two() && (P == 1 || P == 2)) };
+        // SAFETY: an index is below N once masked, so that all words read lie within the table;
+        // the token proves the instructions exist.
+        unsafe {
+            let index = _mm256_and_si256(index, _mm256_set1_epi32(N as i32 - 1));
+            let from = table.as_ptr().cast::<i32>().add(part % P);
+            match P {
+                1 => _mm256_i32gather_epi32::<4>(from, index),
+                _ => _mm256_i32gather_epi32::<8>(from, index),
+            }
+        }
+    }
+
     memory_ops! {
         fn load(self, p: *const f32) -> __m256 { _mm256_loadu_ps(p) }
         fn load_n(self, p: *const f32, n: usize) -> __m256 { _mm256_maskload_ps(p, first(n)) }

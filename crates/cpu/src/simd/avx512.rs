@@ -153,6 +153,48 @@ macro_rules! avx512_ops {
             }
         }
 
+        ops! {
+            fn bytes_lookup(self, table: &[u8; 16], a: __m512i) -> __m512i {
+                let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+                _mm512_shuffle_epi8(table, a)
+            }
+            fn words_splat(self, n: u32) -> __m512i { _mm512_set1_epi32(n as i32) }
+            fn words_and(self, a: __m512i, mask: u32) -> __m512i {
+                _mm512_and_si512(a, _mm512_set1_epi32(mask as i32))
+            }
+            fn words_xor(self, a: __m512i, b: __m512i) -> __m512i { _mm512_xor_si512(a, b) }
+            fn words_add(self, a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+            fn words_sub(self, a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
+            fn words_mul(self, a: __m512i, n: u32) -> __m512i {
+                _mm512_mullo_epi32(a, _mm512_set1_epi32(n as i32))
+            }
+            fn words_shl(self, a: __m512i, n: u32) -> __m512i {
+                _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32))
+            }
+            fn words_shr(self, a: __m512i, n: u32) -> __m512i {
+                _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32))
+            }
+        }
+        #[inline(always)]
+        fn words_lookup<const P: usize, const N: usize>(
+            self,
+            table: &[[u32; P]; N],
+            index: __m512i,
+            part: usize,
+        ) -> __m512i {
+            const { assert!(N.is_power_of_two() && (P == 1 || P == 2)) };
+            // SAFETY: an index is below N once masked, so that all words read lie within the
+            // table; the token proves the instructions exist.
+            unsafe {
+                let index = _mm512_and_si512(index, _mm512_set1_epi32(N as i32 - 1));
+                let from = table.as_ptr().cast::<i32>().add(part % P);
+                match P {
+                    1 => _mm512_i32gather_epi32::<4>(index, from),
+                    _ => _mm512_i32gather_epi32::<8>(index, from),
+                }
+            }
+        }
+
         memory_ops! {
             fn load(self, p: *const f32) -> __m512 { _mm512_loadu_ps(p) }
             fn load_n(self, p: *const f32, n: usize) -> __m512 {

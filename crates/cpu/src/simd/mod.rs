@@ -266,6 +266,35 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     fn bytes_shr(self, a: Self::Bytes, n: u32) -> Self::Bytes;
     /// Byte `i` (0..4) of every row, unsigned, as f32.
     fn bytes_lane(self, a: Self::Bytes, i: u32) -> Self::F32;
+    /// `table[b]` for every byte `b < 16` of `a`; unspecified for the others.
+    fn bytes_lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes;
+
+    // ---- fragments as 32-bit words, one a row
+
+    /// `n` in every row.
+    fn words_splat(self, n: u32) -> Self::Bytes;
+    /// `a & mask`
+    fn words_and(self, a: Self::Bytes, mask: u32) -> Self::Bytes;
+    /// `a ^ b`
+    fn words_xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `a + b`, modulo 2^32 like all that follow.
+    fn words_add(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `a - b`
+    fn words_sub(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `a · n`
+    fn words_mul(self, a: Self::Bytes, n: u32) -> Self::Bytes;
+    /// `a · 2^n`, `n < 32`
+    fn words_shl(self, a: Self::Bytes, n: u32) -> Self::Bytes;
+    /// `a / 2^n`, `n < 32`
+    fn words_shr(self, a: Self::Bytes, n: u32) -> Self::Bytes;
+    /// Word `part` of entry `index mod N` of a table, for every row. `N` is a power of two, `P` is
+    /// 1 or 2 and `part < P`.
+    fn words_lookup<const P: usize, const N: usize>(
+        self,
+        table: &[[u32; P]; N],
+        index: Self::Bytes,
+        part: usize,
+    ) -> Self::Bytes;
 
     /// Hints that the cache line of `p` is needed soon. Any address is allowed.
     #[inline(always)]

@@ -286,6 +286,51 @@ macro_rules! scalar_ops {
         fn bytes_lane(self, a: Self::Bytes, i: u32) -> Self::F32 {
             a.map(|a| (a >> (8 * i) & 255) as f32)
         }
+        #[inline(always)]
+        fn bytes_lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
+            a.map(|a| u32::from_le_bytes(a.to_le_bytes().map(|b| table[usize::from(b % 16)])))
+        }
+        #[inline(always)]
+        fn words_splat(self, n: u32) -> Self::Bytes {
+            [n; Self::LANES]
+        }
+        #[inline(always)]
+        fn words_and(self, a: Self::Bytes, mask: u32) -> Self::Bytes {
+            a.map(|a| a & mask)
+        }
+        #[inline(always)]
+        fn words_xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+            from_fn(|l| a[l] ^ b[l])
+        }
+        #[inline(always)]
+        fn words_add(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+            from_fn(|l| a[l].wrapping_add(b[l]))
+        }
+        #[inline(always)]
+        fn words_sub(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+            from_fn(|l| a[l].wrapping_sub(b[l]))
+        }
+        #[inline(always)]
+        fn words_mul(self, a: Self::Bytes, n: u32) -> Self::Bytes {
+            a.map(|a| a.wrapping_mul(n))
+        }
+        #[inline(always)]
+        fn words_shl(self, a: Self::Bytes, n: u32) -> Self::Bytes {
+            a.map(|a| a.wrapping_shl(n))
+        }
+        #[inline(always)]
+        fn words_shr(self, a: Self::Bytes, n: u32) -> Self::Bytes {
+            a.map(|a| a.wrapping_shr(n))
+        }
+        #[inline(always)]
+        fn words_lookup<const P: usize, const N: usize>(
+            self,
+            table: &[[u32; P]; N],
+            index: Self::Bytes,
+            part: usize,
+        ) -> Self::Bytes {
+            index.map(|i| table[i as usize % N][part % P])
+        }
     };
 }
 

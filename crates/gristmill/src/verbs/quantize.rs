@@ -3,7 +3,7 @@
 use crate::args::byte_bar;
 use crate::term::{Done, catch_interrupts, check_interrupt, note, size, usage};
 use clap::Args;
-use gristmill::{Error, Gguf, quantize};
+use gristmill::{DType, Error, Gguf, quantize};
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::PathBuf;
@@ -17,10 +17,9 @@ pub struct QuantizeArgs {
     /// Where to write it
     output: PathBuf,
 
-    /// The format of the matrices
-    #[arg(short, long = "type", value_name = "TYPE",
-          value_parser = ["q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "f16"], ignore_case = true)]
-    target: String,
+    #[arg(short, long = "type", value_name = "TYPE", value_parser = quantize::parse_type,
+          help = format!("The format of the matrices: {}", quantize::type_names()))]
+    target: DType,
 
     /// Show every tensor with its error: the root of the mean square, relative to the values
     #[arg(short, long)]
@@ -32,8 +31,6 @@ pub struct QuantizeArgs {
 }
 
 pub fn run(args: QuantizeArgs) -> Done {
-    let target = quantize::TYPES.iter().find(|t| t.0.eq_ignore_ascii_case(&args.target));
-    let Some(&(_, target, _)) = target else { return usage("there is no such type") };
     if !args.input.exists() {
         return Err(crate::resolve::missing(&args.input.display().to_string()).into());
     }
@@ -51,7 +48,7 @@ pub fn run(args: QuantizeArgs) -> Done {
     let bar = (!args.quiet && !args.verbose).then(|| byte_bar("quantizing", total));
     let (mut before, mut after) = (0, 0);
     let out = BufWriter::new(File::create(&part).map_err(io)?);
-    let done = quantize::quantize(&gguf, out, &file, target, &mut |t| {
+    let done = quantize::quantize(&gguf, out, &file, args.target, &mut |t| {
         check_interrupt()?;
         before += t.bytes.0;
         after += t.bytes.1;

@@ -1,4 +1,4 @@
-//! Where an integer kernel takes its weights from: packed planes, or a converted panel.
+//! Where a kernel takes quantized weights from: packed planes or codes, or a converted panel.
 
 use crate::pack::planes;
 use crate::simd::Simd;
@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 pub(super) trait Source: Copy {
     /// Elements that share a scale.
     const SUB: usize;
-    /// Subtracted from the integers of formats below eight bits: 0 or a power of two.
+    /// Subtracted from the integers: 0 or a power of two, 128 for whole bytes.
     const ZERO: i32;
     /// Whether there are minima.
     const HAS_MIN: bool;
@@ -31,7 +31,26 @@ pub(super) trait Source: Copy {
     fn prefetch<S: Simd>(self, s: S, unit: usize);
 }
 
-/// A packed row group, read as it is.
+/// How row groups of a format are packed.
+pub(super) trait PackedGroup {
+    /// A packed row group, ready to be read.
+    type Source: Source;
+    /// Whether kernels for one token read it as it is; else by way of a panel.
+    const DIRECT: bool;
+    /// Bytes of a row group, without what fills it up to alignment.
+    fn bytes(cols: usize, lanes: usize) -> usize;
+    /// The row group of `cols` columns at `group`.
+    ///
+    /// # Safety
+    /// It was packed for `S`, and is not changed while this is used.
+    unsafe fn source<S: Simd>(group: *const u8, cols: usize) -> Self::Source;
+    /// The distance between the row groups of a matrix.
+    fn stride<S: Simd>(cols: usize) -> usize {
+        Self::bytes(cols, S::LANES).next_multiple_of((4 * S::LANES).min(64))
+    }
+}
+
+/// The integers of a format as bit planes.
 pub(super) struct Planes<F> {
     scales: *const u8,
     units: *const u8,
@@ -46,16 +65,22 @@ impl<F> Clone for Planes<F> {
 }
 impl<F> Copy for Planes<F> {}
 
-impl<F: IntFormat> Planes<F> {
-    /// # Safety
-    /// `group` is a packed row group of `cols` columns.
+impl<F: IntFormat> PackedGroup for Planes<F> {
+    type Source = Self;
+    const DIRECT: bool = !F::WIDE_SCALE;
+
+    fn bytes(cols: usize, lanes: usize) -> usize {
+        planes::group_bytes::<F>(cols, lanes)
+    }
     #[inline(always)]
-    pub(super) unsafe fn new<S: Simd>(group: *const u8, cols: usize) -> Self {
+    unsafe fn source<S: Simd>(group: *const u8, cols: usize) -> Self {
         // SAFETY: the group holds its scales, then its units.
         let units = unsafe { group.add(planes::scales_bytes::<F>(cols, S::LANES)) };
         Planes { scales: group, units, format: PhantomData }
     }
+}
 
+impl<F: IntFormat> Planes<F> {
     /// The scales of the block that holds unit `unit`, and the number of its first run there.
     #[inline(always)]
     unsafe fn block<S: Simd>(self, unit: usize) -> (*const u8, usize) {
@@ -67,7 +92,7 @@ impl<F: IntFormat> Planes<F> {
 }
 
 /// How far ahead of the unit in work memory is asked for, in bytes of one row group.
-const PREFETCH: usize = 4096;
+pub(super) const PREFETCH: usize = 4096;
 
 impl<F: IntFormat> Source for Planes<F> {
     const SUB: usize = F::SUB;
@@ -126,6 +151,9 @@ impl<F: IntFormat> Source for Planes<F> {
         // SAFETY: `d` and `sc` of the block hold LANES values.
         unsafe {
             let (block, first) = self.block::<S>(unit);
+            if F::WIDE_SCALE {
+                return s.load(block.cast());
+            }
             let d = s.load_f16(block.cast());
             if !F::HAS_SC {
                 return d;

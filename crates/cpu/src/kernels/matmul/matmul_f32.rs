@@ -1,17 +1,16 @@
 //! Weights of any format by f32 activations.
 //!
 //! Dense weights are widened as they are loaded; the integers of block formats become the exact
-//! f32 values of the reference, 32 elements of a few rows at a time, in a buffer that never
+//! f32 values of the reference, a piece of a few rows at a time, by way of a panel that never
 //! leaves the first-level cache. For one row and one token, the sum runs over chunks of
 //! [`CHUNK`] elements from a fresh zero, `part = fma(w, x, part)`, and `y` adds the parts: shorter
 //! chains of additions, so a smaller error than one long one.
 
-use super::fragments::{Planes, Source};
+use super::fragments::PackedGroup;
+use super::panel::{AnyPanel, Converter, PIECE, Panel, with_panel};
 use super::{MatmulArgs, Output, activations, group_sets, groups_at_once, with_gemv, with_tile};
-use crate::pack::planes::group_bytes;
+use crate::kernels::stored::Stored;
 use crate::simd::{Simd, WithSimd};
-use gristmill_core::quant::IntFormat;
-use gristmill_core::{DeviceRepr, bf16, f16};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -23,34 +22,11 @@ const CHUNK: usize = 256;
 const BLOCK_COLS: usize = 2 * CHUNK;
 const BLOCK_GROUPS: usize = 8;
 
-/// A dense weight element: how a register of rows is loaded.
-pub(super) trait Dense: DeviceRepr {
-    /// # Safety
-    /// `p` is readable for `LANES` elements.
-    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::F32;
-}
-macro_rules! dense {
-    ($($t:ty, $load:ident;)+) => {$(
-        impl Dense for $t {
-            #[inline(always)]
-            unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::F32 {
-                // SAFETY: the caller's promise.
-                unsafe { s.$load(p) }
-            }
-        }
-    )+};
-}
-dense! {
-    f32, load;
-    f16, load_f16;
-    bf16, load_bf16;
-}
-
 /// The product with dense weights.
 ///
 /// # Safety
 /// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says.
-pub(super) unsafe fn dense<S: Simd, E: Dense>(args: &MatmulArgs) {
+pub(super) unsafe fn dense<S: Simd, E: Stored>(args: &MatmulArgs) {
     let align = (4 * S::LANES).min(64);
     let stride = (args.cols * S::LANES * size_of::<E>()).next_multiple_of(align);
     let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
@@ -62,9 +38,11 @@ pub(super) unsafe fn dense<S: Simd, E: Dense>(args: &MatmulArgs) {
     }
 }
 
-/// Bytes of scratch that a worker needs for block formats and several tokens: widened groups.
-pub(super) fn scratch_bytes<S: Simd>(cols: usize) -> usize {
-    S::TILE_GROUPS * cols * S::LANES * size_of::<f32>()
+/// Bytes of scratch that a worker needs for block formats: pieces of panels, and for several tokens
+/// groups that are widened whole.
+pub(super) fn scratch_bytes<S: Simd, W: PackedGroup>(cols: usize) -> usize {
+    let wide = S::TILE_GROUPS * cols * S::LANES * size_of::<f32>();
+    with_panel!(W, |P| { P::piece_bytes::<S>(S::GEMV_GROUPS).max(P::piece_bytes::<S>(1) + wide) })
 }
 
 /// The product with the weights of a block format: taken apart on the way for one token, widened
@@ -72,32 +50,56 @@ pub(super) fn scratch_bytes<S: Simd>(cols: usize) -> usize {
 ///
 /// # Safety
 /// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says.
-pub(super) unsafe fn blocks<S: Simd, F: IntFormat>(args: &MatmulArgs) {
+pub(super) unsafe fn blocks<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
+    let converter = Converter::new::<S, W>(args.weights, args.cols);
+    // SAFETY: the caller's promise.
+    unsafe { with_panel!(W, |P| over_panels::<S, P>(args, converter)) }
+}
+
+/// # Safety
+/// As for [`blocks`]; the panels are those of `converter`.
+#[inline(never)] // once for all formats with these panels
+unsafe fn over_panels<S: Simd, P: AnyPanel + Rows32>(args: &MatmulArgs, converter: Converter) {
+    const { assert!(PIECE * 32 == CHUNK) };
     // SAFETY: the caller's promise.
     let s = unsafe { S::assume() };
-    let stride = group_bytes::<F>(args.cols, S::LANES).next_multiple_of((4 * S::LANES).min(64));
-    let group = |g: usize| {
-        // SAFETY: the caller names groups of this matrix only.
-        unsafe { Planes::<F>::new::<S>(args.weights.add(g * stride), args.cols) }
-    };
+    let units = converter.units();
+    let piece_bytes = P::piece_bytes::<S>(1);
     if args.tokens == 1 {
         for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
-            with_gemv!(S, |M| s.vectorize(Tile::<_, M, 1> {
-                weights: std::array::from_fn(|m| group(set.group(m))),
-                x: args.x.cast::<f32>(),
-                k: 0..args.cols,
-                out: Output::new::<S>(args, 0, set),
-            }));
+            for first in (0..units).step_by(PIECE) {
+                let piece = first..units.min(first + PIECE);
+                // SAFETY: scratch holds a piece of as many groups as a set has.
+                let at = |m: usize| unsafe { args.scratch.add(m * piece_bytes) };
+                for m in 0..S::GEMV_GROUPS {
+                    // SAFETY: as above; the set lies within the caller's groups.
+                    unsafe { converter.run(set.group(m), piece.clone(), at(m)) };
+                }
+                with_gemv!(S, |M| s.vectorize(Tile::<_, M, 1> {
+                    weights: std::array::from_fn(|m| P::at(at(m))),
+                    x: args.x.cast::<f32>().wrapping_add(first * 32),
+                    k: 0..piece.len() * 32,
+                    resume: first > 0,
+                    out: Output::new::<S>(args, 0, set),
+                }));
+            }
         }
         return;
     }
     let stride = args.cols * S::LANES;
-    let wide = args.scratch.cast::<f32>();
+    let wide = args.scratch.wrapping_add(piece_bytes).cast::<f32>();
     let begin = |share: Range<usize>| {
         for (i, g) in share.enumerate() {
-            // SAFETY: scratch holds `TILE_GROUPS` groups, and a share has no more.
-            let out = unsafe { wide.add(i * stride) };
-            s.vectorize(Widen { source: group(g), units: args.cols / 32, out });
+            for first in (0..units).step_by(PIECE) {
+                let piece = first..units.min(first + PIECE);
+                // SAFETY: scratch holds a piece and `TILE_GROUPS` wide groups, and a share has no
+                // more.
+                unsafe {
+                    converter.run(g, piece.clone(), args.scratch);
+                    let out = wide.add(i * stride + first * 32 * S::LANES);
+                    s.vectorize(Widen { source: P::at(args.scratch), units: piece.len(), out });
+                }
+            }
         }
     };
     // SAFETY: the caller's promise; a group is widened before it is read.
@@ -107,13 +109,13 @@ pub(super) unsafe fn blocks<S: Simd, F: IntFormat>(args: &MatmulArgs) {
 }
 
 /// Widens one row group of `units` units to `[k][R]`.
-struct Widen<F> {
-    source: Planes<F>,
+struct Widen<P> {
+    source: P,
     units: usize,
     out: *mut f32,
 }
 
-impl<F: IntFormat> WithSimd for Widen<F> {
+impl<P: AnyPanel> WithSimd for Widen<P> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
@@ -122,7 +124,6 @@ impl<F: IntFormat> WithSimd for Widen<F> {
             // SAFETY: whoever made this gave a source and an output of `units` units; `widen`
             // fills all 32 values.
             unsafe {
-                self.source.prefetch(s, u);
                 widen(s, self.source, u, &mut values);
                 for (i, v) in values.iter().enumerate() {
                     s.store(self.out.add((u * 32 + i) * S::LANES), v.assume_init());
@@ -161,6 +162,7 @@ unsafe fn matmul<S: Simd, W: Rows32>(
                         weights: std::array::from_fn(|m| group(set.group(m), share.start)),
                         x: args.x.cast::<f32>().wrapping_add(start * args.cols),
                         k: k..args.cols.min(k + piece),
+                        resume: k > 0,
                         out: Output::new::<S>(args, start, set),
                     }));
                 }
@@ -193,7 +195,7 @@ struct Rows<E>(*const E);
 /// How far ahead of the weights in work memory is asked for, in bytes of one row group.
 const PREFETCH: usize = 4096;
 
-impl<E: Dense> Rows32 for Rows<E> {
+impl<E: Stored> Rows32 for Rows<E> {
     #[inline(always)]
     unsafe fn accumulate<S: Simd, const M: usize, const N: usize>(
         s: S,
@@ -220,7 +222,7 @@ impl<E: Dense> Rows32 for Rows<E> {
     }
 }
 
-impl<F: IntFormat> Rows32 for Planes<F> {
+impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Rows32 for Panel<SUB, HAS_MIN, ZERO> {
     #[inline(always)]
     unsafe fn accumulate<S: Simd, const M: usize, const N: usize>(
         s: S,
@@ -235,7 +237,6 @@ impl<F: IntFormat> Rows32 for Planes<F> {
             // SAFETY: the caller's promise; `widen` fills all 32 values of a group.
             unsafe {
                 for m in 0..M {
-                    groups[m].prefetch(s, k / 32 + u);
                     widen(s, groups[m], k / 32 + u, &mut values[m]);
                 }
                 for i in 0..32 {
@@ -272,23 +273,23 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
 /// # Safety
 /// The group holds unit `unit`, laid out for `S`.
 #[inline(always)]
-unsafe fn widen<S: Simd, F: IntFormat>(
+unsafe fn widen<S: Simd, P: AnyPanel>(
     s: S,
-    group: Planes<F>,
+    group: P,
     unit: usize,
     out: &mut [MaybeUninit<S::F32>; 32],
 ) {
     macro_rules! quads {
         ($($j:literal)+) => {$(
-            let run = $j * 4 / F::SUB;
+            let run = $j * 4 / P::SUB;
             let mut quad = group.quad::<S, $j>(s, unit);
-            if F::BITS == 8 && S::S8_BIAS == 0 {
+            if P::WHOLE_BYTES && S::S8_BIAS == 0 {
                 quad = s.bytes_xor(quad, 0x80);
             }
             for i in 0..4 {
-                let q = s.sub(s.bytes_lane(quad, i as u32), s.splat(F::ZERO as f32));
+                let q = s.sub(s.bytes_lane(quad, i as u32), s.splat(P::ZERO as f32));
                 let mut value = s.mul(group.scale(s, unit, run), q);
-                if F::HAS_MIN {
+                if P::HAS_MIN {
                     value = s.sub(value, group.min(s, unit, run));
                 }
                 out[$j * 4 + i].write(value);
@@ -306,8 +307,10 @@ struct Tile<W, const M: usize, const N: usize> {
     weights: [W; M],
     /// The prepared token tile, `[k][N]`.
     x: *const f32,
-    /// The elements to sum; all but the first piece of a row add to what y holds.
+    /// The elements to sum.
     k: Range<usize>,
+    /// Whether y holds the sum over earlier elements.
+    resume: bool,
     out: Output<M>,
 }
 
@@ -317,7 +320,7 @@ impl<W: Rows32, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let mut sums = [[s.zero(); N]; M];
-        if self.k.start > 0 {
+        if self.resume {
             // SAFETY: the tile was made for tokens and groups of the caller's y.
             unsafe { self.out.load(s, &mut sums) };
         }
@@ -339,5 +342,69 @@ impl<W: Rows32, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
         }
         // SAFETY: the tile was made for tokens and groups of the caller's y.
         unsafe { self.out.store(s, &sums) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::matmul::{Activations, PrepareArgs, activations::prepare_fn};
+    use crate::simd::{Naive, Scalar};
+    use gristmill_core::Element;
+
+    /// Dense rows of any element against sums in f64, for one token and for five.
+    fn check<S: Simd, E: Element>(value: impl Fn(usize) -> E) {
+        let (rows, cols, tokens) = (S::LANES + 3, 45, 5);
+        let groups = rows.div_ceil(S::LANES);
+        let stride = (cols * S::LANES * size_of::<E>()).next_multiple_of((4 * S::LANES).min(64));
+        let mut packed = vec![E::default(); groups * stride / size_of::<E>()];
+        for i in 0..rows * cols {
+            let (row, k) = (i / cols, i % cols);
+            let group = row / S::LANES * (stride / size_of::<E>());
+            packed[group + k * S::LANES + row % S::LANES] = value(i);
+        }
+        let x: Vec<f32> = (0..tokens * cols).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+        for tokens in [1, tokens] {
+            let mut prepared = vec![0.0f32; tokens * cols];
+            let mut y = vec![0.0f32; tokens * rows];
+            let args = PrepareArgs {
+                x: x.as_ptr(),
+                x_stride: cols,
+                tokens,
+                cols,
+                out: prepared.as_mut_ptr().cast(),
+                tiles: 0..activations::tile_count(tokens, S::TILE_TOKENS),
+            };
+            // SAFETY: portable instruction sets; every array has the size that it is said to have.
+            unsafe {
+                prepare_fn::<S>(Activations::F32)(&args);
+                dense::<S, E>(&MatmulArgs {
+                    weights: packed.as_ptr().cast(),
+                    rows,
+                    cols,
+                    x: prepared.as_ptr().cast(),
+                    tokens,
+                    y: y.as_mut_ptr(),
+                    y_stride: rows,
+                    groups: 0..groups,
+                    scratch: std::ptr::null_mut(),
+                });
+            }
+            for (i, y) in y.iter().enumerate() {
+                let (t, row) = (i / rows, i % rows);
+                let products = (0..cols)
+                    .map(|k| f64::from(value(row * cols + k).widen()) * f64::from(x[t * cols + k]));
+                let (sum, size) = products.fold((0.0, 0.0), |(s, a), p| (s + p, a + p.abs()));
+                assert!((f64::from(*y) - sum).abs() <= 1e-6 * size, "{i}: {y}, not {sum}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_element_can_be_a_weight() {
+        check::<Naive, f64>(|i| (i * 31 % 97) as f64 / 48.0 - 1.0);
+        check::<Scalar, f64>(|i| (i * 31 % 97) as f64 / 48.0 - 1.0);
+        check::<Naive, i8>(|i| (i * 31 % 256) as u8 as i8);
+        check::<Scalar, i8>(|i| (i * 31 % 256) as u8 as i8);
     }
 }

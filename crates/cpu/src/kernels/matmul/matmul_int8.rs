@@ -12,64 +12,89 @@
 //! So the integer sums are those of the true weights, on every instruction set, bias or not.
 
 use super::activations::{self, BLOCK_BYTES, word};
-use super::fragments::{Planes, Source};
-use super::panel::{self, Convert, Panel};
+use super::fragments::{PackedGroup, Source};
+use super::panel::{AnyPanel, Converter, PIECE, with_panel};
 use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile};
-use crate::pack::planes::group_bytes;
 use crate::simd::{Simd, WithSimd};
-use gristmill_core::quant::IntFormat;
 use std::ops::Range;
+
+/// Whether kernels for several tokens, too, read the weights as they are packed: whole bytes.
+const fn is_direct<W: PackedGroup>() -> bool {
+    W::DIRECT && W::Source::WHOLE_BYTES
+}
+
+/// Bytes of scratch for one worker.
+pub(super) fn scratch_bytes<S: Simd, W: PackedGroup>(cols: usize) -> usize {
+    if is_direct::<W>() {
+        return 0;
+    }
+    with_panel!(W, |P| {
+        let panel = P::groups::<S>(cols) * (cols / 32) * P::unit_bytes::<S>();
+        panel.max(P::piece_bytes::<S>(S::GEMV_GROUPS))
+    })
+}
 
 /// # Safety
 /// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says.
-pub(super) unsafe fn matmul<S: Simd, F: IntFormat>(args: &MatmulArgs) {
-    // SAFETY: the caller's promise.
-    let s = unsafe { S::assume() };
-    let stride = group_bytes::<F>(args.cols, S::LANES).next_multiple_of((4 * S::LANES).min(64));
+pub(super) unsafe fn matmul<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
+    let stride = W::stride::<S>(args.cols);
     let group = |g: usize| {
         // SAFETY: the caller names groups of this matrix only.
-        unsafe { Planes::<F>::new::<S>(args.weights.add(g * stride), args.cols) }
+        unsafe { W::source::<S>(args.weights.add(g * stride), args.cols) }
     };
-    if args.tokens == 1 {
-        for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
-            // SAFETY: the set lies within the caller's groups.
-            unsafe { with_gemv!(S, |M| run_tile::<S, _, M, 1>(s, args, 0, set, group)) };
+    let units = 0..args.cols / 32;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if is_direct::<W>() && args.tokens > 1 {
+            // All tiles pass over a few groups while these are in cache.
+            return run_tiles::<S, _>(args, S::GEMV_GROUPS, |_| {}, |g, _| group(g));
         }
-        return;
-    }
-    if !panel::is_used::<F>() {
-        // All tiles pass over a few groups while these are in cache.
-        // SAFETY: the caller's promise.
-        unsafe { run_tiles::<S, _>(s, args, S::GEMV_GROUPS, |_| {}, |g, _| group(g)) }
-        return;
-    }
-    let panel_stride = args.cols / 32 * panel::unit_bytes::<S>(F::SUB, F::HAS_MIN);
-    let convert = |groups: Range<usize>| {
-        for (i, g) in groups.enumerate() {
-            // SAFETY: scratch holds as many converted groups as a share has.
-            let out = unsafe { args.scratch.add(i * panel_stride) };
-            s.vectorize(Convert { source: group(g), units: args.cols / 32, out });
+        if W::DIRECT && args.tokens == 1 {
+            for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
+                with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, units.clone(), |m| {
+                    group(set.group(m))
+                }));
+            }
+            return;
         }
-    };
-    // SAFETY: converted before it is read, see `run_tiles`.
-    let at = |g: usize, first: usize| unsafe { args.scratch.add((g - first) * panel_stride) };
-    let share = panel::groups::<S, F>(args.cols);
-    macro_rules! over_panels {
-        ($($sub:literal $min:literal $zero:literal;)+) => {
-            match (F::SUB, F::HAS_MIN, F::ZERO) {
-                $(($sub, $min, $zero) => {
-                    let source = |g, first| Panel::<$sub, $min, $zero>(at(g, first));
-                    // SAFETY: the caller's promise.
-                    unsafe { run_tiles::<S, _>(s, args, share, convert, source) }
-                })+
-                _ => unreachable!("a format whose panel type is not listed here"),
+        let converter = Converter::new::<S, W>(args.weights, args.cols);
+        with_panel!(W, |P| over_panels::<S, P>(args, converter));
+    }
+}
+
+/// # Safety
+/// As for [`matmul`]; the panels are those of `converter`.
+#[inline(never)] // once for all formats with these panels
+unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, converter: Converter) {
+    let units = converter.units();
+    let unit_bytes = P::unit_bytes::<S>();
+    if args.tokens > 1 {
+        // SAFETY: scratch holds as many converted groups as a share has, and they are converted
+        // before they are read.
+        let at = |i: usize| unsafe { args.scratch.add(i * units * unit_bytes) };
+        let convert = |groups: Range<usize>| {
+            for (i, g) in groups.enumerate() {
+                // SAFETY: as above; the caller names groups of this matrix only.
+                unsafe { converter.run(g, 0..units, at(i)) };
             }
         };
+        let source = |g, first| P::at(at(g - first));
+        // SAFETY: the caller's promise.
+        return unsafe { run_tiles::<S, _>(args, P::groups::<S>(args.cols), convert, source) };
     }
-    over_panels! {
-        32 true 0;
-        32 false 8;
-        16 false 32;
+    for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
+        for first in (0..units).step_by(PIECE) {
+            let piece = first..units.min(first + PIECE);
+            // SAFETY: scratch holds a piece of as many groups as a set has.
+            let at = |m: usize| unsafe { args.scratch.add(m * PIECE * unit_bytes) };
+            // SAFETY: the set lies within the caller's groups, and is converted before it is read.
+            unsafe {
+                for m in 0..S::GEMV_GROUPS {
+                    converter.run(set.group(m), piece.clone(), at(m));
+                }
+                with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, piece, |m| P::at(at(m))));
+            }
+        }
     }
 }
 
@@ -79,7 +104,6 @@ pub(super) unsafe fn matmul<S: Simd, F: IntFormat>(args: &MatmulArgs) {
 /// # Safety
 /// As for [`matmul`].
 unsafe fn run_tiles<S: Simd, W: Source>(
-    s: S,
     args: &MatmulArgs,
     share: usize,
     begin: impl Fn(Range<usize>),
@@ -97,7 +121,9 @@ unsafe fn run_tiles<S: Simd, W: Source>(
                 // SAFETY: the tile and the set lie within the caller's.
                 unsafe {
                     with_tile!(S, n, |M, N| {
-                        run_tile::<S, _, M, N>(s, args, start, set, |g| source(g, share.start))
+                        run_tile::<S, _, M, N>(args, start, set, 0..args.cols / 32, |m| {
+                            source(set.group(m), share.start)
+                        })
                     });
                 }
             }
@@ -105,23 +131,25 @@ unsafe fn run_tiles<S: Simd, W: Source>(
     }
 }
 
-/// Runs the token tile that begins at `start` over a set of groups.
+/// Runs the token tile that begins at `start` over some units of a set of groups; all but the
+/// first units add to what y holds.
 ///
 /// # Safety
-/// As for [`matmul`]; `source(g)` is row group `g`.
+/// As for [`matmul`]; `source(m)` is group `m` of the set from the first of these units on.
 unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
-    s: S,
     args: &MatmulArgs,
     start: usize,
     set: GroupSet,
+    units: Range<usize>,
     source: impl Fn(usize) -> W,
 ) {
-    let units = args.cols / 32;
-    s.vectorize(Tile::<W, M, N> {
-        weights: std::array::from_fn(|m| source(set.group(m))),
+    // SAFETY: the caller's promise.
+    unsafe { S::assume() }.vectorize(Tile::<W, M, N> {
+        weights: std::array::from_fn(source),
         // SAFETY: the tile's tokens lie within x.
-        x: unsafe { args.x.add(start * units * BLOCK_BYTES) },
-        units,
+        x: unsafe { args.x.add((start * (args.cols / 32) + units.start * N) * BLOCK_BYTES) },
+        resume: units.start > 0,
+        units: units.len(),
         out: Output::new::<S>(args, start, set),
     });
 }
@@ -129,10 +157,12 @@ unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
 /// `M` row groups by `N` tokens.
 struct Tile<W, const M: usize, const N: usize> {
     weights: [W; M],
-    /// The prepared token tile.
+    /// The prepared token tile, from the first unit on.
     x: *const u8,
-    /// Units of 32 elements in a row.
+    /// Units of 32 elements.
     units: usize,
+    /// Whether y holds the sum over earlier units.
+    resume: bool,
     out: Output<M>,
 }
 
@@ -142,6 +172,10 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let mut sums = [[s.zero(); N]; M];
+        if self.resume {
+            // SAFETY: the tile was made for tokens and groups of the caller's y.
+            unsafe { self.out.load(s, &mut sums) };
+        }
         let mut sums = &mut sums;
         if M * N > 8 {
             // All registers are for the integers of a run. Left to itself the compiler moves

@@ -16,6 +16,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod activations;
+mod codes;
 mod fragments;
 mod matmul_f32;
 mod matmul_int8;
@@ -134,26 +135,43 @@ impl IsaVisitor for Select {
                 }
             };
         }
-        macro_rules! int {
-            ($d:ident, $t:ty) => {
+        macro_rules! blocks {
+            ($d:ident, $w:ty) => {
                 if dtype == DType::$d {
                     return match activations {
                         Activations::F32 => kernel(
                             activations,
-                            matmul_f32::blocks::<S, $t>,
-                            matmul_f32::scratch_bytes::<S>,
+                            matmul_f32::blocks::<S, $w>,
+                            matmul_f32::scratch_bytes::<S, $w>,
                         ),
                         Activations::Int8 => kernel(
                             activations,
-                            matmul_int8::matmul::<S, $t>,
-                            panel::scratch_bytes::<S, $t>,
+                            matmul_int8::matmul::<S, $w>,
+                            matmul_int8::scratch_bytes::<S, $w>,
                         ),
                     };
                 }
             };
         }
+        macro_rules! int {
+            ($d:ident, $t:ty) => {
+                blocks!($d, fragments::Planes<$t>)
+            };
+        }
+        macro_rules! coded {
+            ($d:ident, $t:ty) => {
+                blocks!($d, codes::Codes<$t>)
+            };
+        }
+        macro_rules! packed {
+            ($d:ident, $t:ty) => {
+                blocks!($d, codes::PackedBlocks<$t>)
+            };
+        }
         for_each_format!(dense: dense);
         for_each_format!(int: int);
+        for_each_format!(coded: coded);
+        for_each_format!(packed: packed);
         None
     }
 }

@@ -1,66 +1,74 @@
 //! Panels: a few row groups converted to whole int8 fragments and f32 scales, in cache.
 //!
-//! Taking planes apart costs as much as multiplying by a few tokens, so for many tokens it is
+//! Taking weights apart costs as much as multiplying by a few tokens, so for many tokens it is
 //! done once: a panel of row groups is converted into scratch memory that fits the second-level
-//! cache, then every token tile passes over it. A unit of a panel is `[8][R][4]` bytes (eight
-//! quads), then f32 scales `[32 / SUB][R]`, then minima of the same shape if the format has them.
+//! cache, then every token tile passes over it. For one token, and for f32 activations, a piece of
+//! a few units is converted at a time and does not leave the first-level cache. A unit of a panel
+//! is `[8][R][4]` bytes (eight quads), then f32 scales `[32 / SUB][R]`, then minima of the same
+//! shape if the format has them.
+//!
+//! There are five types of panel for all formats, so that the kernels over panels are compiled
+//! once for them; a format has a [`Converter`] of its own.
 
-use super::fragments::{Planes, Source};
+use super::fragments::{PackedGroup, Source};
 use crate::simd::{Simd, WithSimd};
-use gristmill_core::quant::IntFormat;
+use std::ops::Range;
 
 /// Bytes a panel may take: about half of a second-level cache of 1 MiB.
 const PANEL_BYTES: usize = 512 << 10;
 
-/// Bytes of one unit of one row group.
-pub(super) const fn unit_bytes<S: Simd>(sub: usize, has_min: bool) -> usize {
-    let kinds = if has_min { 2 } else { 1 };
-    (8 + kinds * (32 / sub)) * 4 * S::LANES
-}
+/// Units of a piece.
+pub(super) const PIECE: usize = 8;
 
-/// Row groups a panel holds.
-pub(super) fn groups<S: Simd, F: IntFormat>(cols: usize) -> usize {
-    let unit = unit_bytes::<S>(F::SUB, F::HAS_MIN);
-    let fit = PANEL_BYTES / (cols / 32 * unit).max(1);
-    (fit / S::TILE_GROUPS).max(1) * S::TILE_GROUPS
-}
-
-/// Whether weights go through panels at all; eight-bit integers are whole as they are packed.
-pub(super) const fn is_used<F: IntFormat>() -> bool {
-    F::BITS < 8
-}
-
-/// Bytes of scratch for one worker.
-pub(super) fn scratch_bytes<S: Simd, F: IntFormat>(cols: usize) -> usize {
-    let unit = unit_bytes::<S>(F::SUB, F::HAS_MIN);
-    if is_used::<F>() { groups::<S, F>(cols) * (cols / 32) * unit } else { 0 }
-}
-
-/// One converted row group: the same type for all formats that agree in these facts, so that the
-/// kernels over panels are compiled once for them.
+/// One converted row group. `ZERO` is 0 with minima, 128 for whole bytes, else 64.
 #[derive(Clone, Copy)]
-pub(super) struct Panel<const SUB: usize, const HAS_MIN: bool, const ZERO: i32>(
-    pub(super) *const u8,
-);
+pub(super) struct Panel<const SUB: usize, const HAS_MIN: bool, const ZERO: i32>(*const u8);
+
+/// What all panels have in common.
+pub(super) trait AnyPanel: Source {
+    /// The converted row group at `at`.
+    fn at(at: *const u8) -> Self;
+    /// Bytes of one unit.
+    fn unit_bytes<S: Simd>() -> usize {
+        let kinds = if Self::HAS_MIN { 2 } else { 1 };
+        (8 + kinds * (32 / Self::SUB)) * 4 * S::LANES
+    }
+    /// Row groups of `cols` columns that fit a cache.
+    fn groups<S: Simd>(cols: usize) -> usize {
+        let fit = PANEL_BYTES / (cols / 32 * Self::unit_bytes::<S>()).max(1);
+        (fit / S::TILE_GROUPS).max(1) * S::TILE_GROUPS
+    }
+    /// Bytes of scratch for the pieces of `groups` row groups.
+    fn piece_bytes<S: Simd>(groups: usize) -> usize {
+        groups * PIECE * Self::unit_bytes::<S>()
+    }
+}
+
+impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> AnyPanel
+    for Panel<SUB, HAS_MIN, ZERO>
+{
+    #[inline(always)]
+    fn at(at: *const u8) -> Self {
+        Panel(at)
+    }
+}
 
 impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Source for Panel<SUB, HAS_MIN, ZERO> {
     const SUB: usize = SUB;
     const ZERO: i32 = ZERO;
     const HAS_MIN: bool = HAS_MIN;
-    const WHOLE_BYTES: bool = false;
+    const WHOLE_BYTES: bool = ZERO == 128;
 
     #[inline(always)]
     unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes {
         // SAFETY: the unit starts with eight fragments.
-        unsafe { s.bytes_load(self.0.add(unit * unit_bytes::<S>(SUB, HAS_MIN) + J * 4 * S::LANES)) }
+        unsafe { s.bytes_load(self.0.add(unit * Self::unit_bytes::<S>() + J * 4 * S::LANES)) }
     }
     #[inline(always)]
     unsafe fn scale<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {
         // SAFETY: the scales follow the fragments.
         unsafe {
-            s.load(
-                self.0.add(unit * unit_bytes::<S>(SUB, HAS_MIN) + (8 + run) * 4 * S::LANES).cast(),
-            )
+            s.load(self.0.add(unit * Self::unit_bytes::<S>() + (8 + run) * 4 * S::LANES).cast())
         }
     }
     #[inline(always)]
@@ -72,36 +80,112 @@ impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Source for Panel<SU
     fn prefetch<S: Simd>(self, _: S, _: usize) {}
 }
 
-/// Converts one row group of `units` units into `out`.
-pub(super) struct Convert<F> {
-    pub(super) source: Planes<F>,
-    pub(super) units: usize,
-    pub(super) out: *mut u8,
+/// What decides the type of panel for weights of type `W`.
+pub(super) const fn facts<W: PackedGroup>() -> (usize, bool, bool) {
+    (W::Source::SUB, W::Source::HAS_MIN, W::Source::WHOLE_BYTES)
 }
 
-impl<F: IntFormat> WithSimd for Convert<F> {
+/// Evaluates `$call` with `$p` the type of panel for weights of type `$w`.
+macro_rules! with_panel {
+    ($w:ty, |$p:ident| $call:expr) => {{
+        macro_rules! arm {
+            ($sub:literal, $min:literal, $zero:literal) => {{
+                type $p = $crate::kernels::matmul::panel::Panel<$sub, $min, $zero>;
+                $call
+            }};
+        }
+        match $crate::kernels::matmul::panel::facts::<$w>() {
+            (32, false, false) => arm!(32, false, 64),
+            (16, false, false) => arm!(16, false, 64),
+            (32, true, false) => arm!(32, true, 0),
+            (16, true, false) => arm!(16, true, 0),
+            (32, false, true) => arm!(32, false, 128),
+            _ => unreachable!("a format whose panel type is not listed here"),
+        }
+    }};
+}
+pub(super) use with_panel;
+
+/// Converts row groups of one format.
+#[derive(Clone, Copy)]
+pub(super) struct Converter {
+    weights: *const u8,
+    stride: usize,
+    cols: usize,
+    convert: unsafe fn(group: *const u8, cols: usize, units: Range<usize>, out: *mut u8),
+}
+
+impl Converter {
+    /// For weights of type `W` and `cols` columns.
+    pub(super) fn new<S: Simd, W: PackedGroup>(weights: *const u8, cols: usize) -> Self {
+        Converter { weights, stride: W::stride::<S>(cols), cols, convert: convert::<S, W> }
+    }
+
+    /// Units of a row.
+    pub(super) fn units(&self) -> usize {
+        self.cols / 32
+    }
+
+    /// Converts some units of row group `group` to the front of `out`.
+    ///
+    /// # Safety
+    /// The weights have that group and these units, `out` is writable for as many units of the
+    /// format's panel, and the instruction set is there.
+    #[inline]
+    pub(super) unsafe fn run(&self, group: usize, units: Range<usize>, out: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.convert)(self.weights.add(group * self.stride), self.cols, units, out) }
+    }
+}
+
+/// # Safety
+/// As for [`Converter::run`]; `group` is the packed row group.
+unsafe fn convert<S: Simd, W: PackedGroup>(
+    group: *const u8,
+    cols: usize,
+    units: Range<usize>,
+    out: *mut u8,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { S::assume().vectorize(Convert { source: W::source::<S>(group, cols), units, out }) }
+}
+
+struct Convert<W> {
+    source: W,
+    units: Range<usize>,
+    out: *mut u8,
+}
+
+impl<W: Source> WithSimd for Convert<W> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        for u in 0..self.units {
-            // SAFETY: whoever made this gave a source and an output of `units` units.
+        // What is missing to the zero of the panel.
+        let shift = if W::HAS_MIN || W::WHOLE_BYTES { 0 } else { 64 - W::ZERO } as u32;
+        let shift = s.words_splat(shift * 0x0101_0101);
+        let mut out = self.out;
+        for u in self.units {
+            // SAFETY: whoever made this gave a source and an output of these units.
             unsafe {
-                let out = self.out.add(u * unit_bytes::<S>(F::SUB, F::HAS_MIN));
+                self.source.prefetch(s, u);
                 macro_rules! quad {
                     ($($j:literal)+) => {$(
-                        s.bytes_store(out.add($j * 4 * S::LANES), self.source.quad::<S, $j>(s, u));
+                        let quad = self.source.quad::<S, $j>(s, u);
+                        s.bytes_store(out, s.words_add(quad, shift));
+                        out = out.add(4 * S::LANES);
                     )+};
                 }
                 quad!(0 1 2 3 4 5 6 7);
-                let runs = 32 / F::SUB;
-                for run in 0..runs {
-                    let at = |i: usize| out.add((8 + i) * 4 * S::LANES).cast::<f32>();
-                    s.store(at(run), self.source.scale(s, u, run));
-                    if F::HAS_MIN {
-                        s.store(at(runs + run), self.source.min(s, u, run));
+                for run in 0..32 / W::SUB {
+                    s.store(out.cast(), self.source.scale(s, u, run));
+                    out = out.add(4 * S::LANES);
+                }
+                if W::HAS_MIN {
+                    for run in 0..32 / W::SUB {
+                        s.store(out.cast(), self.source.min(s, u, run));
+                        out = out.add(4 * S::LANES);
                     }
                 }
-                self.source.prefetch(s, u);
             }
         }
     }

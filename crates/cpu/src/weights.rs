@@ -49,8 +49,7 @@ impl Weights {
             }
             let declared = program.tensors.iter().zip(program.used_tensors()).zip(is_matrix);
             for ((decl, used), is_matrix) in declared {
-                let known =
-                    matrices.contains_key(&decl.name) || vectors.contains_key(&decl.name);
+                let known = matrices.contains_key(&decl.name) || vectors.contains_key(&decl.name);
                 if known || !used {
                     continue;
                 }

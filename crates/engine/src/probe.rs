@@ -10,7 +10,7 @@ use crate::pages::pages_for;
 use crate::waker::{ThreadWaker, block_on};
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_ir::{
-    Backend, Batch, Layout, Node, Options, Output, Program, Results, Shape, Size, Token, TensorDecl,
+    Backend, Batch, Layout, Node, Options, Output, Program, Results, Shape, Size, TensorDecl, Token,
 };
 use std::task::Poll;
 
@@ -124,10 +124,11 @@ impl<B: Backend> Probe<B> {
             let of = |n: &&Node| n.outputs.contains(&value);
             let Some(node) = program.nodes.iter().find(of) else { continue };
             let index = node.outputs.iter().position(|&v| v == value).unwrap_or(0);
-            shown = block_on(|| backend.read(context, step, output, &mut values, &waker).map(ready))
-                .and_then(|()| {
-                    see(Seen { node, index, shape: program.shape(value), values: &values })
-                });
+            shown =
+                block_on(|| backend.read(context, step, output, &mut values, &waker).map(ready))
+                    .and_then(|()| {
+                        see(Seen { node, index, shape: program.shape(value), values: &values })
+                    });
             if shown.is_err() {
                 break;
             }

@@ -50,8 +50,13 @@ pub enum LoadModeArg {
 #[derive(Args, Clone, Copy)]
 pub struct Loading {
     /// How tensor data comes into memory
-    #[arg(long, value_enum, value_name = "MODE", default_value = "auto",
-          help_heading = "Device and precision")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        default_value = "auto",
+        help_heading = "Device and precision"
+    )]
     pub load_mode: LoadModeArg,
 }
 

@@ -1,10 +1,10 @@
 //! One model file, with everything between its path and an engine.
 
 use crate::bundled;
+use crate::placement::Placement;
 use crate::settings::Settings;
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_cpu::Cpu;
-use crate::placement::Placement;
 use gristmill_engine::{Engine, EngineOptions, Probe};
 use gristmill_ir::{Backend, Options, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
@@ -198,11 +198,11 @@ impl Model {
 
     /// Gives the weights of a program one after the other. Before each it checks that the file
     /// that those before came from is still the same.
-    fn weights<'m>(
+    fn weights<'m, 'p>(
         &'m self,
         program: &Program,
-        progress: &'m mut Progress<'_>,
-    ) -> impl FnMut(&TensorDecl) -> Result<HostTensor> + 'm {
+        progress: &'m mut Progress<'p>,
+    ) -> impl FnMut(&TensorDecl) -> Result<HostTensor> + use<'m, 'p> {
         let bytes = |name: &str| self.gguf.tensor_info(name).map_or(0, |t| t.bytes as u64);
         let used = program.tensors.iter().zip(program.used_tensors()).filter(|t| t.1);
         let total: u64 = used.map(|(d, _)| bytes(&d.name)).sum();

@@ -82,9 +82,10 @@ impl Placement {
             Some(d) => format!("tensor '{}' of type {d}", t.name),
             None => format!("tensor '{}', which is missing", t.name),
         });
-        let ops = self.ops.iter().filter(|o| !o.runs).map(|o| {
-            format!("operation `{}` ({} of them, first `{}`)", o.name, o.times, o.first)
-        });
+        let ops =
+            self.ops.iter().filter(|o| !o.runs).map(|o| {
+                format!("operation `{}` ({} of them, first `{}`)", o.name, o.times, o.first)
+            });
         let caches = self.caches.iter().filter(|c| !c.1).map(|c| format!("a cache of {}", c.0));
         tensors.chain(ops).chain(caches).collect()
     }

@@ -136,7 +136,7 @@ fn a_part_that_is_missing() {
     let to = dir.path().join("m.gguf").display().to_string();
     let source = dir.path().join("whole.gguf");
     fs::write(&source, bundled()).unwrap();
-    let output = run(&["copy", source.to_str().unwrap(), &to, "--split-max-size", "2M"]);
+    let output = run(&["copy", source.to_str().unwrap(), &to, "--split-max-size", "2400K"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let part = |no: u32| dir.path().join(format!("m-{no:05}-of-00003.gguf"));
     assert!(stderr(&output).contains("m-00003-of-00003.gguf"), "{}", stderr(&output));

@@ -120,7 +120,8 @@ fn perplexity_of_a_text() {
     std::fs::write(&text, story.repeat(6)).unwrap();
     let text = text.display().to_string();
     let exact = ["--activations", "f32"];
-    let v = json(&[&["perplexity", FILE, "--file", &text, "-c", "32", "--json"][..], &exact].concat());
+    let v =
+        json(&[&["perplexity", FILE, "--file", &text, "-c", "32", "--json"][..], &exact].concat());
     let model = Model::open(FILE).unwrap();
     let ids = model.raw_prompt_with(&model.tokenizer().unwrap(), &story.repeat(6));
     let bos = model.tokenizer().unwrap().bos().filter(|b| *b == ids[0]);

@@ -54,8 +54,7 @@ fn every_mode_gives_the_same() {
         assert_eq!(g.tensors(), reference.tensors());
         assert!(g.metadata().eq(reference.metadata()));
         for t in g.tensors() {
-            let (ours, theirs) =
-                (g.tensor(&t.name).unwrap(), reference.tensor(&t.name).unwrap());
+            let (ours, theirs) = (g.tensor(&t.name).unwrap(), reference.tensor(&t.name).unwrap());
             assert_eq!(ours.bytes(), theirs.bytes(), "{mode:?}");
         }
         let (choice, why) = g.load_choice();
@@ -176,7 +175,8 @@ fn copies_are_the_same_model() {
                 other => other.unwrap(),
             };
             assert_eq!(told, bytes);
-            assert_eq!(most.is_none(), written == [to.clone()]);
+            let one = model.tensors().len() < 2 || most.is_none_or(|most| bytes <= most);
+            assert_eq!(one, written == [to.clone()]);
             let copy = Gguf::open(&written[0]).unwrap();
             assert!(copy.tensors().len() == model.tensors().len());
             let keys = |g: &Gguf| -> Vec<String> {
@@ -187,7 +187,10 @@ fn copies_are_the_same_model() {
             let same = model.metadata().filter(|(k, _)| !k.starts_with("split."));
             assert!(same.eq(copy.metadata().filter(|(k, _)| !k.starts_with("split."))));
             for (a, b) in model.tensors().iter().zip(copy.tensors()) {
-                assert_eq!((&a.name, a.dtype, a.shape, a.n_dims), (&b.name, b.dtype, b.shape, b.n_dims));
+                assert_eq!(
+                    (&a.name, a.dtype, a.shape, a.n_dims),
+                    (&b.name, b.dtype, b.shape, b.n_dims)
+                );
                 let (a, b) = (model.tensor(&a.name).unwrap(), copy.tensor(&b.name).unwrap());
                 assert!(a.bytes() == b.bytes(), "{}", a.name);
             }

@@ -8,10 +8,8 @@ use crate::args::{ActivationsArg, Ids, KvArg, Loading, loading_bar, open, parse_
 use crate::resolve::Source;
 use crate::term::{Done, catch_interrupts, check_interrupt, json, note, out, usage};
 use clap::{Args, ValueEnum};
-use gristmill::ir::{Rows, Shape};
-use gristmill::{
-    Activations, Cpu, CpuOptions, Error, Isa, KvTypes, Model, Result, Settings,
-};
+use gristmill::ir::Shape;
+use gristmill::{Activations, Cpu, CpuOptions, Error, Isa, KvTypes, Model, Result, Settings};
 use serde_json::json;
 
 #[derive(Args)]
@@ -194,13 +192,12 @@ impl Row {
     }
 
     fn departs(&self, tolerance: f64) -> bool {
-        // Written so that NaN departs.
-        self.max.0 > 0.0 && !(self.max.0 <= tolerance * self.max.1)
+        self.max.0.is_infinite() || self.max.0 > tolerance * self.max.1
     }
 }
 
 pub fn run(args: DiffArgs) -> Done {
-    if !(args.tolerance >= 0.0 && args.tolerance.is_finite()) {
+    if args.tolerance < 0.0 || !args.tolerance.is_finite() {
         return usage(format!("--tolerance is {}; it must be 0 or more", args.tolerance));
     }
     let mut b = args.b.clone().unwrap_or_default();
@@ -358,6 +355,7 @@ fn report(args: &DiffArgs, sides: [&str; 2], rows: &[Row]) -> Done {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gristmill::ir::Rows;
 
     #[test]
     fn sides() {

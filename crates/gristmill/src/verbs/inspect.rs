@@ -8,8 +8,8 @@ use gristmill::models::arch;
 use gristmill::models::gguf::{Array, Value};
 use gristmill::placement::Placement;
 use gristmill::{Backend, Cpu, CpuOptions, DType, Gguf, MemoryPlan, Model, Result, Settings};
-use std::collections::HashMap;
 use serde_json::json;
+use std::collections::HashMap;
 use std::fmt::Write;
 
 #[derive(Args)]
@@ -208,11 +208,12 @@ fn text(model: &Model, fate: &Fate) -> String {
             let _ = writeln!(out, "  {:<18} {:>5}  {}", format!("cache of {t}"), "", device(*runs));
         }
     }
-    match &fate.memory {
-        Some(Ok(plan)) => drop(writeln!(out, "\n{plan}")),
-        Some(Err(e)) => drop(writeln!(out, "\nmemory: {e}")),
-        None => {}
-    }
+    let memory = match &fate.memory {
+        Some(Ok(plan)) => format!("\n{plan}\n"),
+        Some(Err(e)) => format!("\nmemory: {e}\n"),
+        None => String::new(),
+    };
+    out.push_str(&memory);
     let _ = writeln!(out, "\n{}", fate.verdict().1);
     out
 }

@@ -17,12 +17,7 @@ pub(super) fn part_name(stem: &str, no: usize, count: usize) -> String {
 }
 
 /// Opens parts 2 to `count` beside `path` and appends their tensors to `first`.
-pub(super) fn join(
-    first: &mut Gguf,
-    path: &Path,
-    count: usize,
-    mode: LoadMode,
-) -> Result<()> {
+pub(super) fn join(first: &mut Gguf, path: &Path, count: usize, mode: LoadMode) -> Result<()> {
     if count > MAX_PARTS {
         return Err(first.error(format!("'split.count' is {count}: more parts than supported")));
     }

@@ -240,8 +240,7 @@ mod guard {
                 unsafe { libc::signal(signal, libc::SIG_DFL) };
             }
             Some((handler, flags)) if flags & libc::SA_SIGINFO != 0 => {
-                type Handler =
-                    extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+                type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
                 // SAFETY: it was installed as a handler of this form.
                 let handler: Handler = unsafe { std::mem::transmute(handler) };
                 handler(signal, info, context);

@@ -99,9 +99,8 @@ impl Source {
         let (mapping, why) = match (mode, slow) {
             (LoadMode::Read, _) => (None, "asked for".to_owned()),
             (LoadMode::Mmap, _) => {
-                let mapped = Mapping::new(&file, len).map_err(|e| {
-                    fail(format!("cannot be mapped: {e}; use --load-mode read"))
-                })?;
+                let mapped = Mapping::new(&file, len)
+                    .map_err(|e| fail(format!("cannot be mapped: {e}; use --load-mode read")))?;
                 (Some(mapped), "asked for".to_owned())
             }
             (LoadMode::Auto, Some(kind)) => (None, format!("auto: it lies on {kind}")),

@@ -181,8 +181,20 @@ fn model(arch: &str, vocabulary: usize) -> Vec<u8> {
     tensors(w, &all)
 }
 
-const TOKENS: [&str; 12] =
-    ["<unk>", "<s>", "</s>", "<0x0A>", "a", "b", "ab", "\u{2581}", "\u{120}", "\u{2581}b", "1", "2"];
+const TOKENS: [&str; 12] = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<0x0A>",
+    "a",
+    "b",
+    "ab",
+    "\u{2581}",
+    "\u{120}",
+    "\u{2581}b",
+    "1",
+    "2",
+];
 
 /// The keys of a tokenizer, of one kind or another.
 fn vocabulary_of(w: &mut GgufWriter, kind: usize) {

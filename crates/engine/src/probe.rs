@@ -114,8 +114,7 @@ impl<B: Backend> Probe<B> {
         };
         let Probe { backend, program, context, plan, .. } = self;
         let step = backend.launch(plan, context, &batch)?;
-        let thread = ThreadWaker::default();
-        let waker = thread.get();
+        let waker = ThreadWaker::default().get();
         let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
         let mut values = vec![];
         let mut shown = Ok(());

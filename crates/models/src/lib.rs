@@ -1,7 +1,7 @@
 //! Model files: what is in them, and how text becomes tokens and back.
 //!
 //! [`arch`] records what each architecture computes,
-//! [`gguf`] reads and writes the container, [`tokenizer`] turns text into token ids by the rules
+//! [`gguf`] reads and writes the container, [`source`] brings a file's bytes, [`tokenizer`] turns text into token ids by the rules
 //! that the file names, [`chat`] renders a conversation with the file's own template, and
 //! [`ModelFile`] ties the three to one path. Whatever a file holds, the answer is a value or a
 //! [`gristmill_core::Error::Model`] that names the file, the field and what to do; never a panic.
@@ -10,9 +10,11 @@ pub mod arch;
 pub mod chat;
 pub mod gguf;
 mod model;
+pub mod source;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
 pub use gguf::Gguf;
 pub use model::ModelFile;
+pub use source::LoadMode;
 pub use tokenizer::Tokenizer;

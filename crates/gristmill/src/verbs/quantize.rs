@@ -1,6 +1,6 @@
 //! `gristmill quantize`: a float model in a smaller format.
 
-use crate::args::byte_bar;
+use crate::args::{Loading, byte_bar};
 use crate::term::{Done, catch_interrupts, check_interrupt, note, size, usage};
 use clap::Args;
 use gristmill::{DType, Error, Gguf, quantize};
@@ -21,6 +21,9 @@ pub struct QuantizeArgs {
           help = format!("The format of the matrices: {}", quantize::type_names()))]
     target: DType,
 
+    #[command(flatten)]
+    loading: Loading,
+
     /// Show every tensor with its error: the root of the mean square, relative to the values
     #[arg(short, long)]
     verbose: bool,
@@ -34,7 +37,7 @@ pub fn run(args: QuantizeArgs) -> Done {
     if !args.input.exists() {
         return Err(crate::resolve::missing(&args.input.display().to_string()).into());
     }
-    let gguf = Gguf::open(&args.input)?;
+    let gguf = Gguf::open_with(&args.input, args.loading.mode())?;
     let file = args.output.display().to_string();
     if fs::canonicalize(&args.output).ok() == fs::canonicalize(&args.input).ok() {
         return usage(format!("{file} is the model itself; write to another file"));

@@ -83,6 +83,18 @@ impl Cpu {
         &self.options
     }
 
+    /// What any of them can run, whatever its instruction set and threads.
+    pub fn can() -> Capabilities {
+        Capabilities {
+            name: "the processor".into(),
+            compute: vec![DType::F32],
+            weights: DType::all().filter(|&d| quant::is_supported(d)).collect(),
+            kv: vec![DType::F32, DType::F16, DType::BF16],
+            page_multiple: 32,
+            ops: plan::OPS.to_vec(),
+        }
+    }
+
     pub(crate) fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,14 +137,8 @@ impl Backend for Cpu {
 
     fn capabilities(&self) -> Capabilities {
         let o = &self.options;
-        Capabilities {
-            name: format!("{} with {} threads", o.isa, o.threads),
-            compute: vec![DType::F32],
-            weights: DType::all().filter(|&d| quant::is_supported(d)).collect(),
-            kv: vec![DType::F32, DType::F16, DType::BF16],
-            page_multiple: 32,
-            ops: plan::OPS.to_vec(),
-        }
+        let name = format!("{} with {} threads", o.isa, o.threads);
+        Capabilities { name, ..Cpu::can() }
     }
 
     fn load(

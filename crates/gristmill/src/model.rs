@@ -2,13 +2,13 @@
 
 use crate::bundled;
 use crate::settings::Settings;
-use gristmill_core::{Error, Result};
+use gristmill_core::{DType, Result};
 use gristmill_cpu::Cpu;
 use gristmill_engine::{Engine, EngineOptions};
 use gristmill_ir::Program;
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
 use gristmill_models::chat::{ChatTemplate, Message};
-use gristmill_models::{Gguf, Tokenizer};
+use gristmill_models::{Gguf, Tokenizer, safetensors};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the file at `path`; where there is none and `path` is the name of the bundled model,
+    /// Opens the file at `path`, or the folder of a model in safetensors; where there is none and `path` is the name of the bundled model,
     /// that one.
     ///
     /// # Errors
@@ -33,12 +33,8 @@ impl Model {
         if !path.exists() && path.to_str().is_some_and(bundled::is_bundled) {
             return Model::bundled();
         }
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && path.exists()
-        {
-            return Err(Error::model(
-                path.display().to_string(),
-                "safetensors files are not read yet; convert the model to GGUF",
-            ));
+        if safetensors::is_one(path) {
+            return Ok(Model { gguf: safetensors::open(path)? });
         }
         Ok(Model { gguf: Gguf::open(path)? })
     }
@@ -81,13 +77,14 @@ impl Model {
         Ok(arch::architecture(&self.gguf, kv)?.info)
     }
 
-    /// The program of the model, whose weights the file is known to hold.
+    /// The program of the model, which is known to run: the file holds its weights, and the
+    /// processor has its operations and its formats.
     ///
     /// # Errors
-    /// As [`Model::info`], and listing the tensors that do not fit.
+    /// As [`Model::info`], and listing every tensor and operation that cannot run.
     pub fn program(&self, kv: KvTypes) -> Result<Program> {
         let program = arch::architecture(&self.gguf, kv)?.program()?;
-        arch::check_tensors(&program, &self.gguf)?;
+        arch::check_runs(&program, &self.gguf, &Cpu::can())?;
         Ok(program)
     }
 
@@ -160,6 +157,8 @@ impl Model {
         options: EngineOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Engine<Cpu>> {
+        let mut program = program;
+        arch::fit_to_context(&mut program, &self.info(KvTypes { k: DType::F32, v: DType::F32 })?, options.context);
         let bytes = |name: &str| self.gguf.tensor_info(name).map_or(0, |t| t.bytes as u64);
         let total: u64 = program.tensors.iter().map(|d| bytes(&d.name)).sum();
         let mut done = 0;

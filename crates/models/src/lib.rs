@@ -1,7 +1,8 @@
 //! Model files: what is in them, and how text becomes tokens and back.
 //!
 //! [`arch`] records what each architecture computes,
-//! [`gguf`] reads and writes the container, [`tokenizer`] turns text into token ids by the rules
+//! [`gguf`] reads and writes the container, [`safetensors`] reads models of the other one as if they
+//! were in it, [`tokenizer`] turns text into token ids by the rules
 //! that the file names, [`chat`] renders a conversation with the file's own template, and
 //! [`ModelFile`] ties the three to one path. Whatever a file holds, the answer is a value or a
 //! [`gristmill_core::Error::Model`] that names the file, the field and what to do; never a panic.
@@ -10,6 +11,7 @@ pub mod arch;
 pub mod chat;
 pub mod gguf;
 mod model;
+pub mod safetensors;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};

@@ -4,9 +4,9 @@
 //! and records them as a [`Program`]. `FAMILIES` is the one list. Nearly every decoder is the
 //! same body, `decoder`, and a family file says only what it adds to it:
 //!
-//! - `llama`: LLaMA, Mistral, Qwen 2 and 3, Phi 3, Granite
+//! - `llama`: LLaMA, Mistral, Qwen 2 and 3, Phi 3, Granite, GLM-4, OLMo 2
 //! - `gemma`: Gemma 1, 2 and 3
-//! - `moe`: mixtures of experts, Mixtral and Qwen
+//! - `moe`: mixtures of experts, Mixtral, Qwen and gpt-oss
 //! - `llada`: the masked diffusion models LLaDA and Dream
 //! - `bert`: sentence embeddings and rerankers
 //! - `rwkv7`: a recurrence instead of attention
@@ -29,7 +29,7 @@ mod parts;
 mod rope;
 mod rwkv7;
 
-pub use check::{check_tensors, tensor};
+pub use check::{check_runs, check_tensors, tensor};
 
 use crate::Gguf;
 use gristmill_core::{DType, Error, Result};
@@ -74,6 +74,8 @@ pub struct ModelInfo {
     /// Masked diffusion: whether row `i` of the logits predicts token `i + 1` (Dream) rather than
     /// token `i` (LLaDA).
     pub shift_logits: bool,
+    /// Tokens the model was trained on before its context was stretched.
+    pub original_context: u32,
 }
 
 /// An architecture read from a file, ready to record.
@@ -90,17 +92,20 @@ type Read = fn(&Meta<'_>) -> Result<Box<dyn Architecture + Send + Sync>>;
 
 /// The names in `general.architecture`, what a token sees where the file does not say, and the
 /// family.
-const FAMILIES: [(&str, Visibility, Read); 16] = [
+const FAMILIES: [(&str, Visibility, Read); 19] = [
     ("llama", Visibility::Causal, llama::read),
     ("qwen2", Visibility::Causal, llama::read),
     ("qwen3", Visibility::Causal, llama::read),
     ("phi3", Visibility::Causal, llama::read),
     ("granite", Visibility::Causal, llama::read),
+    ("glm4", Visibility::Causal, llama::read),
+    ("olmo2", Visibility::Causal, llama::read),
     ("gemma", Visibility::Causal, gemma::read),
     ("gemma2", Visibility::Causal, gemma::read),
     ("gemma3", Visibility::Causal, gemma::read),
     ("qwen2moe", Visibility::Causal, moe::read),
     ("qwen3moe", Visibility::Causal, moe::read),
+    ("gpt-oss", Visibility::Causal, moe::read),
     ("llada", Visibility::Bidirectional, llada::read),
     ("llada-moe", Visibility::Bidirectional, llada::read),
     ("dream", Visibility::Bidirectional, llada::read),
@@ -114,18 +119,41 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|f| f.0)
 }
 
+/// Makes a program, recorded for the model's whole context, right for sequences of `context` tokens:
+/// some models rotate by other frequencies beyond the context they were first trained on.
+pub fn fit_to_context(program: &mut Program, info: &ModelInfo, context: u32) {
+    rope::fit(program, info.original_context, context);
+}
+
 /// Reads the architecture of a file; `kv` says how it shall store keys and values.
 ///
 /// # Errors
-/// [`Error::Model`] for an architecture that is not in the list, and naming the key that is
+/// [`Error::Model`] for a file that is no language model (an adapter, a vision projector), for an
+/// architecture that is not in the list, and naming the key that is
 /// missing, of another type or out of range.
 pub fn architecture(gguf: &Gguf, kv: KvTypes) -> Result<Model> {
+    let known = || supported().collect::<Vec<_>>().join(", ");
+    let kind = gguf.opt::<&str>("general.type")?;
+    let arch = gguf.opt::<&str>("general.architecture")?;
+    let part = match (kind, arch) {
+        (Some("adapter"), _) => Some("an adapter (LoRA), which changes another model"),
+        (Some("mmproj"), _) | (_, Some("clip")) => Some("a vision projector, a part of a model"),
+        (Some("imatrix"), _) => Some("an importance matrix, an aid for quantizing"),
+        _ => None,
+    };
+    if let Some(part) = part {
+        return Err(gguf.error(format!(
+            "architecture '{}': this is {part}; name the model itself, of one of the \
+             architectures {}",
+            arch.unwrap_or_default(),
+            known()
+        )));
+    }
     let arch = gguf.get_str("general.architecture")?;
     let Some((_, visibility, read)) = FAMILIES.iter().find(|f| f.0 == arch) else {
-        let known: Vec<_> = supported().collect();
         return Err(gguf.error(format!(
             "the architecture '{arch}' is not supported; those that are: {}",
-            known.join(", ")
+            known()
         )));
     };
     let mut meta = Meta { gguf, arch, kv, visibility: *visibility };
@@ -141,6 +169,7 @@ pub fn architecture(gguf: &Gguf, kv: KvTypes) -> Result<Model> {
         visibility: meta.visibility,
         mask_token: gguf.opt("tokenizer.ggml.mask_token_id")?,
         shift_logits: gguf.opt("diffusion.shift_logits")?.unwrap_or(arch == "dream"),
+        original_context: rope::original_context(&meta)?,
     };
     Ok(Model { info, file: gguf.name().to_owned(), family: read(&meta)? })
 }

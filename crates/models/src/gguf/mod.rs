@@ -15,13 +15,16 @@
 
 mod cursor;
 mod reader;
+mod recipe;
 mod source;
 mod split;
 mod value;
 mod writer;
 
 pub use reader::{Gguf, TensorInfo};
+pub(crate) use recipe::{Pick, Piece, Recipe};
 pub use source::Bytes;
+pub(crate) use source::map;
 pub use value::{Array, FromValue, Value, ValueType};
 pub use writer::{Encode, GgufStream, GgufWriter};
 

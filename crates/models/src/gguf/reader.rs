@@ -1,6 +1,7 @@
 //! Opening a file: the checks, the keys, the tensors.
 
 use super::cursor::Cursor;
+use super::recipe::Recipe;
 use super::source::{self, Bytes};
 use super::value::{FromValue, Value, ValueType};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC};
@@ -8,6 +9,7 @@ use gristmill_core::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// More keys or tensors than any model has: a damaged count stops here.
 const MAX_KEYS: u64 = 1 << 16;
@@ -50,6 +52,8 @@ pub struct Gguf {
     keys: HashMap<String, usize>,
     tensors: Vec<TensorInfo>,
     names: HashMap<String, usize>,
+    /// Of tensors that are made from the files' bytes, by their place in the table.
+    recipes: HashMap<usize, Recipe>,
 }
 
 impl Gguf {
@@ -83,6 +87,7 @@ impl Gguf {
             keys: HashMap::new(),
             tensors: Vec::new(),
             names: HashMap::new(),
+            recipes: HashMap::new(),
         };
         let mut c = Cursor { file: &name, bytes: (*bytes).as_ref(), pos: 0 };
         let (n_tensors, n_keys) = gguf.read_header(&mut c)?;
@@ -392,12 +397,8 @@ impl Gguf {
             )));
         };
         let [cols, rows, experts, outer] = t.shape;
-        let range = t.offset..t.offset + t.bytes;
-        let owner = self.parts[t.part].clone();
         // The product is at most the tensor's bytes, because a row takes at least one.
-        HostTensor::new(name, t.dtype, [experts * outer, rows, cols], owner, range).ok_or_else(
-            || self.error(format!("tensor '{name}' left the file: it was changed while open")),
-        )
+        self.host(t, [experts * outer, rows, cols])?.ok_or_else(|| self.changed(name))
     }
 
     /// A tensor seen as `experts` matrices of `rows` rows of `cols` elements, whatever dimensions
@@ -409,11 +410,52 @@ impl Gguf {
         let Some(t) = self.tensor_info(name) else {
             return Err(self.error(format!("tensor '{name}' is missing")));
         };
-        let range = t.offset..t.offset + t.bytes;
-        HostTensor::new(name, t.dtype, shape, self.parts[t.part].clone(), range).ok_or_else(|| {
+        self.host(t, shape)?.ok_or_else(|| {
             let has = &t.shape[..t.n_dims];
             self.error(format!("tensor '{name}' of shape {has:?} is no {shape:?}"))
         })
+    }
+
+    /// A tensor's bytes in a shape, where they have that many: the file's own, or made.
+    fn host(&self, t: &TensorInfo, shape: [usize; 3]) -> Result<Option<HostTensor>> {
+        let recipe = self.names.get(&t.name).and_then(|i| self.recipes.get(i));
+        let (owner, range) = match recipe {
+            None => (self.parts[t.part].clone(), t.offset..t.offset + t.bytes),
+            Some(recipe) => {
+                let made = recipe.make(&self.parts).ok_or_else(|| self.changed(&t.name))?;
+                let range = 0..made.len();
+                (Arc::new(made) as Bytes, range)
+            }
+        };
+        Ok(HostTensor::new(&t.name, t.dtype, shape, owner, range))
+    }
+
+    fn changed(&self, name: &str) -> Error {
+        self.error(format!("tensor '{name}' left the file: it was changed while open"))
+    }
+
+    /// A model put together from other files: `head` is a GGUF of metadata alone, tensors lie in
+    /// `parts`, which are counted from 1, or are made from them.
+    ///
+    /// # Errors
+    /// Two tensors of one name.
+    pub(crate) fn assembled(
+        name: String,
+        head: Vec<u8>,
+        parts: Vec<Bytes>,
+        tensors: Vec<(TensorInfo, Option<Recipe>)>,
+    ) -> Result<Gguf> {
+        let mut gguf = Gguf::from_bytes(name, Arc::new(head))?;
+        gguf.parts.extend(parts);
+        for (t, recipe) in tensors {
+            let i = gguf.tensors.len();
+            if gguf.names.insert(t.name.clone(), i).is_some() {
+                return Err(gguf.error(format!("two tensors are the model's '{}'", t.name)));
+            }
+            gguf.recipes.extend(recipe.map(|r| (i, r)));
+            gguf.tensors.push(t);
+        }
+        Ok(gguf)
     }
 
     /// Appends the tensors of the next part of a split model.

@@ -13,7 +13,7 @@ pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 ///
 /// # Errors
 /// One line that says what the path is instead, or what the system said.
-pub(super) fn map(path: &Path) -> Result<Bytes> {
+pub(crate) fn map(path: &Path) -> Result<Bytes> {
     let file_name = path.display().to_string();
     let fail = |what: String| Error::model(file_name.clone(), what);
     let system = |e: std::io::Error| match e.kind() {

@@ -1,0 +1,80 @@
+//! Safetensors with a `config.json`: a model as Hugging Face's `transformers` saves it.
+//!
+//! [`open`] gives the model as the [`Gguf`] that it would be converted to, without converting
+//! anything: `config.json` becomes GGUF's keys ([`facts`]), the files' tensors get GGUF's names
+//! ([`names`]) and stay where they are. Only what has another form is made, when it is loaded and in
+//! its own format: stacks of experts, transposed experts, MXFP4 with its scales apart ([`assemble`]).
+//! So an architecture is described once, in `arch`, for both containers.
+//!
+//! - [`container`]: one file, its header checked against its bytes
+//! - [`folder`]: which files a model has: one, or those that an index names
+//! - [`config`], [`facts`], [`rope`]: `config.json` and its keys
+//! - [`names`], [`assemble`]: tensors
+
+mod assemble;
+mod config;
+mod container;
+mod facts;
+mod folder;
+mod names;
+mod rope;
+
+use crate::gguf::{Bytes, Gguf, TensorInfo};
+use assemble::Held;
+use config::Config;
+use gristmill_core::{DType, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Whether a path is for [`open`]: a folder, or a file of this container.
+pub fn is_one(path: &Path) -> bool {
+    let named = |e: &std::ffi::OsStr| e.eq_ignore_ascii_case("safetensors");
+    path.is_dir() || path.extension().is_some_and(named)
+}
+
+/// Opens the model in a folder, or of a `.safetensors` file beside its `config.json`.
+///
+/// # Errors
+/// [`gristmill_core::Error::Model`] naming the file and the field or the tensors that are wrong.
+pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
+    let files = folder::find(path.as_ref())?;
+    let config = Config::open(&files.config)?;
+    let model_type = facts::model_type(&config)?;
+    let shards = folder::read(&files)?;
+    let name = path.as_ref().display().to_string();
+    let held: Vec<Held<'_>> = shards
+        .iter()
+        .enumerate()
+        .flat_map(|(i, s)| s.entries.iter().map(move |entry| Held { part: i + 1, entry }))
+        .collect();
+
+    let has = |wanted: &str| {
+        let is = |h: &Held<'_>| {
+            names::target(model_type, &h.entry.name) == Some(names::Target::Whole(wanted.into()))
+        };
+        held.iter().any(is)
+    };
+    let head = has("output.weight");
+    // Where the field is left out, the weights tell.
+    let tied = config.opt("tie_word_embeddings")?.unwrap_or(!head);
+    if !tied && !head {
+        let what = "is false, but no tensor 'lm_head.weight' is in the files";
+        return Err(config.wrong("tie_word_embeddings", what));
+    }
+    let mut tensors = assemble::assemble(&name, model_type, &held, tied)?;
+    let facts = facts::read(&config, model_type, &files.name)?;
+
+    // Numbers of the configuration that programs read as tensors, one after the other.
+    let mut computed: Vec<u8> = vec![];
+    for (name, values) in &facts.tensors {
+        let (offset, part) = (computed.len(), shards.len() + 1);
+        computed.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        let (bytes, shape) = (values.len() * 4, [values.len(), 1, 1, 1]);
+        let name = (*name).to_owned();
+        let dtype = DType::F32;
+        tensors.push((TensorInfo { name, dtype, shape, n_dims: 1, offset, bytes, part }, None));
+    }
+    let mut parts: Vec<Bytes> = shards.iter().map(|s| s.bytes.clone()).collect();
+    parts.push(Arc::new(computed));
+    Gguf::assembled(name, facts.head()?, parts, tensors)
+}

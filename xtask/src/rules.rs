@@ -21,7 +21,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/cpu/src/memory.rs", "aligned memory on large pages"),
     ("crates/cpu/src/backend.rs", "launches a plan over the context's workspace"),
     ("crates/cpu/src/weights.rs", "members pack disjoint groups of one buffer"),
-    ("crates/models/src/gguf", "mapped files"),
+    ("crates/models/src/source", "mapped files, and the signal of one that shrinks"),
     ("crates/cuda/src/driver", "calls into the driver"),
     ("crates/cuda/src/module", "calls into the driver"),
     ("crates/wgpu/src/adapter", "shaders passed through"),

@@ -2,7 +2,7 @@
 
 use crate::bundled;
 use crate::settings::Settings;
-use gristmill_core::{DType, Result};
+use gristmill_core::Result;
 use gristmill_cpu::Cpu;
 use gristmill_engine::{Engine, EngineOptions};
 use gristmill_ir::Program;
@@ -23,11 +23,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the file at `path`, or the folder of a model in safetensors; where there is none and `path` is the name of the bundled model,
-    /// that one.
+    /// Opens the file at `path`, or the model in safetensors in the folder there; where there is
+    /// nothing and `path` is the name of the bundled model, that one.
     ///
     /// # Errors
-    /// [`Error::Model`] when it is missing, damaged or of another format.
+    /// [`crate::Error::Model`] when it is missing, damaged or of another format.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         let path = path.as_ref();
         if !path.exists() && path.to_str().is_some_and(bundled::is_bundled) {
@@ -72,7 +72,7 @@ impl Model {
     /// What an engine needs to know.
     ///
     /// # Errors
-    /// [`Error::Model`] for an architecture that is not supported, or a damaged file.
+    /// [`crate::Error::Model`] for an architecture that is not supported, or a damaged file.
     pub fn info(&self, kv: KvTypes) -> Result<ModelInfo> {
         Ok(arch::architecture(&self.gguf, kv)?.info)
     }
@@ -91,7 +91,7 @@ impl Model {
     /// The tokenizer.
     ///
     /// # Errors
-    /// [`Error::Model`] when the file has none, or one of a kind that is not supported.
+    /// [`crate::Error::Model`] when the file has none, or one of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
         Tokenizer::from_gguf(&self.gguf).map(Arc::new)
     }
@@ -99,7 +99,7 @@ impl Model {
     /// The chat template, where the file has one.
     ///
     /// # Errors
-    /// [`Error::Model`] for one that does not parse.
+    /// [`crate::Error::Model`] for one that does not parse.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         ChatTemplate::from_gguf(&self.gguf)
     }
@@ -137,7 +137,7 @@ impl Model {
     /// An engine on the processor.
     ///
     /// # Errors
-    /// Those of [`Model::program`] and [`Engine::new`]; [`Error::Memory`] when a context that was
+    /// Those of [`Model::program`] and [`Engine::new`]; [`crate::Error::Memory`] when a context that was
     /// asked for does not fit.
     pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
         let cpu = Cpu::new(settings.cpu)?;
@@ -157,8 +157,7 @@ impl Model {
         options: EngineOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Engine<Cpu>> {
-        let mut program = program;
-        arch::fit_to_context(&mut program, &self.info(KvTypes { k: DType::F32, v: DType::F32 })?, options.context);
+        let program = arch::fit_to_context(program, &self.gguf, options.context)?;
         let bytes = |name: &str| self.gguf.tensor_info(name).map_or(0, |t| t.bytes as u64);
         let total: u64 = program.tensors.iter().map(|d| bytes(&d.name)).sum();
         let mut done = 0;

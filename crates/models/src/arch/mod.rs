@@ -74,8 +74,6 @@ pub struct ModelInfo {
     /// Masked diffusion: whether row `i` of the logits predicts token `i + 1` (Dream) rather than
     /// token `i` (LLaDA).
     pub shift_logits: bool,
-    /// Tokens the model was trained on before its context was stretched.
-    pub original_context: u32,
 }
 
 /// An architecture read from a file, ready to record.
@@ -121,8 +119,15 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
 
 /// Makes a program, recorded for the model's whole context, right for sequences of `context` tokens:
 /// some models rotate by other frequencies beyond the context they were first trained on.
-pub fn fit_to_context(program: &mut Program, info: &ModelInfo, context: u32) {
-    rope::fit(program, info.original_context, context);
+///
+/// # Errors
+/// [`Error::Model`] naming the key that says how long that was, when it is wrong.
+pub fn fit_to_context(mut program: Program, gguf: &Gguf, context: u32) -> Result<Program> {
+    let arch = gguf.get_str("general.architecture")?;
+    let kv = KvTypes { k: DType::F32, v: DType::F32 };
+    let meta = Meta { gguf, arch, kv, visibility: Visibility::Causal };
+    rope::fit(&mut program, &meta, context)?;
+    Ok(program)
 }
 
 /// Reads the architecture of a file; `kv` says how it shall store keys and values.
@@ -169,7 +174,6 @@ pub fn architecture(gguf: &Gguf, kv: KvTypes) -> Result<Model> {
         visibility: meta.visibility,
         mask_token: gguf.opt("tokenizer.ggml.mask_token_id")?,
         shift_logits: gguf.opt("diffusion.shift_logits")?.unwrap_or(arch == "dream"),
-        original_context: rope::original_context(&meta)?,
     };
     Ok(Model { info, file: gguf.name().to_owned(), family: read(&meta)? })
 }

@@ -62,7 +62,8 @@ pub(super) fn read(m: &Meta<'_>, pairs: RopePairs, head_dim: u32) -> Result<Rope
         "linear" => rope.scale = 1.0 / factor,
         "yarn" => {
             rope.scale = 1.0 / factor;
-            let by_paper = |log: f32| if factor > 1.0 { 0.1 * log * factor.ln() + 1.0 } else { 1.0 };
+            let by_paper =
+                |log: f32| if factor > 1.0 { 0.1 * log * factor.ln() + 1.0 } else { 1.0 };
             let log = m.opt::<f32>("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
             let magnitude = m.opt_positive("rope.scaling.yarn_attn_factor")?;
             let magnitude = magnitude.unwrap_or_else(|| by_paper(1.0) / by_paper(log));
@@ -98,7 +99,7 @@ pub(super) fn read(m: &Meta<'_>, pairs: RopePairs, head_dim: u32) -> Result<Rope
 }
 
 /// Tokens that the model was trained on before its context was stretched.
-pub(super) fn original_context(m: &Meta<'_>) -> Result<u32> {
+fn original_context(m: &Meta<'_>) -> Result<u32> {
     let original = m.opt_count("rope.scaling.original_context_length", u32::MAX)?;
     original.map_or_else(|| m.context_length(), Ok)
 }
@@ -118,9 +119,11 @@ pub(super) fn factors(m: &Meta<'_>) -> Result<Option<&'static str>> {
 /// The published code chooses for every pass, by the longest position in it, so that a sequence
 /// that grows past the original context is turned by frequencies that its cached keys were not.
 /// Here, as in llama.cpp, the choice is made once, by the context that a sequence may grow to.
-pub(super) fn fit(program: &mut Program, original_context: u32, context: u32) {
-    let [from, to] = if context > original_context { [SHORT, LONG] } else { [LONG, SHORT] };
+pub(super) fn fit(program: &mut Program, m: &Meta<'_>, context: u32) -> Result<()> {
+    let long = context > original_context(m)?;
+    let [from, to] = if long { [SHORT, LONG] } else { [LONG, SHORT] };
     for decl in program.tensors.iter_mut().filter(|d| d.name == from) {
         decl.name = to.into();
     }
+    Ok(())
 }

@@ -1,31 +1,51 @@
-//! Reading little-endian fields from bytes that may lie about their own lengths.
+//! Reading little-endian fields of a file that may lie about its own lengths.
 
 use super::value::ValueType;
+use crate::source::Source;
 use gristmill_core::{Error, Result};
+use std::fmt::Display;
 
-/// A position in a file's bytes. Every read checks that the bytes exist and names, when they do
-/// not, the field and where it began.
-pub(super) struct Cursor<'a> {
-    pub file: &'a str,
-    pub bytes: &'a [u8],
+/// Bytes read ahead at first; more is read as the head turns out longer.
+const AHEAD: usize = 1 << 16;
+
+/// A position in the head of a file: the keys and tables before the data.
+///
+/// The head is copied out of the file as it is walked, so that what was checked cannot change
+/// afterwards. Every read checks that the bytes exist and names, when they do not, the field and
+/// where it began.
+pub(super) struct Cursor<'s> {
+    pub source: &'s Source,
+    /// The file's bytes from its start, as far as they were read.
+    head: Vec<u8>,
     pub pos: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'s> Cursor<'s> {
+    pub fn new(source: &'s Source) -> Cursor<'s> {
+        Cursor { source, head: Vec::new(), pos: 0 }
+    }
+
     /// An error about the bytes at `at`.
-    pub fn fail(&self, at: usize, what: impl std::fmt::Display) -> Error {
-        Error::model(self.file, format!("at byte {at}: {what}"))
+    pub fn fail(&self, at: usize, what: impl Display) -> Error {
+        Error::model(self.source.name(), format!("at byte {at}: {what}"))
     }
 
     /// Bytes not read yet.
     pub fn left(&self) -> usize {
-        self.bytes.len() - self.pos
+        self.source.len() - self.pos
+    }
+
+    /// Everything before the position.
+    pub fn into_head(mut self) -> Vec<u8> {
+        self.head.truncate(self.pos);
+        self.head.shrink_to_fit();
+        self.head
     }
 
     /// The next `n` bytes; `what` names them.
-    pub fn take(&mut self, n: u64, what: &dyn std::fmt::Display) -> Result<&'a [u8]> {
+    pub fn take(&mut self, n: u64, what: &dyn Display) -> Result<&[u8]> {
         let end = usize::try_from(n).ok().and_then(|n| self.pos.checked_add(n));
-        let Some(got) = end.and_then(|end| self.bytes.get(self.pos..end)) else {
+        let Some(end) = end.filter(|&end| end <= self.source.len()) else {
             return Err(self.fail(
                 self.pos,
                 format!(
@@ -35,36 +55,57 @@ impl<'a> Cursor<'a> {
                 ),
             ));
         };
-        self.pos += got.len();
-        Ok(got)
+        let have = self.head.len();
+        if have < end {
+            // Never beyond the file, whatever it claims.
+            let want = end.max(2 * have).max(AHEAD).min(self.source.len());
+            self.head.reserve_exact(want - have);
+            self.head.resize(want, 0);
+            self.source.read_at(have, &mut self.head[have..])?;
+        }
+        let from = std::mem::replace(&mut self.pos, end);
+        Ok(&self.head[from..end])
     }
 
-    fn array<const N: usize>(&mut self, what: &dyn std::fmt::Display) -> Result<[u8; N]> {
+    fn array<const N: usize>(&mut self, what: &dyn Display) -> Result<[u8; N]> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N as u64, what)?);
         Ok(out)
     }
 
-    pub fn u32(&mut self, what: &dyn std::fmt::Display) -> Result<u32> {
+    pub fn u8(&mut self, what: &dyn Display) -> Result<u8> {
+        self.array(what).map(u8::from_le_bytes)
+    }
+
+    pub fn u32(&mut self, what: &dyn Display) -> Result<u32> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    pub fn u64(&mut self, what: &dyn std::fmt::Display) -> Result<u64> {
+    pub fn u64(&mut self, what: &dyn Display) -> Result<u64> {
         self.array(what).map(u64::from_le_bytes)
     }
 
     /// A string that must be UTF-8.
-    pub fn string(&mut self, what: &dyn std::fmt::Display) -> Result<&'a str> {
+    pub fn string(&mut self, what: &dyn Display) -> Result<&str> {
         let at = self.pos;
         let len = self.u64(&format_args!("the length of {what}"))?;
-        let raw = self.take(len, what)?;
-        std::str::from_utf8(raw)
-            .map_err(|e| self.fail(at, format!("{what} is not UTF-8 ({e}): the file is damaged")))
+        if let Err(e) = std::str::from_utf8(self.take(len, what)?) {
+            return Err(self.fail(at, format!("{what} is not UTF-8 ({e}): the file is damaged")));
+        }
+        let raw = &self.head[self.pos - len as usize..self.pos];
+        Ok(std::str::from_utf8(raw).unwrap_or_default()) // it was just seen to be
     }
 
     /// Steps over the value of `key`, which is of type `ty`; what it steps over is well formed,
     /// except that strings inside arrays are not yet known to be UTF-8.
     pub fn skip_value(&mut self, ty: ValueType, key: &str) -> Result<()> {
+        if ty == ValueType::Bool {
+            let at = self.pos;
+            return match self.u8(&format_args!("the value of '{key}'"))? {
+                0 | 1 => Ok(()),
+                n => Err(self.fail(at, format!("'{key}' is a bool with value {n}"))),
+            };
+        }
         if let Some(width) = ty.width() {
             self.take(width, &format_args!("the value of '{key}'"))?;
             return Ok(());

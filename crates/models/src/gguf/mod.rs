@@ -11,20 +11,23 @@
 //!
 //! A file is a stranger: [`Gguf`] checks every length, count, type, alignment and product before
 //! it uses it, allocates no more than what it has actually read calls for, and leaves the data
-//! where it is. Arrays (a vocabulary has hundreds of thousands of strings) are views too.
+//! where it is. Arrays (a vocabulary has hundreds of thousands of strings) are views of the head,
+//! the part before the data, which is read into memory once and checked there; so a file that
+//! somebody changes while it is open cannot change what was checked. See [`crate::source`] for
+//! what happens to the data then.
 
+mod copy;
 mod cursor;
 mod reader;
 mod recipe;
-mod source;
 mod split;
 mod value;
 mod writer;
 
+pub use crate::source::Bytes;
+pub use copy::copy;
 pub use reader::{Gguf, TensorInfo};
 pub(crate) use recipe::{Pick, Piece, Recipe};
-pub use source::Bytes;
-pub(crate) use source::map;
 pub use value::{Array, FromValue, Value, ValueType};
 pub use writer::{Encode, GgufStream, GgufWriter};
 

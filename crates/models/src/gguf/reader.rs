@@ -2,9 +2,9 @@
 
 use super::cursor::Cursor;
 use super::recipe::Recipe;
-use super::source::{self, Bytes};
 use super::value::{FromValue, Value, ValueType};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC};
+use crate::source::{Bytes, LoadMode, Source};
 use gristmill_core::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -43,9 +43,10 @@ struct Entry {
 
 /// An open model file: its metadata and its tensors, still in place.
 pub struct Gguf {
-    name: String,
-    /// The files' bytes: one, or one for each part of a split model.
-    parts: Vec<Bytes>,
+    /// The file, or for a split model each part's.
+    parts: Vec<Source>,
+    /// Everything before the data of the first, as it was when it was checked.
+    head: Vec<u8>,
     version: u32,
     alignment: usize,
     entries: Vec<Entry>,
@@ -54,6 +55,7 @@ pub struct Gguf {
     names: HashMap<String, usize>,
     /// Of tensors that are made from the files' bytes, by their place in the table.
     recipes: HashMap<usize, Recipe>,
+    assembled: bool,
 }
 
 impl Gguf {
@@ -63,11 +65,19 @@ impl Gguf {
     /// A [`Error::Model`] that names what is wrong: the path (missing, a directory, a FIFO,
     /// unreadable), the field or tensor and its byte offset, or the part that is missing.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
+        Gguf::open_with(path, LoadMode::Auto)
+    }
+
+    /// [`Gguf::open`], saying how tensor data shall come into memory.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`]; also when the file cannot be mapped and must be.
+    pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
         let path = path.as_ref();
-        let mut first = Gguf::from_bytes(path.display().to_string(), source::map(path)?)?;
+        let mut first = Gguf::read(Source::open(path, mode)?)?;
         let count = first.opt::<usize>("split.count")?.unwrap_or(1);
         if count > 1 {
-            super::split::join(&mut first, path, count)?;
+            super::split::join(&mut first, path, count, mode)?;
         }
         Ok(first)
     }
@@ -77,10 +87,14 @@ impl Gguf {
     /// # Errors
     /// As [`Gguf::open`], about the contents.
     pub fn from_bytes(name: impl Into<String>, bytes: Bytes) -> Result<Gguf> {
-        let name = name.into();
+        Gguf::read(Source::from_bytes(name, bytes))
+    }
+
+    /// Checks a file that is open; of a split model, one part.
+    pub(super) fn read(source: Source) -> Result<Gguf> {
         let mut gguf = Gguf {
-            name: name.clone(),
-            parts: vec![bytes.clone()],
+            parts: vec![],
+            head: vec![],
             version: 0,
             alignment: DEFAULT_ALIGNMENT as usize,
             entries: Vec::new(),
@@ -88,24 +102,27 @@ impl Gguf {
             tensors: Vec::new(),
             names: HashMap::new(),
             recipes: HashMap::new(),
+            assembled: false,
         };
-        let mut c = Cursor { file: &name, bytes: (*bytes).as_ref(), pos: 0 };
+        let mut c = Cursor::new(&source);
         let (n_tensors, n_keys) = gguf.read_header(&mut c)?;
         for i in 0..n_keys {
             gguf.read_key(&mut c, i)?;
         }
-        gguf.read_alignment(&c)?;
+        gguf.read_alignment(&mut c)?;
         for i in 0..n_tensors {
             gguf.read_tensor_info(&mut c, i)?;
         }
         gguf.place_tensors(&c)?;
+        gguf.head = c.into_head();
+        gguf.parts.push(source);
         Ok(gguf)
     }
 
     fn read_header(&mut self, c: &mut Cursor<'_>) -> Result<(u64, u64)> {
-        let magic = c.take(4, &"the magic number")?;
+        let magic = c.u32(&"the magic number")?.to_le_bytes();
         if magic != MAGIC {
-            let hint = match magic {
+            let hint = match &magic {
                 b"ggml" | b"lmgg" | b"ggjt" | b"tjgg" | b"fmgg" | b"ggla" => {
                     "an old GGML file: convert the original model to GGUF"
                 }
@@ -149,31 +166,35 @@ impl Gguf {
 
     fn read_key(&mut self, c: &mut Cursor<'_>, i: u64) -> Result<()> {
         let at = c.pos;
-        let key = c.string(&format_args!("the name of metadata key {i}"))?;
+        let key = c.string(&format_args!("the name of metadata key {i}"))?.to_owned();
         let id = c.u32(&format_args!("the type of '{key}'"))?;
         let Some(ty) = ValueType::from_id(id) else {
             return Err(c.fail(at, format!("'{key}' is of unknown type {id}: the file is damaged")));
         };
         let start = c.pos;
-        c.skip_value(ty, key)?;
-        if ty == ValueType::Bool && c.bytes[start] > 1 {
-            return Err(c.fail(start, format!("'{key}' is a bool with value {}", c.bytes[start])));
-        }
-        if self.keys.insert(key.to_owned(), self.entries.len()).is_some() {
+        c.skip_value(ty, &key)?;
+        if self.keys.insert(key.clone(), self.entries.len()).is_some() {
             return Err(c.fail(at, format!("the key '{key}' appears twice: the file is damaged")));
         }
-        self.entries.push(Entry { key: key.to_owned(), ty, range: start..c.pos });
+        self.entries.push(Entry { key, ty, range: start..c.pos });
         Ok(())
     }
 
-    fn read_alignment(&mut self, c: &Cursor<'_>) -> Result<()> {
-        if let Some(a) = self.opt::<u32>(ALIGNMENT_KEY)? {
-            let at = self.keys.get(ALIGNMENT_KEY).map_or(0, |&i| self.entries[i].range.start);
-            if !a.is_power_of_two() {
-                return Err(c.fail(at, format!("'{ALIGNMENT_KEY}' is {a}, not a power of two")));
-            }
-            self.alignment = a as usize;
+    fn read_alignment(&mut self, c: &mut Cursor<'_>) -> Result<()> {
+        let Some(&i) = self.keys.get(ALIGNMENT_KEY) else { return Ok(()) };
+        let Entry { ty, range, .. } = &self.entries[i];
+        if *ty != ValueType::U32 {
+            let what = format!("'{ALIGNMENT_KEY}' is of type {ty:?}, not U32");
+            return Err(c.fail(range.start, what));
         }
+        let end = std::mem::replace(&mut c.pos, range.start);
+        let a = c.u32(&ALIGNMENT_KEY)?;
+        c.pos = end;
+        if !a.is_power_of_two() {
+            let what = format!("'{ALIGNMENT_KEY}' is {a}, not a power of two");
+            return Err(c.fail(range.start, what));
+        }
+        self.alignment = a as usize;
         Ok(())
     }
 
@@ -252,7 +273,7 @@ impl Gguf {
         };
         for t in &mut self.tensors {
             let end = start.checked_add(t.offset).and_then(|o| o.checked_add(t.bytes));
-            if end.is_none_or(|end| end > c.bytes.len()) {
+            if end.is_none_or(|end| end > c.source.len()) {
                 return Err(c.fail(
                     start,
                     format!(
@@ -261,7 +282,7 @@ impl Gguf {
                         t.name,
                         t.bytes,
                         t.offset,
-                        c.bytes.len()
+                        c.source.len()
                     ),
                 ));
             }
@@ -285,7 +306,57 @@ impl Gguf {
 
     /// The file's name, for messages.
     pub fn name(&self) -> &str {
-        &self.name
+        self.parts.first().map_or("", Source::name)
+    }
+
+    /// How tensor data comes into memory (`mmap`, `read`, or `memory` that holds it already), and
+    /// why so.
+    pub fn load_choice(&self) -> (&'static str, &str) {
+        // Metadata that was put together lies in memory, whatever becomes of the data.
+        let files = self.parts.iter().find(|p| p.choice().0 != "memory");
+        files.or(self.parts.first()).map_or(("", ""), Source::choice)
+    }
+
+    /// That the files are still those that were opened: to be asked after tensor data was used,
+    /// and before what came of it is.
+    ///
+    /// # Errors
+    /// Naming the file that was cut or written to meanwhile, and the tensor where that is known.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.parts.iter().enumerate().try_for_each(|(i, part)| {
+            let Err(e) = part.check() else { return Ok(()) };
+            let holds = |at: usize| {
+                let of = |t: &&TensorInfo| t.part == i && at < t.offset + t.bytes;
+                self.tensors.iter().filter(of).min_by_key(|t| t.offset)
+            };
+            match (e, part.lost_at().and_then(holds)) {
+                (Error::Model { file, what }, Some(t)) => {
+                    Err(Error::model(file, format!("tensor '{}': the file {what}", t.name)))
+                }
+                (e, _) => Err(e),
+            }
+        })
+    }
+
+    /// Whether `path` is one of its files.
+    pub(super) fn is_made_of(&self, path: &Path) -> bool {
+        let Ok(path) = std::fs::canonicalize(path) else { return false };
+        self.parts.iter().any(|p| std::fs::canonicalize(p.name()).is_ok_and(|own| own == path))
+    }
+
+    /// That it may be written as a GGUF file: not where it was put together from the files of
+    /// another container, whose weights are not arranged as other programs expect them in GGUF.
+    ///
+    /// # Errors
+    /// That it is such a model.
+    pub fn check_writable(&self) -> Result<()> {
+        if self.assembled {
+            return Err(self.error(
+                "these are safetensors, which are run as they are; to write a GGUF file, convert \
+                 the model with llama.cpp's convert_hf_to_gguf.py first",
+            ));
+        }
+        Ok(())
     }
 
     /// The format version, 2 or 3.
@@ -300,12 +371,12 @@ impl Gguf {
 
     /// Bytes of all the files together.
     pub fn file_bytes(&self) -> usize {
-        self.parts.iter().map(|p| (**p).as_ref().len()).sum()
+        self.parts.iter().map(Source::len).sum()
     }
 
     /// An error about this file.
     pub fn error(&self, what: impl Into<String>) -> Error {
-        Error::model(self.name.clone(), what)
+        Error::model(self.name(), what)
     }
 
     /// The metadata in the file's order.
@@ -314,9 +385,8 @@ impl Gguf {
     }
 
     fn decode(&self, e: &Entry) -> Value<'_> {
-        let raw = (*self.parts[0]).as_ref().get(e.range.clone()).unwrap_or_default();
-        // The reader checked the encoding when it opened the file; this can fail only if someone
-        // rewrote the mapped file since, and an empty string is then as good as any answer.
+        let raw = self.head.get(e.range.clone()).unwrap_or_default();
+        // The reader checked the encoding when it opened the file.
         Value::decode(e.ty, raw).unwrap_or(Value::Str(""))
     }
 
@@ -398,7 +468,7 @@ impl Gguf {
         };
         let [cols, rows, experts, outer] = t.shape;
         // The product is at most the tensor's bytes, because a row takes at least one.
-        self.host(t, [experts * outer, rows, cols])?.ok_or_else(|| self.changed(name))
+        self.view(t, [experts * outer, rows, cols])
     }
 
     /// A tensor seen as `experts` matrices of `rows` rows of `cols` elements, whatever dimensions
@@ -410,28 +480,25 @@ impl Gguf {
         let Some(t) = self.tensor_info(name) else {
             return Err(self.error(format!("tensor '{name}' is missing")));
         };
-        self.host(t, shape)?.ok_or_else(|| {
-            let has = &t.shape[..t.n_dims];
-            self.error(format!("tensor '{name}' of shape {has:?} is no {shape:?}"))
-        })
+        self.view(t, shape)
     }
 
-    /// A tensor's bytes in a shape, where they have that many: the file's own, or made.
-    fn host(&self, t: &TensorInfo, shape: [usize; 3]) -> Result<Option<HostTensor>> {
+    /// The bytes of a tensor in some shape: the file's own, or made of them.
+    fn view(&self, t: &TensorInfo, shape: [usize; 3]) -> Result<HostTensor> {
+        let what = format_args!("tensor '{}'", t.name);
         let recipe = self.names.get(&t.name).and_then(|i| self.recipes.get(i));
         let (owner, range) = match recipe {
-            None => (self.parts[t.part].clone(), t.offset..t.offset + t.bytes),
+            None => self.parts[t.part].bytes(t.offset..t.offset + t.bytes, &what)?,
             Some(recipe) => {
-                let made = recipe.make(&self.parts).ok_or_else(|| self.changed(&t.name))?;
+                let made = recipe.make(&self.parts, &what)?;
                 let range = 0..made.len();
                 (Arc::new(made) as Bytes, range)
             }
         };
-        Ok(HostTensor::new(&t.name, t.dtype, shape, owner, range))
-    }
-
-    fn changed(&self, name: &str) -> Error {
-        self.error(format!("tensor '{name}' left the file: it was changed while open"))
+        HostTensor::new(&t.name, t.dtype, shape, owner, range).ok_or_else(|| {
+            let has = &t.shape[..t.n_dims];
+            self.error(format!("{what} of shape {has:?} is no {shape:?}"))
+        })
     }
 
     /// A model put together from other files: `head` is a GGUF of metadata alone, tensors lie in
@@ -442,11 +509,12 @@ impl Gguf {
     pub(crate) fn assembled(
         name: String,
         head: Vec<u8>,
-        parts: Vec<Bytes>,
+        parts: Vec<Source>,
         tensors: Vec<(TensorInfo, Option<Recipe>)>,
     ) -> Result<Gguf> {
         let mut gguf = Gguf::from_bytes(name, Arc::new(head))?;
         gguf.parts.extend(parts);
+        gguf.assembled = true;
         for (t, recipe) in tensors {
             let i = gguf.tensors.len();
             if gguf.names.insert(t.name.clone(), i).is_some() {
@@ -461,11 +529,12 @@ impl Gguf {
     /// Appends the tensors of the next part of a split model.
     pub(super) fn append(&mut self, part: Gguf) -> Result<()> {
         let index = self.parts.len();
+        let file = part.name().to_owned();
         for mut t in part.tensors {
             t.part = index;
             if self.names.insert(t.name.clone(), self.tensors.len()).is_some() {
                 let what = format!("tensor '{}' is in an earlier part of the model too", t.name);
-                return Err(Error::model(part.name, what));
+                return Err(Error::model(file, what));
             }
             self.tensors.push(t);
         }
@@ -476,6 +545,6 @@ impl Gguf {
 
 impl std::fmt::Debug for Gguf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} keys, {} tensors", self.name, self.entries.len(), self.tensors.len())
+        write!(f, "{}: {} keys, {} tensors", self.name(), self.entries.len(), self.tensors.len())
     }
 }

@@ -4,7 +4,9 @@
 //! turn. What a program names is a stack of plain matrices, so the bytes are moved when a weight is
 //! loaded, one tensor at a time, in their own format.
 
-use super::source::Bytes;
+use crate::source::{Bytes, Source};
+use gristmill_core::{Error, Result};
+use std::fmt::Display;
 use std::ops::Range;
 
 /// Some bytes of one of a model's files.
@@ -46,37 +48,67 @@ pub(crate) enum Recipe {
 }
 
 impl Recipe {
-    /// The tensor's bytes; `None` when the files no longer hold what they held when opened, or
-    /// when there is no memory.
-    pub(super) fn make(&self, parts: &[Bytes]) -> Option<Vec<u8>> {
-        let bytes = |p: &Piece| (**parts.get(p.part)?).as_ref().get(p.range.clone());
-        let room = |n: Option<usize>| {
-            let mut out = Vec::new();
-            out.try_reserve_exact(n?).ok()?;
-            Some(out)
+    /// The bytes of the tensor that `what` names.
+    ///
+    /// # Errors
+    /// Those of [`Source::bytes`]; [`Error::Memory`] when there is no room.
+    pub(super) fn make(&self, parts: &[Source], what: &dyn Display) -> Result<Vec<u8>> {
+        let held = |p: &Piece| -> Result<Held> {
+            let (owner, range) = parts[p.part].bytes(p.range.clone(), what)?;
+            Ok(Held { owner, range })
         };
+        let mut out = Vec::new();
+        let full = out.try_reserve_exact(self.len().unwrap_or(usize::MAX)).is_err();
+        if full {
+            return Err(Error::Memory(format!("{what} is more than the system gives")));
+        }
+        let pieces = match self {
+            Recipe::Join(pieces) => pieces.iter().collect(),
+            Recipe::Rows { of, .. } | Recipe::Columns { of, .. } => vec![of],
+            Recipe::Mxfp4 { blocks, scales, .. } => vec![blocks, scales],
+        };
+        if let Recipe::Join(_) = self {
+            for p in pieces {
+                out.extend_from_slice(held(p)?.bytes());
+            }
+            return Ok(out);
+        }
+        let pieces = pieces.into_iter().map(held).collect::<Result<Vec<_>>>()?;
+        let pieces: Vec<&[u8]> = pieces.iter().map(Held::bytes).collect();
+        // What is picked lies within the shapes that the pieces were checked to have.
+        self.fill(&pieces, &mut out)
+            .ok_or_else(|| Error::Runtime(format!("{what} is not made of what it should be")))?;
+        Ok(out)
+    }
+
+    /// Bytes of the tensor.
+    fn len(&self) -> Option<usize> {
         match self {
             Recipe::Join(pieces) => {
-                let total = pieces.iter().try_fold(0usize, |n, p| n.checked_add(p.range.len()));
-                let mut out = room(total)?;
-                for p in pieces {
-                    out.extend_from_slice(bytes(p)?);
-                }
-                Some(out)
+                pieces.iter().try_fold(0usize, |n, p| n.checked_add(p.range.len()))
             }
-            &Recipe::Rows { ref of, matrices, rows, row_bytes, pick } => {
-                let from = bytes(of)?;
-                let mut out = room(product([matrices, pick.count, row_bytes]))?;
+            Recipe::Rows { matrices, row_bytes, pick, .. } => {
+                product([*matrices, pick.count, *row_bytes])
+            }
+            Recipe::Columns { matrices, rows, element, pick, .. } => {
+                product([*matrices, pick.count, *rows, *element])
+            }
+            Recipe::Mxfp4 { matrices, row_blocks, pick, .. } => {
+                product([*matrices, pick.count, *row_blocks, 17])
+            }
+        }
+    }
+
+    /// Appends the tensor's bytes; `None` when a piece is too short.
+    fn fill(&self, pieces: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+        match (self, pieces) {
+            (&Recipe::Rows { matrices, rows, row_bytes, pick, .. }, [from]) => {
                 for row in pick.rows_of(matrices, rows) {
                     out.extend_from_slice(piece(from, row, row_bytes)?);
                 }
-                Some(out)
             }
-            &Recipe::Columns { ref of, matrices, rows, cols, element, pick } => {
-                let from = bytes(of)?;
-                let total = product([matrices, pick.count, rows, element])?;
-                let mut out = room(Some(total))?;
-                out.resize(total, 0);
+            (&Recipe::Columns { matrices, rows, cols, element, pick, .. }, [from]) => {
+                out.resize(self.len()?, 0);
                 for m in 0..matrices {
                     // A tile of rows at a time, so that its bytes are still near for the next
                     // column.
@@ -90,20 +122,30 @@ impl Recipe {
                         }
                     }
                 }
-                Some(out)
             }
-            &Recipe::Mxfp4 { ref blocks, ref scales, matrices, rows, row_blocks, pick } => {
-                let (blocks, scales) = (bytes(blocks)?, bytes(scales)?);
-                let mut out = room(product([matrices, pick.count, row_blocks, 17]))?;
+            (&Recipe::Mxfp4 { matrices, rows, row_blocks, pick, .. }, [blocks, scales]) => {
                 for row in pick.rows_of(matrices, rows) {
                     for block in row * row_blocks..(row + 1) * row_blocks {
                         out.push(*scales.get(block)?);
                         out.extend(nibbles_by_halves(piece(blocks, block, 16)?));
                     }
                 }
-                Some(out)
             }
+            _ => return None,
         }
+        Some(())
+    }
+}
+
+/// Bytes of a piece, kept alive.
+struct Held {
+    owner: Bytes,
+    range: Range<usize>,
+}
+
+impl Held {
+    fn bytes(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.range.clone()]
     }
 }
 
@@ -148,8 +190,8 @@ mod tests {
     use std::sync::Arc;
 
     fn made(recipe: &Recipe, parts: &[&[u8]]) -> Option<Vec<u8>> {
-        let parts: Vec<Bytes> = parts.iter().map(|p| Arc::new(p.to_vec()) as Bytes).collect();
-        recipe.make(&parts)
+        let source = |p: &&[u8]| Source::from_bytes("test", Arc::new(p.to_vec()));
+        recipe.make(&parts.iter().map(source).collect::<Vec<_>>(), &"it").ok()
     }
 
     fn whole(part: usize, len: usize) -> Piece {

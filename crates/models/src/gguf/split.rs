@@ -4,20 +4,25 @@
 //! keys `split.no` (from 0), `split.count` and `split.tensors.count`.
 
 use super::reader::Gguf;
-use super::source;
-use gristmill_core::Result;
+use crate::source::{LoadMode, Source};
+use gristmill_core::{Error, Result};
 use std::path::Path;
 
 /// More parts than any model has.
-const MAX_PARTS: usize = 1000;
+pub(super) const MAX_PARTS: usize = 1000;
+
+/// The name of part `no`, counted from 0, of `count`.
+pub(super) fn part_name(stem: &str, no: usize, count: usize) -> String {
+    format!("{stem}-{:05}-of-{count:05}.gguf", no + 1)
+}
 
 /// Opens parts 2 to `count` beside `path` and appends their tensors to `first`.
-pub(super) fn join(first: &mut Gguf, path: &Path, count: usize) -> Result<()> {
+pub(super) fn join(first: &mut Gguf, path: &Path, count: usize, mode: LoadMode) -> Result<()> {
     if count > MAX_PARTS {
         return Err(first.error(format!("'split.count' is {count}: more parts than supported")));
     }
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    let name_of = |stem: &str, no: usize| format!("{stem}-{:05}-of-{count:05}.gguf", no + 1);
+    let name_of = |stem: &str, no: usize| part_name(stem, no, count);
     let no = first.get::<usize>("split.no")?;
     let tail = name_of("", no);
     let Some(stem) = file.strip_suffix(tail.as_str()) else {
@@ -36,7 +41,17 @@ pub(super) fn join(first: &mut Gguf, path: &Path, count: usize) -> Result<()> {
     }
     for i in 1..count {
         let part_path = path.with_file_name(name_of(stem, i));
-        let part = Gguf::from_bytes(part_path.display().to_string(), source::map(&part_path)?)?;
+        if !part_path.exists() {
+            return Err(Error::model(
+                part_path.display().to_string(),
+                format!(
+                    "no such file: part {} of {count} of the model is missing; put it beside the \
+                     first",
+                    i + 1
+                ),
+            ));
+        }
+        let part = Gguf::read(Source::open(&part_path, mode)?)?;
         let (part_no, part_count) = (part.get::<usize>("split.no")?, part.get("split.count")?);
         if (part_no, part_count) != (i, count) {
             return Err(part.error(format!(

@@ -1,6 +1,6 @@
 //! `config.json`: a model's facts under the names that Hugging Face's `transformers` gives them.
 
-use crate::gguf::map;
+use crate::source::{LoadMode, Source};
 use gristmill_core::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -21,8 +21,8 @@ impl Config {
     /// # Errors
     /// [`Error::Model`] when it cannot be read or is no object.
     pub(super) fn open(path: &Path) -> Result<Config> {
-        let bytes = map(path)?;
-        Config::parse(path.display().to_string(), (*bytes).as_ref())
+        let text = text(path, MAX_BYTES)?;
+        Config::parse(path.display().to_string(), &text)
     }
 
     /// Reads the text of a file that is called `file`.
@@ -31,10 +31,6 @@ impl Config {
     /// As [`Config::open`].
     pub(super) fn parse(file: String, text: &[u8]) -> Result<Config> {
         let fail = |what: String| Error::model(file.clone(), what);
-        if text.len() > MAX_BYTES {
-            let n = text.len();
-            return Err(fail(format!("has {n} bytes, more than a configuration's {MAX_BYTES}")));
-        }
         let value = serde_json::from_slice(text);
         let Value::Object(mut fields) = value.map_err(|e| fail(format!("is not JSON: {e}")))?
         else {
@@ -90,11 +86,21 @@ impl Config {
     pub(super) fn get<'a, T: FromField<'a>>(&'a self, key: &str) -> Result<T> {
         self.opt(key)?.ok_or_else(|| self.wrong(key, "is missing: the configuration is incomplete"))
     }
+}
 
-    /// Whether a field is there, `null` or not.
-    pub(super) fn mentions(&self, key: &str) -> bool {
-        self.fields.contains_key(key)
+/// The whole of a small file.
+///
+/// # Errors
+/// [`Error::Model`] when it has more than `max` bytes, or cannot be read.
+pub(super) fn text(path: &Path, max: usize) -> Result<Vec<u8>> {
+    let source = Source::open(path, LoadMode::Read)?;
+    if source.len() > max {
+        let what = format!("has {} bytes, more than the {max} allowed", source.len());
+        return Err(Error::model(source.name(), what));
     }
+    let mut text = vec![0; source.len()];
+    source.read_at(0, &mut text)?;
+    Ok(text)
 }
 
 /// A value for a message: short, whatever the file holds.

@@ -5,7 +5,7 @@
 //! (github.com/huggingface/safetensors) asks that the data be indexed entirely, without holes or
 //! overlaps, and caps the header; both are checked here, as is every product and sum.
 
-use crate::gguf::Bytes;
+use crate::source::Source;
 use gristmill_core::{DType, Error, Result};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -68,36 +68,39 @@ const KINDS: [(&str, Kind, usize); 21] = [
 ///
 /// # Errors
 /// [`Error::Model`] naming the field or the tensor.
-pub(super) fn read(file: &str, bytes: &Bytes) -> Result<Vec<Entry>> {
-    let fail = |what: String| Error::model(file, what);
-    let all = (**bytes).as_ref();
-    let Some((length, rest)) = all.split_first_chunk::<8>() else {
+pub(super) fn read(source: &Source) -> Result<Vec<Entry>> {
+    let fail = |what: String| Error::model(source.name(), what);
+    let Some(rest) = source.len().checked_sub(8) else {
         return Err(fail(format!(
             "the file has {} bytes, less than the 8 of the header's length: it is truncated",
-            all.len()
+            source.len()
         )));
     };
-    let length = u64::from_le_bytes(*length);
+    let mut length = [0; 8];
+    source.read_at(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
         return Err(fail(format!(
             "the header's length is {length} bytes, more than the {MAX_HEADER} allowed: this is \
              no safetensors file, or a damaged one"
         )));
     }
-    let Some((json, data)) = rest.split_at_checked(length as usize) else {
+    let Some(data) = rest.checked_sub(length as usize) else {
         return Err(fail(format!(
-            "the header's length is {length} bytes, but only {} follow: the file is truncated",
-            rest.len()
+            "the header's length is {length} bytes, but only {rest} follow: the file is truncated"
         )));
     };
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let header = Header { data: all.len() - data.len(), length: data.len() };
+    // A copy, so that what is checked is what is used.
+    let mut json = vec![0; length as usize];
+    source.read_at(8, &mut json)?;
+    let mut reader = serde_json::Deserializer::from_slice(&json);
+    let header = Header { data: source.len() - data, length: data };
     let parsed = header.deserialize(&mut reader).and_then(|entries| {
         reader.end()?; // nothing but spaces may follow
         Ok(entries)
     });
     let entries = parsed.map_err(|e| fail(format!("the header is not valid: {e}")))?;
-    check_cover(&entries, all.len() - data.len(), all.len()).map_err(fail)?;
+    check_cover(&entries, source.len() - data, source.len()).map_err(fail)?;
     Ok(entries)
 }
 

@@ -3,8 +3,9 @@
 //! Its weights are `model.safetensors`, or the files that `model.safetensors.index.json` names, an
 //! object whose `weight_map` says in which file each tensor is.
 
+use super::config;
 use super::container::{self, Entry};
-use crate::gguf::{Bytes, map};
+use crate::source::{LoadMode, Source};
 use gristmill_core::{Error, Result};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
@@ -36,7 +37,7 @@ enum Weights {
 
 /// A file of weights.
 pub(super) struct Shard {
-    pub(super) bytes: Bytes,
+    pub(super) source: Source,
     pub(super) entries: Vec<Entry>,
 }
 
@@ -71,7 +72,7 @@ pub(super) fn find(path: &Path) -> Result<Files> {
     let config = folder.join(CONFIG);
     if !config.exists() {
         if let Weights::One(one) = &weights {
-            map(one)?; // what is wrong with the path itself comes first
+            Source::open(one, LoadMode::Read)?; // what is wrong with the path itself comes first
         }
         if there("adapter_config.json").is_some() {
             return fail("is an adapter (LoRA), which changes another model; name that one".into());
@@ -108,28 +109,24 @@ fn no_model(folder: &Path) -> String {
 ///
 /// # Errors
 /// [`Error::Model`] naming the file and what is wrong in it.
-pub(super) fn read(files: &Files) -> Result<Vec<Shard>> {
+pub(super) fn read(files: &Files, mode: LoadMode) -> Result<Vec<Shard>> {
     match &files.weights {
-        Weights::One(path) => Ok(vec![shard(path)?]),
-        Weights::Indexed(path) => indexed(path),
+        Weights::One(path) => Ok(vec![shard(path, mode)?]),
+        Weights::Indexed(path) => indexed(path, mode),
     }
 }
 
-fn shard(path: &Path) -> Result<Shard> {
-    let bytes = map(path)?;
-    let entries = container::read(&path.display().to_string(), &bytes)?;
-    Ok(Shard { bytes, entries })
+fn shard(path: &Path, mode: LoadMode) -> Result<Shard> {
+    let source = Source::open(path, mode)?;
+    let entries = container::read(&source)?;
+    Ok(Shard { source, entries })
 }
 
-fn indexed(path: &Path) -> Result<Vec<Shard>> {
-    let bytes = map(path)?;
-    let text = (*bytes).as_ref();
+fn indexed(path: &Path, mode: LoadMode) -> Result<Vec<Shard>> {
+    let text = config::text(path, MAX_INDEX)?;
     let fail = |what: String| Error::model(path.display().to_string(), what);
-    if text.len() > MAX_INDEX {
-        return Err(fail(format!("has {} bytes, more than an index's {MAX_INDEX}", text.len())));
-    }
     let index: Index<'_> =
-        serde_json::from_slice(text).map_err(|e| fail(format!("is no index: {e}")))?;
+        serde_json::from_slice(&text).map_err(|e| fail(format!("is no index: {e}")))?;
     let mut shards = Vec::new();
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for (file, wanted) in &index.weight_map.0 {
@@ -140,7 +137,7 @@ fn indexed(path: &Path) -> Result<Vec<Shard>> {
         if !plain {
             return Err(fail(format!("'weight_map' names '{file}', no file beside the index")));
         }
-        let part = shard(&path.with_file_name(file))?;
+        let part = shard(&path.with_file_name(file), mode)?;
         let held: HashSet<&str> = part.entries.iter().map(|e| e.name.as_str()).collect();
         if let Some(missing) = wanted.iter().find(|w| !held.contains(w.as_ref())) {
             return Err(fail(format!(

@@ -19,7 +19,8 @@ mod folder;
 mod names;
 mod rope;
 
-use crate::gguf::{Bytes, Gguf, TensorInfo};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::source::{LoadMode, Source};
 use assemble::Held;
 use config::Config;
 use gristmill_core::{DType, Result};
@@ -37,10 +38,18 @@ pub fn is_one(path: &Path) -> bool {
 /// # Errors
 /// [`gristmill_core::Error::Model`] naming the file and the field or the tensors that are wrong.
 pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
+    open_with(path, LoadMode::Auto)
+}
+
+/// [`open`], saying how tensor data shall come into memory.
+///
+/// # Errors
+/// As [`open`]; also when a file cannot be mapped and must be.
+pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
     let files = folder::find(path.as_ref())?;
     let config = Config::open(&files.config)?;
     let model_type = facts::model_type(&config)?;
-    let shards = folder::read(&files)?;
+    let shards = folder::read(&files, mode)?;
     let name = path.as_ref().display().to_string();
     let held: Vec<Held<'_>> = shards
         .iter()
@@ -74,7 +83,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
         let dtype = DType::F32;
         tensors.push((TensorInfo { name, dtype, shape, n_dims: 1, offset, bytes, part }, None));
     }
-    let mut parts: Vec<Bytes> = shards.iter().map(|s| s.bytes.clone()).collect();
-    parts.push(Arc::new(computed));
+    let mut parts: Vec<Source> = shards.iter().map(|s| s.source.clone()).collect();
+    parts.push(Source::from_bytes(name.clone(), Arc::new(computed)));
     Gguf::assembled(name, facts.head()?, parts, tensors)
 }

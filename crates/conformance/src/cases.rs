@@ -5,6 +5,7 @@
 //! bounds most of them do not reach.
 
 mod attention;
+mod experts;
 mod matrix;
 mod rows;
 mod whole;
@@ -41,10 +42,9 @@ pub struct Case {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    [rows::cases(), matrix::cases(), attention::cases(), whole::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let cases =
+        [rows::cases(), matrix::cases(), experts::cases(), attention::cases(), whole::cases()];
+    cases.into_iter().flatten().collect()
 }
 
 /// Weight formats.

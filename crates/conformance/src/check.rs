@@ -29,6 +29,7 @@ impl Prepared {
         let reference = Reference::new(&case.program, &case.weights, case.options.activations);
         let mut reference = reference.expect("a case has all its weights");
         let expected = case.works.iter().map(|w| reference.outputs(w)).collect();
+        assert!(reference.choices_are_clear(), "{}: change its seed", case.name);
         Prepared { case, expected }
     }
 

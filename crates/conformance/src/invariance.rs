@@ -26,7 +26,7 @@ pub struct Subject {
 type Rows = BTreeMap<u32, Vec<f32>>;
 
 /// A long sequence through a narrow model, and a short one through K-quants, in both forms of
-/// activations.
+/// activations; the same through mixtures of experts.
 pub fn subjects() -> Vec<Subject> {
     let narrow = Decoder {
         width: 64,
@@ -36,14 +36,21 @@ pub fn subjects() -> Vec<Subject> {
         ..Decoder::default()
     };
     let wide = Decoder::default();
+    let mixture = Decoder { ffn: 96, experts: Some([5, 2]), ..narrow.clone() };
+    let wide_mixture = Decoder { ffn: 256, experts: Some([9, 3]), ..wide.clone() };
     let k_quants = |n: &str| if n.ends_with(".v") { DType::Q6_K } else { DType::Q4_K };
     let eight = |n: &str| if n.ends_with(".v") { DType::F16 } else { DType::Q8_0 };
+    let router = |n: &str| if n.ends_with(".router") { DType::F32 } else { DType::Q4_K };
     let (f32, int8) = (Activations::F32, Activations::Int8);
     vec![
         Subject::new("f32 weights", &narrow, |_| DType::F32, f32, 560),
         Subject::new("k-quants, f32 activations", &wide, k_quants, f32, 70),
         Subject::new("q8_0 and f16, int8 activations", &narrow, eight, int8, 560),
         Subject::new("k-quants, int8 activations", &wide, k_quants, int8, 70),
+        Subject::new("experts, f32 weights", &mixture, |_| DType::F32, f32, 130),
+        Subject::new("experts, q8_0, int8 activations", &mixture, |_| DType::Q8_0, int8, 130),
+        Subject::new("experts, q4_k, f32 activations", &wide_mixture, router, f32, 70),
+        Subject::new("experts, q4_k, int8 activations", &wide_mixture, router, int8, 70),
     ]
 }
 
@@ -148,10 +155,7 @@ impl Subject {
         let mut compared = 0;
         for threads in [1, 2] {
             let backend = make(threads);
-            // Threads share out work in the same way whatever the chunks: a few ways will do.
-            let kept =
-                |way: &String| threads == 1 || !["of 1", "of 16"].iter().any(|e| way.ends_with(e));
-            for (way, works) in self.ways().into_iter().filter(|w| kept(&w.0)) {
+            for (way, works) in self.ways() {
                 let place = format!("{}: {way} on {threads} threads", self.name);
                 let rows = self.run(&backend, &works).map_err(|e| format!("{place}: {e}"))?;
                 let first = first.get_or_insert_with(|| rows.clone());

@@ -36,12 +36,15 @@ fn results(b: &SampleBatch<'_>) -> u64 {
 /// # Errors
 /// The class that is wrong, or what the backend says.
 pub fn check<B: Backend>(backend: &B) -> Result<(), String> {
-    decoding(backend).map_err(|e| e.to_string())??;
+    let dense = Decoder { width: 64, ffn: 96, ..Decoder::default() };
+    let mixture = Decoder { ffn: 32, experts: Some([5, 2]), ..dense.clone() };
+    for model in [dense, mixture] {
+        decoding(backend, &model).map_err(|e| e.to_string())??;
+    }
     reading(backend).map_err(|e| e.to_string())?
 }
 
-fn decoding<B: Backend>(backend: &B) -> Result<Result<(), String>> {
-    let model = Decoder { width: 64, ffn: 96, ..Decoder::default() };
+fn decoding<B: Backend>(backend: &B, model: &Decoder) -> Result<Result<(), String>> {
     let program = model.record()?;
     let weights = Weights::random(&program, 1, |_| DType::F32);
     let room = Room::of(40, 4);

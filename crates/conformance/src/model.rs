@@ -18,6 +18,8 @@ pub struct Decoder {
     pub head_dim: u32,
     /// Elements of the gated unit.
     pub ffn: u32,
+    /// Experts in place of one gated unit, and how many a token uses.
+    pub experts: Option<[u32; 2]>,
     /// The window of each layer.
     pub windows: Vec<Option<u32>>,
     /// Type of keys and values.
@@ -33,6 +35,7 @@ impl Default for Decoder {
             kv_heads: 2,
             head_dim: 64,
             ffn: 512,
+            experts: None,
             windows: vec![None, None],
             kv: DType::F32,
         }
@@ -106,7 +109,8 @@ impl Decoder {
                 sinks,
             };
             let mut attention = p.one(format!("{i}.attn"), attention)?;
-            if i + 1 == self.windows.len() {
+            let last = i + 1 == self.windows.len();
+            if last && self.experts.is_none() {
                 x = p.one("select", Op::SelectRows { x })?;
                 attention = p.one("select_attn", Op::SelectRows { x: attention })?;
             }
@@ -115,19 +119,50 @@ impl Decoder {
             let norm = rms(p, format!("{i}.ffn"));
             let add = Op::AddNorm { x, delta, post: None, scale: 1.0, norm };
             (x, normed) = p.two(format!("{i}.ffn_norm"), add)?;
-            let w = ["gate", "up"].map(|n| p.tensor(format!("{i}.{n}"), self.ffn, width)).into();
-            let unit = Op::GateUp { x: normed, w, bias: vec![], act: Act::Silu };
-            let unit = p.one(format!("{i}.gate_up"), unit)?;
-            let w = p.tensor(format!("{i}.down"), width, self.ffn);
-            let delta = p.one(format!("{i}.ffn_down"), matrix(unit, w))?;
+            let delta = match self.experts {
+                Some(experts) => self.mixture(p, i, experts, normed)?,
+                None => {
+                    let w = ["gate", "up"].map(|n| p.tensor(format!("{i}.{n}"), self.ffn, width));
+                    let (w, bias, act) = (w.into(), vec![], Act::Silu);
+                    let unit = Op::GateUp { x: normed, w, bias, act };
+                    let unit = p.one(format!("{i}.gate_up"), unit)?;
+                    let w = p.tensor(format!("{i}.down"), width, self.ffn);
+                    p.one(format!("{i}.ffn_down"), matrix(unit, w))?
+                }
+            };
             let norm = rms(p, format!("{}.attn", i + 1));
             let add = Op::AddNorm { x, delta, post: None, scale: 1.0, norm };
             (x, normed) = p.two(format!("{i}.end"), add)?;
+            if last && self.experts.is_some() {
+                // Every token is routed, so rows are chosen behind the experts.
+                normed = p.one("select", Op::SelectRows { x: normed })?;
+            }
         }
         let logits = p.one("output", matrix(normed, table))?;
         p.output(Output::Logits, logits);
         p.verify()?;
         Ok(program)
+    }
+
+    /// The experts of layer `i`.
+    fn mixture(&self, p: &mut Program, i: usize, [n, k]: [u32; 2], x: Value) -> Result<Value> {
+        let (width, ffn) = (self.width, self.ffn);
+        let route = Op::Route {
+            x,
+            w: p.tensor(format!("{i}.router"), n, width),
+            bias: None,
+            choice_bias: None,
+            k,
+            gating: Gating::Softmax,
+            renormalise: true,
+            scale: 1.0,
+        };
+        let route = p.one(format!("{i}.route"), route)?;
+        let w = ["gate", "up"].map(|s| p.tensor_stack(format!("{i}.{s}"), n, ffn, width)).into();
+        let unit = Op::ExpertGateUp { x, route, w, bias: vec![], act: Act::Silu };
+        let x = p.one(format!("{i}.gate_up"), unit)?;
+        let w = p.tensor_stack(format!("{i}.down"), n, width, ffn);
+        p.one(format!("{i}.ffn_down"), Op::ExpertDown { x, route, w, bias: None })
     }
 }
 

@@ -7,6 +7,9 @@
 //! activations are int8, those entering a quantized matrix are `d · round(x / d)` in blocks of 32,
 //! `d = max|x| / 127`.
 
+mod experts;
+mod rope;
+
 use crate::scalar::{activate, cap, gated, int8, narrow};
 use crate::weights::Weights;
 use crate::work::{Edit, TokenOf, Work};
@@ -26,6 +29,7 @@ struct Cache {
 
 struct Weight {
     values: Vec<f64>,
+    rows: usize,
     cols: usize,
     /// Whether its activations may be int8: it is stored in blocks.
     blocks: bool,
@@ -38,6 +42,8 @@ pub struct Reference<'a> {
     int8: bool,
     /// One cache for each state of a sequence.
     sequences: HashMap<usize, Vec<Cache>>,
+    /// How near two scores came, of which a router preferred one, relative to the larger.
+    nearest: f64,
 }
 
 impl<'a> Reference<'a> {
@@ -48,11 +54,19 @@ impl<'a> Reference<'a> {
     pub fn new(program: &'a Program, weights: &Weights, activations: Activations) -> Result<Self> {
         let load = |d: &TensorDecl| {
             let blocks = weights.dtype(&d.name).is_some_and(|t| t.block_len() > 1);
-            Ok(Weight { values: weights.values(d)?, cols: d.cols as usize, blocks })
+            let (rows, cols) = (d.rows as usize, d.cols as usize);
+            Ok(Weight { values: weights.values(d)?, rows, cols, blocks })
         };
         let weights = program.tensors.iter().map(load).collect::<Result<_>>()?;
         let int8 = activations == Activations::Int8;
-        Ok(Reference { program, weights, int8, sequences: HashMap::new() })
+        let sequences = HashMap::new();
+        Ok(Reference { program, weights, int8, sequences, nearest: f64::INFINITY })
+    }
+
+    /// Whether every choice of experts so far was one that f32 can tell too: to others no backend
+    /// can be held.
+    pub fn choices_are_clear(&self) -> bool {
+        self.nearest > 2e-6
     }
 
     /// Runs a step and gives every value of the program.
@@ -117,12 +131,18 @@ impl<'a> Reference<'a> {
 
     /// `w x` for matrices over each other, plus their biases over each other.
     fn project(&self, x: &[f64], w: &[Tensor], bias: &[Tensor]) -> Vec<f64> {
+        self.project_by(0, x, w, bias)
+    }
+
+    /// The same with the matrices and the rows of biases of one expert.
+    fn project_by(&self, expert: usize, x: &[f64], w: &[Tensor], bias: &[Tensor]) -> Vec<f64> {
         let mut y = vec![];
         for w in w.iter().map(|t| &self.weights[t.index()]) {
             let x = if self.int8 && w.blocks { int8(x) } else { x.to_vec() };
-            y.extend(w.values.chunks(w.cols).map(|row| dot(row, &x)));
+            let rows = w.values.chunks(w.cols).skip(expert * w.rows).take(w.rows);
+            y.extend(rows.map(|row| dot(row, &x)));
         }
-        let bias = bias.iter().flat_map(|&b| self.vector(b));
+        let bias = bias.iter().flat_map(|&b| self.row(b, expert as u32));
         y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         y
     }
@@ -182,13 +202,14 @@ impl<'a> Reference<'a> {
                 of(*x).iter().map(|x| row(x)).collect()
             }
             Op::GateUp { x, w, bias, act } => {
-                let row = |x: &Vec<f64>| {
-                    let y = self.project(x, w, bias);
-                    let (gate, up) = y.split_at(y.len() / 2);
-                    gate.iter().zip(up).map(|(&g, &u)| gated(*act, g, u)).collect()
-                };
+                let row = |x: &Vec<f64>| unit(*act, &self.project(x, w, bias));
                 of(*x).iter().map(row).collect()
             }
+            Op::Route { x, .. } => self.route(op, of(*x)),
+            Op::ExpertGateUp { x, route, w, bias, act } => {
+                self.expert_gate_up(of(*x), of(*route), (w, bias), *act)
+            }
+            Op::ExpertDown { x, route, w, bias } => self.expert_down(of(*x), of(*route), *w, *bias),
             Op::Add { x, y, gate } => {
                 let row = |(r, (x, y)): (usize, (&Vec<f64>, &Vec<f64>))| {
                     let factor = gate.map_or(1.0, |g| activate(Act::Sigmoid, of(g)[r][0]));
@@ -245,10 +266,8 @@ impl<'a> Reference<'a> {
         let StateKind::Paged { k_type, v_type, .. } = self.program.states[cache.index()] else {
             unreachable!("a qkv writes pages")
         };
-        let frequencies = rope.as_ref().map(|r| {
-            let factors = r.factors.map(|t| self.vector(t).iter().map(|&v| v as f32).collect());
-            r.frequencies(factors.as_ref().map(|f: &Vec<f32>| &f[..]))
-        });
+        let frequencies =
+            rope.as_ref().map(|r| rope::frequencies(r, r.factors.map(|t| self.vector(t))));
         let dim = *head_dim as usize;
         let (q_width, kv_width) = (*heads as usize * dim, *kv_heads as usize * dim);
         let mut queries = vec![];
@@ -262,7 +281,7 @@ impl<'a> Reference<'a> {
                 let mut x: Vec<f64> = x.chunks(run).flat_map(normed).collect();
                 if let (Some(rope), Some(frequencies)) = (rope, &frequencies) {
                     for head in x.chunks_mut(dim) {
-                        rotate(head, rope, frequencies, t.part.positions[t.at]);
+                        rope::rotate(head, rope, frequencies, t.part.positions[t.at]);
                     }
                 }
                 x
@@ -318,6 +337,12 @@ impl<'a> Reference<'a> {
     }
 }
 
+/// `act(gate) · up` of gates and ups over each other.
+fn unit(act: Act, y: &[f64]) -> Vec<f64> {
+    let (gate, up) = y.split_at(y.len() / 2);
+    gate.iter().zip(up).map(|(&g, &u)| gated(act, g, u)).collect()
+}
+
 /// The keys a token sees.
 fn visible(t: TokenOf<'_>, window: Option<u32>) -> Vec<usize> {
     let [from, to] = t.part.visible[t.at];
@@ -337,23 +362,4 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// `x + factor · y`
 fn sum(x: &[f64], factor: f64, y: &[f64]) -> Vec<f64> {
     x.iter().zip(y).map(|(x, y)| x + factor * y).collect()
-}
-
-/// Rotates a head in place.
-fn rotate(head: &mut [f64], rope: &Rope, frequencies: &[f32], positions: [u32; 3]) {
-    let half = rope.dims as usize / 2;
-    for (i, &f) in frequencies.iter().enumerate() {
-        let component = rope.sections.map_or(0, |[a, b, _]| {
-            usize::from(i >= a as usize) + usize::from(i >= (a + b) as usize)
-        });
-        let (sin, cos) = f64::from(positions[component] as f32 * f).sin_cos();
-        let m = f64::from(rope.magnitude);
-        let (a, b) = match rope.pairs {
-            RopePairs::Adjacent => (2 * i, 2 * i + 1),
-            RopePairs::Halves => (i, i + half),
-        };
-        let (u, v) = (head[a], head[b]);
-        head[a] = m * (u * cos - v * sin);
-        head[b] = m * (u * sin + v * cos);
-    }
 }

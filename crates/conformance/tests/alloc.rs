@@ -64,17 +64,22 @@ fn allocations(run: impl FnOnce()) -> u64 {
 
 #[test]
 fn steady_steps_allocate_nothing() {
-    let model = Decoder { windows: vec![None, Some(40)], ..Decoder::default() };
-    let program = model.record().unwrap();
-    let weights = Weights::random(&program, 1, |_| DType::Q4_K);
-    for activations in [Activations::F32, Activations::Int8] {
-        let options = Options { activations, ..Options::default() };
-        for threads in [1, 2] {
-            let cpu = || Cpu::new(CpuOptions { isa: Isa::best(), threads, poison: false }).unwrap();
-            let n = backend(&cpu(), &program, &weights, &options);
-            assert_eq!(n, 0, "decoding with {activations:?} on {threads} threads");
-            let n = engine(cpu(), &program, &weights, options);
-            assert_eq!(n, 0, "Engine::step with {activations:?} on {threads} threads");
+    let dense = Decoder { windows: vec![None, Some(40)], ..Decoder::default() };
+    let mixture = Decoder { ffn: 256, experts: Some([7, 3]), ..dense.clone() };
+    for (name, model) in [("dense", dense), ("experts", mixture)] {
+        let program = model.record().unwrap();
+        let weights = Weights::random(&program, 1, |_| DType::Q4_K);
+        for activations in [Activations::F32, Activations::Int8] {
+            let options = Options { activations, ..Options::default() };
+            for threads in [1, 2] {
+                let how = CpuOptions { isa: Isa::best(), threads, poison: false };
+                let cpu = || Cpu::new(how).unwrap();
+                let on = format!("{name}, {activations:?}, {threads} threads");
+                let n = backend(&cpu(), &program, &weights, &options);
+                assert_eq!(n, 0, "decoding: {on}");
+                let n = engine(cpu(), &program, &weights, options);
+                assert_eq!(n, 0, "Engine::step: {on}");
+            }
         }
     }
 }

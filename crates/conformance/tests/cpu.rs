@@ -1,8 +1,12 @@
 //! The suite on the CPU backend, for every instruction set of this machine.
 
 use gristmill_conformance::check::{self, Prepared};
-use gristmill_conformance::{hostile, invariance, ledger, sampling, suite};
+use gristmill_conformance::model::Decoder;
+use gristmill_conformance::weights::Weights;
+use gristmill_conformance::{Device, Room, hostile, invariance, ledger, sampling, suite};
+use gristmill_core::DType;
 use gristmill_cpu::{Cpu, CpuOptions, Isa};
+use gristmill_ir::{Options, StateKind};
 use std::sync::OnceLock;
 
 fn cpu(isa: Isa, threads: usize, poison: bool) -> Cpu {
@@ -69,6 +73,27 @@ fn batch_invariance() {
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// What the CPU cannot store is refused when a plan is compiled, by name, with the way out.
+#[test]
+fn caches_of_two_types_are_refused() {
+    let cpu = cpu(Isa::best(), 1, false);
+    for (k, v) in [(DType::F16, DType::BF16), (DType::F32, DType::F16), (DType::Q8_0, DType::Q8_0)]
+    {
+        let mut program = Decoder::default().record().unwrap();
+        for state in &mut program.states {
+            if let StateKind::Paged { k_type, v_type, .. } = state {
+                (*k_type, *v_type) = (k, v);
+            }
+        }
+        let weights = Weights::random(&program, 1, |_| DType::F32);
+        let made =
+            Device::new(&cpu, &program, &weights, &Options::default(), &Room::of(8, 1)).map(|_| ());
+        let said = made.expect_err("it cannot run").to_string();
+        let named = [k, v].iter().all(|t| said.contains(&t.to_string()));
+        assert!(named && said.contains("0.qkv") && said.contains("BF16"), "{said}");
+    }
 }
 
 #[test]

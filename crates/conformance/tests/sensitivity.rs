@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 type Change = fn(&mut Op);
 
 /// A case, and what is changed in its operations.
-const CHANGES: [(&str, Change); 22] = [
+const CHANGES: [(&str, Change); 35] = [
     ("attention window [4, 2, 16]", |op| {
         if let Op::Attention { window: Some(w), .. } = op {
             *w += 1;
@@ -52,6 +52,65 @@ const CHANGES: [(&str, Change); 22] = [
     ("attention bias [4, 2, 16]", |op| {
         if let Op::Qkv { bias, .. } = op {
             bias.clear();
+        }
+    }),
+    ("attention rope longrope [4, 2, 16]", |op| rope(op, |r| r.magnitude = 1.0)),
+    ("attention rope yarn halves [4, 2, 16]", |op| {
+        rope(op, |r| r.yarn = Some(Yarn { fast: 16.0, ..r.yarn.clone().unwrap() }))
+    }),
+    ("attention scale [4, 2, 16]", |op| {
+        if let Op::Attention { scale, .. } = op {
+            *scale = 0.071;
+        }
+    }),
+    ("attention far sinks [4, 2, 16]", |op| {
+        if let Op::Attention { sinks, .. } = op {
+            *sinks = None;
+        }
+    }),
+    ("attention norm of all fused [4, 2, 16]", |op| {
+        if let Op::Qkv { q_norm, .. } = op {
+            *q_norm = None;
+        }
+    }),
+    ("route 2 of 8 Softmax false false false 1 17 F32 F32", |op| {
+        if let Op::Route { gating, .. } = op {
+            *gating = Gating::SoftmaxChosen;
+        }
+    }),
+    ("route 2 of 8 Sigmoid false false false 1 17 F32 F32", |op| {
+        if let Op::Route { renormalise, .. } = op {
+            *renormalise = true;
+        }
+    }),
+    ("route 4 of 17 Softmax true true false 2.5 200 F32 F32", |op| {
+        if let Op::Route { choice_bias, .. } = op {
+            *choice_bias = None;
+        }
+    }),
+    ("route 4 of 17 Sigmoid true true false 2.5 200 F32 F32", |op| {
+        if let Op::Route { bias, .. } = op {
+            *bias = None;
+        }
+    }),
+    ("route 4 of 17 SoftmaxChosen true true false 2.5 200 F32 F32", |op| {
+        if let Op::Route { scale, .. } = op {
+            *scale = 2.51;
+        }
+    }),
+    ("expert_gate_up SwigluClamped 8 of 8 F32 F32 true 2 F32", |op| {
+        if let Op::ExpertGateUp { act, .. } = op {
+            *act = Act::Silu;
+        }
+    }),
+    ("expert_gate_up GeluTanh 1 of 1 F32 F32 true 1 F32", |op| {
+        if let Op::ExpertGateUp { bias, .. } = op {
+            bias.clear();
+        }
+    }),
+    ("expert_down 3 of 4 Softmax F32 17 to 33 true F32", |op| {
+        if let Op::ExpertDown { bias, .. } = op {
+            *bias = None;
         }
     }),
     ("linear then Gelu true 1 None", |op| act(op, Act::GeluTanh)),

@@ -79,6 +79,7 @@ impl Case {
             kernel.prepare(&PrepareArgs {
                 x: input.as_ptr(),
                 x_stride: t.cols,
+                rows: std::ptr::null(),
                 tokens,
                 cols: t.cols,
                 out: x.at() as *mut u8,

@@ -1,15 +1,23 @@
 //! Everything with a fixed address: states, the workspace, the integers of a step.
 
-use crate::kernels::attention::{Item, SPAN, TILE};
+use crate::kernels::attention::{Item, SPAN, TILE, VALUE_BLOCK};
 use crate::memory::Buffer;
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Batch, Layout, Ledger, Move, Output, Results, Rows, StateKind, Step, Token};
 
 /// Memory of one state.
 pub(crate) enum StateMemory {
-    /// Keys `[page][element][token]`, values `[page][token][element]`; bytes of a page of each, and
-    /// of an element of a key.
-    Paged { group: usize, k: Buffer, v: Buffer, k_page: usize, v_page: usize, k_elem: usize },
+    /// Keys `[page][element][token]`, values `[page][block][token][element]`, see
+    /// [`VALUE_BLOCK`]; bytes of a page of each, and of an element of each.
+    Paged {
+        group: usize,
+        k: Buffer,
+        v: Buffer,
+        k_page: usize,
+        v_page: usize,
+        k_elem: usize,
+        v_elem: usize,
+    },
     /// `[slot][elems]`.
     Slot { slots: Buffer, bytes: usize },
 }
@@ -101,8 +109,8 @@ impl Context {
                     let v_page = bytes_of(v as usize * tokens, v_type)?;
                     let k = fill(Buffer::zeroed(pages * k_page)?);
                     let v = fill(Buffer::zeroed(pages * v_page)?);
-                    let k_elem = k_type.block_bytes();
-                    StateMemory::Paged { group, k, v, k_page, v_page, k_elem }
+                    let (k_elem, v_elem) = (k_type.block_bytes(), v_type.block_bytes());
+                    StateMemory::Paged { group, k, v, k_page, v_page, k_elem, v_elem }
                 }
                 StateKind::Slot { elems, dtype } => {
                     let bytes = bytes_of(elems as usize, dtype)?;
@@ -178,11 +186,11 @@ impl Context {
                     }
                     (
                         Move::Row { group, from, to },
-                        StateMemory::Paged { group: g, k, v, k_page, v_page, k_elem },
+                        StateMemory::Paged { group: g, k, v, k_page, v_page, k_elem, v_elem },
                     ) if usize::from(group) == *g => {
                         let rows = [from, to].map(|r| (r as usize / tokens, r as usize % tokens));
-                        copy_column(k, *k_page, *k_elem, tokens, rows)?;
-                        copy_within(v, *v_page / tokens, from, to)?;
+                        copy_token(k, *k_page, *k_elem, 1, tokens, rows)?;
+                        copy_token(v, *v_page, *v_elem, VALUE_BLOCK, tokens, rows)?;
                     }
                     (Move::Slot { from, to }, StateMemory::Slot { slots, bytes }) => {
                         copy_within(slots, *bytes, from, to)?;
@@ -203,11 +211,13 @@ fn no_such(what: &str, index: u32) -> Error {
     Error::Runtime(format!("{what} {index} does not exist"))
 }
 
-/// Copies the key of one token: a column of its page. `rows` are (page, column), from and to.
-fn copy_column(
+/// Copies one token of pages `[block][token][element]` with blocks of so many elements, the last one
+/// narrower. `rows` are (page, token), from and to.
+fn copy_token(
     buffer: &mut Buffer,
     page: usize,
     elem: usize,
+    block: usize,
     tokens: usize,
     rows: [(usize, usize); 2],
 ) -> Result<()> {
@@ -215,9 +225,11 @@ fn copy_column(
     if let Some(&(p, _)) = rows.iter().find(|r| (r.0 + 1) * page > all.len()) {
         return Err(no_such("page", p as u32));
     }
-    for e in 0..page / (elem * tokens) {
-        let [from, to] = rows.map(|(p, column)| p * page + (e * tokens + column) * elem);
-        all.copy_within(from..from + elem, to);
+    let width = page / (elem * tokens);
+    for e in (0..width).step_by(block) {
+        let n = (width - e).min(block);
+        let [from, to] = rows.map(|(p, token)| p * page + (e * tokens + token * n) * elem);
+        all.copy_within(from..from + n * elem, to);
     }
     Ok(())
 }
@@ -322,8 +334,8 @@ impl Integers {
         set(&mut self.visible, b.visible);
         set(&mut self.ancestors, b.ancestors);
         set(&mut self.seq_starts, b.seq_starts);
-        set(&mut self.pages, b.pages);
         set(&mut self.rows, b.rows);
+        self.pages.clear();
         if windows.is_empty() {
             return Ok(());
         }
@@ -357,28 +369,40 @@ impl Integers {
         work.cache_rows.clear();
         work.items.clear();
         work.token_items.clear();
-        let one_each = b.tokens.len() == seqs;
-        let longest = b.kv_len.iter().copied().max().unwrap_or(0);
+        // What a token sees, its window counted in.
+        let sees = |t: usize| {
+            let [from, to] = b.visible[t];
+            let first = window.map_or(0, |w| (b.kv_index[t].saturating_add(1)).saturating_sub(w));
+            [from.max(first), to]
+        };
+        let span = |key: u32| key / SPAN as u32;
         // Sequences that share pages may have more spans than the pages hold: then nothing is
         // shared out, which gives the same bits.
-        let spans = |&len: &u32| (len as usize).div_ceil(SPAN);
-        work.split = one_each
-            && longest as usize > SPAN
-            && b.kv_len.iter().map(spans).sum::<usize>() <= split_items;
+        let one_each = b.tokens.len() == seqs;
+        let spans = (0..if one_each { seqs } else { 0 }).map(|t| match sees(t) {
+            [from, to] if from < to => (span(to - 1) - span(from) + 1) as usize,
+            _ => 0,
+        });
+        work.split = spans.clone().any(|n| n > 1) && spans.sum::<usize>() <= split_items;
         for s in 0..seqs {
-            let table = b.page_starts[g * seqs + s] as usize;
-            let held = &b.pages[table..b.page_starts[g * seqs + s + 1] as usize];
+            let starts = &b.page_starts[g * seqs + s..];
+            let held = &b.pages[starts[0] as usize..starts[1] as usize];
+            // Pages that a window gave back are not kept here, so that what is kept is bounded by
+            // the pages that exist and not by the length of the text.
+            let gone = held.iter().take_while(|&&page| page == u32::MAX).count();
+            let table = (self.pages.len() as u32).wrapping_sub(gone as u32);
+            self.pages.extend_from_slice(&held[gone..]);
             let tree_base = b.tree_base.get(s).copied().unwrap_or(u32::MAX);
             let range = b.seq_starts[s] as usize..b.seq_starts[s + 1] as usize;
             // Tokens of an item see keys that overlap or adjoin, so all pages between are held.
             let (mut first_token, mut seen) = (range.start, [0, 0]);
             for t in range.clone() {
                 let index = b.kv_index[t];
-                let [from, to] = b.visible[t];
-                if from >= to || to > b.kv_len[s] || index >= b.kv_len[s] {
-                    return Err(bad(format!("token {t} sees {from}..{to} of {}", b.kv_len[s])));
+                let [all_from, to] = b.visible[t];
+                if all_from >= to || to > b.kv_len[s] || index >= b.kv_len[s] {
+                    return Err(bad(format!("token {t} sees {all_from}..{to} of {}", b.kv_len[s])));
                 }
-                let from = window.map_or(from, |w| from.max((index + 1).saturating_sub(w)));
+                let [from, _] = sees(t);
                 if from >= to {
                     return Err(bad(format!("token {t} sees nothing within its window")));
                 }
@@ -390,11 +414,10 @@ impl Integers {
                     return Err(bad(format!("page {page} of {pages} in group {g}")));
                 }
                 work.cache_rows.push(held[(index / p) as usize] * p + index % p);
-                let span = |key: u32| key / SPAN as u32;
                 let item = |t: usize, n: usize, [from, to]: [u32; 2]| Item {
                     token: t as u32,
                     tokens: n as u32,
-                    table: table as u32,
+                    table,
                     tree_base,
                     spans: [span(from), span(to - 1)],
                 };

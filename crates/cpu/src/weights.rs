@@ -93,16 +93,20 @@ impl Weights {
             .derive(format!("{name} + {offset}"), || values.iter().map(|v| v + offset).collect()))
     }
 
-    /// Vectors one after the other; null when there are none.
+    /// Vectors one after the other, or such a row for each expert; null when there are none.
     pub(crate) fn stacked(&self, program: &Program, parts: &[Tensor]) -> Result<*const f32> {
-        let names: Vec<&str> = parts.iter().map(|&t| program.decl(t).name.as_str()).collect();
-        match names[..] {
+        let decls: Vec<&TensorDecl> = parts.iter().map(|&t| program.decl(t)).collect();
+        match decls[..] {
             [] => Ok(std::ptr::null()),
-            [one] => self.vector(one, 0.0),
-            _ => {
-                let parts: Vec<&[f32]> =
-                    names.iter().map(|n| self.values(n)).collect::<Result<_>>()?;
-                Ok(self.derive(names.join(" | "), || parts.concat()))
+            [one] => self.vector(&one.name, 0.0),
+            [first, ..] => {
+                let values = |d: &&TensorDecl| Ok((self.values(&d.name)?, d.cols as usize));
+                let parts: Vec<(&[f32], usize)> =
+                    decls.iter().map(values).collect::<Result<_>>()?;
+                let names: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
+                let row = |r: usize| parts.iter().map(move |&(v, n)| &v[r * n..(r + 1) * n]);
+                let rows = || (0..first.rows as usize).flat_map(row).flatten().copied().collect();
+                Ok(self.derive(names.join(" | "), rows))
             }
         }
     }

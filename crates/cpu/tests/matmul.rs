@@ -63,6 +63,7 @@ fn product(
             kernel.prepare(&PrepareArgs {
                 x: x.as_ptr(),
                 x_stride: cols,
+                rows: std::ptr::null(),
                 tokens,
                 cols,
                 out: align(&mut prepared),

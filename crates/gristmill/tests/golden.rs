@@ -48,6 +48,11 @@ fn golden_qwen3() {
     golden("qwen3");
 }
 
+#[test]
+fn golden_qwen3moe() {
+    golden("qwen3moe");
+}
+
 /// Every GGUF of a folder on every stored prompt.
 fn golden(arch: &str) {
     let Some(data) = data() else { return };

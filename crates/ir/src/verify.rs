@@ -13,6 +13,11 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked<()> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
+/// Checks that a function has one argument, where there is no gate beside it.
+fn is_of_one(act: Act) -> Checked<()> {
+    ensure(act != Act::SwigluClamped, || "swiglu_clamped is of a gate and an up".into())
+}
+
 impl Program {
     fn has_width(&self, v: Value, width: u32) -> Checked<()> {
         let got = self.shape(v).width;
@@ -22,6 +27,11 @@ impl Program {
     fn same_shape(&self, a: Value, b: Value) -> Checked<()> {
         let (s, t) = (self.shape(a), self.shape(b));
         ensure(s == t, || format!("%{} is {s:?} but %{} is {t:?}", a.0, b.0))
+    }
+
+    fn is_of_tokens(&self, v: Value) -> Checked<()> {
+        let got = self.shape(v).rows;
+        ensure(got == Rows::Tokens, || format!("%{} has a row for {got:?}, not for Tokens", v.0))
     }
 
     /// Checks that a weight is `[rows, cols]` in each of `experts` matrices.
@@ -61,6 +71,18 @@ impl Program {
         })
     }
 
+    /// Checks that a value says which of `experts` experts each token uses; gives how many it uses.
+    fn is_route(&self, v: Value, experts: u32) -> Checked<u32> {
+        let node = self.nodes.iter().find(|n| n.outputs.contains(&v));
+        match node.map(|n| &n.op) {
+            Some(Op::Route { w, k, .. }) if self.decl(*w).rows == experts => Ok(*k),
+            Some(Op::Route { w, .. }) => {
+                Err(format!("%{} chooses among {}, not {experts}", v.0, self.decl(*w).rows))
+            }
+            _ => Err(format!("%{} is no route", v.0)),
+        }
+    }
+
     fn is_slot(&self, s: State, elems: u32) -> Checked<()> {
         match self.states[s.index()] {
             StateKind::Slot { elems: e, .. } if e == elems => Ok(()),
@@ -73,6 +95,16 @@ impl Program {
             StateKind::Paged { k: a, v: b, .. } if (a, b) == (k, v) => Ok(()),
             other => Err(format!("${} is {other:?}, not pages of {k} and {v} elements", s.0)),
         }
+    }
+
+    /// Checks that the pages of a cache are kept for as long as a window looks back.
+    fn keeps(&self, s: State, window: Option<u32>) -> Checked<()> {
+        let StateKind::Paged { group, .. } = self.states[s.index()] else { return Ok(()) };
+        // A group that does not exist is reported by `verify`.
+        let kept = self.groups.get(usize::from(group)).and_then(|g| g.window);
+        ensure(kept.is_none_or(|kept| window.is_some_and(|w| w <= kept)), || {
+            format!("a window of {window:?} over ${}, whose pages go after {kept:?}", s.0)
+        })
     }
 
     /// The shapes of the values that `op` computes.
@@ -149,13 +181,18 @@ impl Program {
                 self.is_cache(*cache, k, k)?;
                 tokens(q)
             }
-            Op::Attention { q, cache, heads, kv_heads, head_dim, sinks, .. } => {
+            Op::Attention { q, cache, heads, kv_heads, head_dim, window, sinks, .. } => {
+                ensure(*kv_heads > 0 && heads % kv_heads == 0, || {
+                    format!("{heads} query heads cannot share {kv_heads} key heads")
+                })?;
                 self.has_width(*q, heads * head_dim)?;
                 self.is_cache(*cache, kv_heads * head_dim, kv_heads * head_dim)?;
+                self.keeps(*cache, *window)?;
                 self.are_vectors(sinks, *heads)?;
                 tokens(heads * head_dim)
             }
-            Op::Linear { x, w, bias, .. } => {
+            Op::Linear { x, w, bias, act, .. } => {
+                is_of_one(*act)?;
                 let rows = self.stacked(&[*w], self.shape(*x).width)?;
                 self.are_vectors(bias, rows)?;
                 like(*x, rows)
@@ -170,22 +207,25 @@ impl Program {
                 let experts = self.stacked(&[*w], self.shape(*x).width)?;
                 self.are_vectors(bias.iter().chain(choice_bias), experts)?;
                 ensure(*k > 0 && *k <= experts, || format!("{k} of {experts} experts"))?;
+                self.is_of_tokens(*x)?;
                 // k ids, then k weights.
                 tokens(2 * k)
             }
             Op::ExpertGateUp { x, route, w, bias, .. } => {
                 let rows = self.stacked(w, self.shape(*x).width)?;
                 ensure(rows % 2 == 0, || format!("{rows} outputs are no gate and up"))?;
-                self.stacked_bias(bias, self.decl(w[0]).experts, rows)?;
-                let k = self.shape(*route).width / 2;
+                let experts = self.decl(w[0]).experts;
+                self.stacked_bias(bias, experts, rows)?;
+                self.is_of_tokens(*x)?;
+                let k = self.is_route(*route, experts)?;
                 Ok(vec![Shape { rows: Rows::Choices(k), width: rows / 2 }])
             }
             Op::ExpertDown { x, route, w, bias } => {
-                let k = self.shape(*route).width / 2;
+                let experts = self.decl(*w).experts;
+                let k = self.is_route(*route, experts)?;
                 let s = self.shape(*x);
                 ensure(s.rows == Rows::Choices(k), || format!("%{} has {:?}", x.0, s.rows))?;
                 let rows = self.stacked(&[*w], s.width)?;
-                let experts = self.decl(*w).experts;
                 bias.iter().try_for_each(|&b| self.is_matrix(b, 1, experts, rows))?;
                 tokens(rows)
             }
@@ -204,7 +244,9 @@ impl Program {
                 self.is_slot(*state, s.width)?;
                 Ok(vec![s; n as usize])
             }
-            Op::LowRank { x, a, b, bias, .. } => {
+            Op::LowRank { x, a, mid, b, bias, act } => {
+                is_of_one(*mid)?;
+                is_of_one(*act)?;
                 let rank = self.stacked(&[*a], self.shape(*x).width)?;
                 let rows = self.stacked(&[*b], rank)?;
                 self.are_vectors(bias, rows)?;

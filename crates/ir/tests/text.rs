@@ -83,6 +83,7 @@ fn refuses_with_the_line() {
         (", eps=0.00001", "", "the field `eps` is missing"),
         ("tensor @k [1, 32, 64]", "tensor @k [1, 32, 60]", "k is [1, 32, 60], not [1, 32, 64]"),
         ("head_dim=8, rope", "head_dim=9, rope", "outputs for 8 + 2"),
+        ("window=16", "window=17", "whose pages go after Some(16)"),
         ("output hidden", "output hiden", "`hiden` is no output"),
         ("state $0 paged group=0", "state $0 paged group=3", "of group 3, not declared"),
     ] {
@@ -90,6 +91,38 @@ fn refuses_with_the_line() {
         let error = text.replace(from, to).parse::<Program>().unwrap_err().to_string();
         assert!(error.contains(message), "{from} -> {to}: {error}");
     }
+}
+
+/// A route chooses among as many experts as the stacks have, for every token.
+#[test]
+fn stacks_are_of_their_router() {
+    let mut p = Program::new("mixture");
+    let x = p.one("x", Op::Read { input: Input::Hidden, width: 8 }).unwrap();
+    let route = |p: &mut Program, x| Op::Route {
+        x,
+        w: p.tensor("router", 6, 8),
+        bias: None,
+        choice_bias: None,
+        k: 2,
+        gating: Gating::Softmax,
+        renormalise: false,
+        scale: 1.0,
+    };
+    let op = route(&mut p, x);
+    let r = p.one("route", op).unwrap();
+    let stack = |p: &mut Program, name: &str, n| vec![p.tensor_stack(name, n, 10, 8)];
+    let gate = |w, route| Op::ExpertGateUp { x, route, w, bias: vec![], act: Act::Silu };
+    let w = stack(&mut p, "seven", 7);
+    let error = p.one("a", gate(w, r)).unwrap_err().to_string();
+    assert!(error.contains("%1 chooses among 6, not 7"), "{error}");
+    let w = stack(&mut p, "six", 6);
+    let error = p.one("b", gate(w.clone(), x)).unwrap_err().to_string();
+    assert!(error.contains("%0 is no route"), "{error}");
+    let wanted = p.one("wanted", Op::SelectRows { x }).unwrap();
+    let op = route(&mut p, wanted);
+    let error = p.one("c", op).unwrap_err().to_string();
+    assert!(error.contains("has a row for Wanted, not for Tokens"), "{error}");
+    p.one("d", gate(w, r)).unwrap();
 }
 
 #[test]

@@ -17,6 +17,10 @@ struct Spec {
     /// Whether there are frequency divisors.
     factors: bool,
     qk_norm: Option<(QkNorm, NormKind)>,
+    /// Whether those norms have weights.
+    norm_weights: bool,
+    /// In place of one by the root of the elements of a head.
+    scale: Option<f32>,
     /// 0: none, 1: one for all, 3: one each.
     biases: usize,
     /// One matrix for all three.
@@ -36,6 +40,8 @@ const PLAIN: Spec = Spec {
     rope: None,
     factors: false,
     qk_norm: None,
+    norm_weights: true,
+    scale: None,
     biases: 0,
     fused: false,
     window: None,
@@ -79,7 +85,11 @@ impl Spec {
         };
         let mut qk_norm = |name: &str, all: u32| {
             let (over, kind) = self.qk_norm?;
-            Some(norm(&mut p, name, kind, if over == QkNorm::Head { head_dim } else { all }))
+            let all = norm(&mut p, name, kind, if over == QkNorm::Head { head_dim } else { all });
+            Some(match self.norm_weights {
+                true => all,
+                false => Norm { weight: None, bias: None, ..all },
+            })
         };
         let (q_norm, k_norm) = (qk_norm("q", q), qk_norm("k", k));
         let rope = self
@@ -108,7 +118,7 @@ impl Spec {
             heads,
             kv_heads,
             head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
+            scale: self.scale.unwrap_or(1.0 / (head_dim as f32).sqrt()),
             softcap: self.softcap,
             window: self.window,
             sinks,
@@ -191,6 +201,7 @@ pub(super) fn cases() -> Vec<Case> {
         all.push(spec.case("attention", Room::of(40, 4), ragged()));
     }
     all.extend(long());
+    all.extend(far_sinks());
     all.push(bidirectional());
     all.push(blocks());
     all.push(tree());
@@ -204,6 +215,9 @@ fn specs() -> Vec<Spec> {
     let yarn = Some(Yarn { original_context: 64, fast: 32.0, slow: 1.0, truncate: true });
     let adjacent = Rope { pairs: RopePairs::Adjacent, ..ROPE };
     let yarned = Rope { yarn, scale: 0.25, magnitude: 1.14, ..adjacent.clone() };
+    let yarned_halves = Rope { pairs: RopePairs::Halves, theta: 150.0, ..yarned.clone() };
+    let yarned_part = Rope { dims: 12, scale: 1.0 / 32.0, ..yarned_halves.clone() };
+    let longrope = Rope { dims: 12, magnitude: 1.19, ..ROPE };
     let sections = Rope { sections: Some([3, 3, 2]), ..ROPE };
     let (f16, bf16) = (DType::F16, DType::BF16);
     let mut all = vec![PLAIN];
@@ -229,14 +243,19 @@ fn specs() -> Vec<Spec> {
         Spec { name: "rope factors", rope: rope.clone(), factors: true, ..PLAIN },
         Spec { name: "rope linear", rope: Some(Rope { scale: 0.125, ..ROPE }), ..PLAIN },
         Spec { name: "rope yarn", rope: Some(yarned), ..PLAIN },
+        Spec { name: "rope yarn halves", rope: Some(yarned_halves), ..PLAIN },
+        Spec { name: "rope yarn partial", rope: Some(yarned_part), ..PLAIN },
+        Spec { name: "rope longrope", rope: Some(longrope), factors: true, ..PLAIN },
         Spec { name: "rope sections", rope: Some(sections), ..PLAIN },
         Spec { name: "bias", biases: 1, ..PLAIN },
-        Spec { name: "biases", biases: 3, rope, ..PLAIN },
+        Spec { name: "biases", biases: 3, rope: rope.clone(), ..PLAIN },
         Spec { name: "fused", fused: true, biases: 1, ..PLAIN },
         Spec { name: "window", window: Some(10), ..PLAIN },
         Spec { name: "window of one", window: Some(1), ..PLAIN },
         Spec { name: "window of a page", window: Some(32), ..PLAIN },
         Spec { name: "softcap", softcap: Some(1.5), ..PLAIN },
+        Spec { name: "scale", scale: Some(0.07), ..PLAIN },
+        Spec { name: "fused biases", fused: true, biases: 3, rope, ..PLAIN },
         Spec { name: "sinks", sinks: true, ..PLAIN },
         Spec { name: "all", sinks: true, softcap: Some(3.0), window: Some(20), ..PLAIN },
         Spec { name: "kv f16", kv: (f16, f16), ..PLAIN },
@@ -254,6 +273,12 @@ fn specs() -> Vec<Spec> {
         let name = if kind == NormKind::Layer { "layer norm of heads" } else { name };
         all.push(Spec { name, qk_norm, rope: Some(adjacent.clone()), biases: 1, ..PLAIN });
     }
+    let qk_norm = Some((QkNorm::Full, NormKind::Layer));
+    all.push(Spec { name: "layer norm of all", qk_norm, heads: [3, 1, 24], ..PLAIN });
+    let qk_norm = Some((QkNorm::Full, NormKind::Rms));
+    all.push(Spec { name: "norm of all fused", qk_norm, fused: true, ..PLAIN });
+    let qk_norm = Some((QkNorm::Head, NormKind::Rms));
+    all.push(Spec { name: "norm without weights", qk_norm, norm_weights: false, ..PLAIN });
     for activations in [Activations::F32, Activations::Int8] {
         let int8 = activations == Activations::Int8;
         let wide = Spec { width: 256, activations, rope: Some(ROPE), ..PLAIN };
@@ -302,6 +327,8 @@ fn long() -> Vec<Case> {
         (Spec { name: "long", rope: rope.clone(), ..PLAIN }, 32),
         (Spec { name: "long gqa", heads: [8, 1, 8], rope: rope.clone(), ..PLAIN }, 64),
         (Spec { name: "long window", window: Some(600), ..PLAIN }, 32),
+        (Spec { name: "long sinks", sinks: true, heads: [6, 2, 24], ..PLAIN }, 32),
+        (Spec { name: "long one head", heads: [1, 1, 40], kv: f16, ..PLAIN }, 64),
         (Spec { name: "long short window", window: Some(40), ..PLAIN }, 32),
         (
             Spec { name: "long all", window: Some(520), sinks: true, softcap: Some(4.0), ..PLAIN },
@@ -316,6 +343,19 @@ fn long() -> Vec<Case> {
         spec.case("attention", room, script())
     })
     .collect()
+}
+
+/// Sinks far above all scores, far below, and between: next to nothing is left of the first.
+fn far_sinks() -> Vec<Case> {
+    let mut all = vec![];
+    for (name, window) in [("far sinks", None), ("far sinks in a window", Some(7))] {
+        let spec = Spec { name, sinks: true, window, ..PLAIN };
+        let mut case = spec.case("attention", Room::of(40, 4), ragged());
+        let sinks = case.program.tensors.iter().find(|t| t.name == "sinks").cloned();
+        case.weights.set(&sinks.expect("it has sinks"), &[120.0, -120.0, 9.0, 0.5]);
+        all.push(case);
+    }
+    all
 }
 
 fn bidirectional() -> Case {

@@ -8,6 +8,12 @@ pub(super) fn cases() -> Vec<Case> {
     let windows = vec![Some(24), None, Some(24)];
     let mixed = Decoder { windows, kv_heads: 1, head_dim: 80, ..Decoder::default() };
     let f16 = Decoder { kv: DType::F16, ..Decoder::default() };
+    let mixture = Decoder { ffn: 96, experts: Some([7, 3]), ..Decoder::default() };
+    let quantized = Decoder { ffn: 256, ..mixture.clone() };
+    let dense_router = |name: &str| match name.ends_with(".router") {
+        true => DType::F32,
+        false => DType::Q4_K,
+    };
     let k_quants = |name: &str| if name.ends_with(".v") { DType::Q6_K } else { DType::Q4_K };
     let int8 = Activations::Int8;
     vec![
@@ -17,6 +23,8 @@ pub(super) fn cases() -> Vec<Case> {
         decoder("decoder f16 cache", &f16, |_| DType::BF16, Activations::F32, 1e-3),
         // An activation near the middle between two integers may become either, in every layer.
         decoder("decoder int8", &plain, k_quants, int8, 2e-2),
+        decoder("decoder experts", &mixture, |_| DType::F32, Activations::F32, 5e-5),
+        decoder("decoder experts quantized", &quantized, dense_router, Activations::F32, 5e-5),
         bert(),
     ]
 }

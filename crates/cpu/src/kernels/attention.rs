@@ -2,9 +2,8 @@
 //! et al. 2022).
 //!
 //! An item of work is a few tokens of one sequence and one key head, with all the query heads that
-//! share it: each key and value is read once for all of them. Keys are walked page by page. A
-//! page's scores come from its keys in columns: a query element times a register of keys, no
-//! horizontal sums. Then, for each query row,
+//! share it: each key and value is read once for all of them. Keys are walked page by page, see
+//! [`page`]; after the scores of a page, for each query row,
 //!
 //! ```text
 //! m' = max(m, max s)    p = e^(s - m')    l' = l e^(m - m') + Σ p    o' = o e^(m - m') + p V
@@ -13,6 +12,13 @@
 //! Keys are grouped into spans of [`SPAN`] by their absolute index. A span starts afresh, and
 //! spans are merged in order; so one sequence gives the same bits whatever the batch, the chunking
 //! of its prompt and the threads, and a long decode can share its spans between threads.
+
+// Tiles are indexed by row and register: that is what their loops say.
+#![allow(clippy::needless_range_loop)]
+
+mod page;
+
+pub use page::VALUE_BLOCK;
 
 use super::stored::Stored;
 use crate::simd::{Simd, WithSimd, math};
@@ -23,8 +29,8 @@ use std::ops::Range;
 pub const SPAN: usize = 512;
 /// Tokens of one item of work.
 pub const TILE: usize = 8;
-/// Query rows that share a register of keys or values.
-const BLOCK: usize = 8;
+/// Query rows that share a register of keys or values, at most.
+const MOST_ROWS: usize = 8;
 
 /// Arguments of an [`AttentionFn`].
 #[derive(Clone, Copy)]
@@ -35,9 +41,10 @@ pub struct AttentionArgs {
     pub out: *mut f32,
     /// Pages of keys, `[page][kv head][element][token]`.
     pub k_pages: *const u8,
-    /// Pages of values, `[page][token][kv head][element]`.
+    /// Pages of values, `[page][block][token][element]`: blocks of [`VALUE_BLOCK`] elements of all
+    /// heads, the last one narrower where they are no whole number.
     pub v_pages: *const u8,
-    /// Tokens of a page; a multiple of the lanes that divides [`SPAN`].
+    /// Tokens of a page; an even number of registers that divides [`SPAN`].
     pub page_tokens: usize,
     /// Query heads.
     pub heads: usize,
@@ -68,7 +75,8 @@ pub struct Item {
     pub token: u32,
     /// Tokens, at most [`TILE`].
     pub tokens: u32,
-    /// Offset of the sequence's page table in the batch's pages.
+    /// Offset of the sequence's page table in the batch's pages, modulo 2^32: entries before the
+    /// first that is needed may not be there.
     pub table: u32,
     /// Logical index where the sequence's tree begins; `u32::MAX`: no tree.
     pub tree_base: u32,
@@ -78,7 +86,7 @@ pub struct Item {
 
 /// Floats of scratch that a worker needs.
 pub fn scratch_len(heads: usize, kv_heads: usize, head_dim: usize, page_tokens: usize) -> usize {
-    let rows = (heads / kv_heads * TILE).next_multiple_of(BLOCK);
+    let rows = (heads / kv_heads * TILE).next_multiple_of(MOST_ROWS);
     // Queries, scores, the running maximum, sum, and result, and the span's.
     rows * (head_dim + page_tokens + 2 * (head_dim + 2) + 1) + 64
 }
@@ -221,7 +229,7 @@ impl<K: Stored, V: Stored> WithSimd for Attend<'_, K, V> {
         let group = a.heads / a.kv_heads;
         let tokens = self.item.tokens as usize;
         let rows = tokens * group;
-        let padded = rows.next_multiple_of(BLOCK);
+        let padded = rows.next_multiple_of(MOST_ROWS);
         // SAFETY: the worker's scratch holds these, by `scratch_len`; token and page indices are
         // the item's, which the caller vouches for.
         unsafe {
@@ -348,7 +356,6 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
         let group = a.heads / a.kv_heads;
         let tokens = self.item.tokens as usize;
         let rows = tokens * group;
-        let padded = rows.next_multiple_of(BLOCK);
         // SAFETY: the caller's promise, and see each step.
         unsafe {
             let first_token = self.item.token as usize;
@@ -359,27 +366,47 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
             }
             low = low.max(span * SPAN);
             high = high.min((span + 1) * SPAN);
+            let width = a.kv_heads * d;
+            let first = self.kv_head * d;
+            let page_at = |at: usize| {
+                let entry = self.item.table.wrapping_add((at / p) as u32) as usize;
+                *self.pages.add(entry) as usize * width * p
+            };
             let mut at = low - low % p;
             while at < high {
-                let page = *self.pages.add(self.item.table as usize + at / p) as usize;
-                let width = a.kv_heads * d;
-                let keys = a.k_pages.cast::<K>().add(page * width * p + self.kv_head * d * p);
-                let values = a.v_pages.cast::<V>().add(page * width * p + self.kv_head * d);
-                for block in (0..padded).step_by(BLOCK) {
-                    dot_page(s, q.add(block * d), keys, scores.add(block * p), d, p);
-                }
+                let page = page_at(at);
+                // The next page is asked for while this one is worked on.
+                let next = if at + p < high { page_at(at + p) } else { page };
+                let keys = |page: usize| a.k_pages.cast::<K>().add(page + first * p);
+                let rows_of_scores = |r: usize| scores.add(r * p);
+                page::for_row_blocks!(rows, |r, R| page::dot::<S, K, R>(
+                    s,
+                    q.add(r * d),
+                    keys(page),
+                    keys(next),
+                    rows_of_scores(r),
+                    [d, p]
+                ));
                 for r in 0..rows {
                     let token = first_token + r / group;
                     self.mask(token, at, scores.add(r * p));
                     self.softmax(s, scores.add(r * p), part, r);
                 }
-                // Values beyond the last visible key were never written.
-                let used = low.max(at) - at..high.min(at + p) - at;
-                for block in (0..padded).step_by(BLOCK) {
-                    let out = part.out.add(block * d);
-                    let rows = ValueRows { values, stride: width, used: used.clone() };
-                    weigh_page(s, scores.add(block * p), rows, out, d, p);
-                }
+                let values = page::Values {
+                    page: a.v_pages.cast::<V>().add(page),
+                    next: a.v_pages.cast::<V>().add(next),
+                    width,
+                    first,
+                    // Values beyond the last visible key were never written.
+                    used: low.max(at) - at..high.min(at + p) - at,
+                };
+                page::for_row_blocks!(rows, |r, R| page::weigh::<S, V, R>(
+                    s,
+                    rows_of_scores(r),
+                    &values,
+                    part.out.add(r * d),
+                    [d, p]
+                ));
                 at += p;
             }
         }
@@ -497,82 +524,6 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
             }
         }
     }
-}
-
-/// Scores of [`BLOCK`] query rows with a page of keys.
-///
-/// # Safety
-/// `q` holds the rows, `keys` `d` columns of `p` keys, `scores` a page for each row.
-#[inline(always)]
-unsafe fn dot_page<S: Simd, K: Stored>(
-    s: S,
-    q: *const f32,
-    keys: *const K,
-    scores: *mut f32,
-    d: usize,
-    p: usize,
-) {
-    for j in (0..p).step_by(S::LANES) {
-        let mut acc = [s.zero(); BLOCK];
-        for e in 0..d {
-            // SAFETY: e < d, j + LANES <= p, and the rows are those of the caller.
-            unsafe {
-                let k = K::load(s, keys.add(e * p + j));
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    *acc = s.fma(s.broadcast(q.add(r * d + e)), k, *acc);
-                }
-            }
-        }
-        for (r, acc) in acc.into_iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { s.store(scores.add(r * p + j), acc) }
-        }
-    }
-}
-
-/// The rows of a page of values that hold visible keys.
-struct ValueRows<V> {
-    values: *const V,
-    stride: usize,
-    used: Range<usize>,
-}
-
-/// Adds the page's values, weighted, to [`BLOCK`] rows of results.
-///
-/// # Safety
-/// `weights` holds a page for each row, `rows` rows of `d` elements, `out` the results.
-#[inline(always)]
-unsafe fn weigh_page<S: Simd, V: Stored>(
-    s: S,
-    weights: *const f32,
-    rows: ValueRows<V>,
-    out: *mut f32,
-    d: usize,
-    p: usize,
-) {
-    super::norm::map(
-        s,
-        d,
-        #[inline(always)]
-        |i, n| {
-            // SAFETY: i + n <= d, the used keys are below p, and the rows are those of the caller.
-            unsafe {
-                let mut acc: [S::F32; BLOCK] = std::array::from_fn(
-                    #[inline(always)]
-                    |r| s.load_n(out.add(r * d + i), n),
-                );
-                for j in rows.used.clone() {
-                    let v = V::load_n(s, rows.values.add(j * rows.stride + i), n);
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        *acc = s.fma(s.broadcast(weights.add(r * p + j)), v, *acc);
-                    }
-                }
-                for (r, acc) in acc.into_iter().enumerate() {
-                    s.store_n(out.add(r * d + i), n, acc);
-                }
-            }
-        },
-    );
 }
 
 struct Merge<'a> {

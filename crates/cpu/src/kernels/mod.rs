@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod ceiling;
 pub mod elementwise;
+pub mod experts;
 pub mod logits;
 pub mod matmul;
 pub mod norm;

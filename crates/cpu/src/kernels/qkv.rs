@@ -3,8 +3,9 @@
 //! A row of the projection is `[q heads | k heads | v heads]`, each of `head_dim` elements. Queries
 //! are normed and rotated into the op's value; keys likewise, then scattered into their page in
 //! columns, `[kv head][element][token of the page]`, so that attention finds the keys of one
-//! element side by side; values go in rows, `[token of the page][kv head][element]`.
+//! element side by side; values go in blocks, see [`VALUE_BLOCK`].
 
+use super::attention::VALUE_BLOCK;
 use super::norm::{NormSpec, map, row};
 use super::stored::Stored;
 use crate::simd::{Simd, WithSimd};
@@ -123,15 +124,17 @@ impl<K: Stored, V: Stored> WithSimd for Tokens<'_, K, V> {
                         }
                     },
                 );
-                let values = a.v_pages.cast::<V>().add(page_at + slot * kv_width);
-                map(
-                    s,
-                    kv_width,
-                    #[inline(always)]
-                    |i, n| {
-                        V::store_n(s, values.add(i), n, s.load_n(v.add(i), n));
-                    },
-                );
+                let values = a.v_pages.cast::<V>().add(page_at);
+                for block in (0..kv_width).step_by(VALUE_BLOCK) {
+                    let width = (kv_width - block).min(VALUE_BLOCK);
+                    let (from, to) = (v.add(block), values.add(block * p + slot * width));
+                    map(
+                        s,
+                        width,
+                        #[inline(always)]
+                        |i, n| V::store_n(s, to.add(i), n, s.load_n(from.add(i), n)),
+                    );
+                }
             }
         }
     }

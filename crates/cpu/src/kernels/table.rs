@@ -3,7 +3,7 @@
 //! A plan is compiled against a [`Table`], and from then on a step calls through the pointers it
 //! stored: the instruction set is chosen once.
 
-use super::{attention, elementwise, logits, norm, qkv};
+use super::{attention, elementwise, experts, logits, norm, qkv};
 use crate::simd::{Isa, IsaVisitor, Simd};
 use gristmill_core::DType;
 use std::ops::Range;
@@ -21,6 +21,10 @@ pub struct Table {
     pub epilogue: unsafe fn(&elementwise::EpilogueArgs, usize, Range<usize>),
     /// [`elementwise::gate`]
     pub gate: unsafe fn(&elementwise::GateArgs, Range<usize>, Range<usize>),
+    /// [`experts::route`]
+    pub route: Rows<experts::RouteArgs>,
+    /// [`experts::combine`]
+    pub combine: unsafe fn(&experts::CombineArgs, usize, Range<usize>),
     /// [`logits::peak`]
     pub peak: unsafe fn(*const f32, usize) -> logits::Peak,
     /// [`qkv::select`]
@@ -43,6 +47,8 @@ impl Table {
                     add_norm: norm::add_norm::<S>,
                     epilogue: elementwise::epilogue::<S>,
                     gate: elementwise::gate::<S>,
+                    route: experts::route::<S>,
+                    combine: experts::combine::<S>,
                     peak: logits::peak::<S>,
                     qkv: qkv::select::<S>,
                     attention: attention::select::<S>,

@@ -1,6 +1,6 @@
 //! The QKV projection with its cache write, attention, and the rotation tables they share.
 
-use super::projection::Projection;
+use super::projection::{Projection, products_bytes};
 use super::{At, Compiler, Step};
 use crate::context::{Context, StateMemory};
 use crate::kernels::attention::{
@@ -95,7 +95,10 @@ impl Cache {
 }
 
 fn unsupported_kv((k, v): (DType, DType)) -> Error {
-    Error::Device(format!("the cpu backend cannot store keys in {k} and values in {v}"))
+    Error::Device(format!(
+        "the cpu backend cannot store keys in {k} and values in {v}; it takes F32, F16 or BF16 for \
+         both"
+    ))
 }
 
 pub(super) struct Qkv {
@@ -148,7 +151,7 @@ impl Qkv {
             .map(|r| (c.rope_offset(r), r.dims as usize, r.pairs == RopePairs::Adjacent));
         let rows = c.bound(x.rows);
         let projection = Projection::with_rows(c, w, rows)?;
-        let projected = (rows * projection.width * size_of::<f32>()).next_multiple_of(64);
+        let projected = products_bytes(rows, projection.width);
         Ok(Qkv {
             bias: c.weights.stacked(c.program, bias)?,
             add_bias: c.table.epilogue,

@@ -1,6 +1,6 @@
 //! Projections with what follows them: bias, activation, scale, cap; gated units.
 
-use super::projection::Projection;
+use super::projection::{Projection, products_bytes};
 use super::{At, Compiler, Step};
 use crate::kernels::elementwise::{EpilogueArgs, GateArgs};
 use crate::pool::Team;
@@ -107,7 +107,7 @@ impl GateUp {
     ) -> Result<Self> {
         let rows = c.bound(x.rows);
         let projection = Projection::with_rows(c, w, rows)?;
-        let both = (rows * projection.width * size_of::<f32>()).next_multiple_of(64);
+        let both = products_bytes(rows, projection.width);
         Ok(GateUp {
             gate: c.table.gate,
             bias: c.weights.stacked(c.program, bias)?,

@@ -6,6 +6,7 @@
 
 mod attention;
 mod embed;
+mod experts;
 mod linear;
 mod norm;
 mod projection;
@@ -18,7 +19,7 @@ use crate::weights::Weights;
 use gristmill_core::{DType, Error, Result};
 use gristmill_ir::arena::Arena;
 use gristmill_ir::{
-    Node as IrNode, Op, Options, Program, Rope, Rows, Shape, Size, StateKind, Value,
+    Node as IrNode, Op, Options, Program, Rope, Rows, Shape, Size, StateKind, Tensor, Value,
 };
 
 /// What runs at one operation.
@@ -31,6 +32,9 @@ enum Kernel {
     Attention(attention::Attention),
     Linear(linear::Linear),
     GateUp(linear::GateUp),
+    Route(experts::Route),
+    ExpertGateUp(experts::ExpertGateUp),
+    ExpertDown(experts::ExpertDown),
     Add(rows::Add),
     SelectRows(rows::SelectRows),
     Pool(rows::Pool),
@@ -38,7 +42,7 @@ enum Kernel {
 }
 
 /// Names of the operations that [`Plan::compile`] knows.
-pub(crate) const OPS: [&str; 12] = [
+pub(crate) const OPS: [&str; 15] = [
     "embed",
     "read",
     "norm",
@@ -47,6 +51,9 @@ pub(crate) const OPS: [&str; 12] = [
     "attention",
     "linear",
     "gate_up",
+    "route",
+    "expert_gate_up",
+    "expert_down",
     "add",
     "select_rows",
     "pool",
@@ -141,7 +148,7 @@ impl<'a> Compiler<'a> {
             Rows::Tokens => self.size.tokens as usize,
             Rows::Seqs => self.size.seqs as usize,
             Rows::Wanted => self.size.rows as usize,
-            Rows::Choices(k) => (self.size.tokens * k) as usize,
+            Rows::Choices(k) => self.size.tokens as usize * k as usize,
         }
     }
 
@@ -149,14 +156,28 @@ impl<'a> Compiler<'a> {
         self.bound(s.rows) * s.width as usize * size_of::<f32>()
     }
 
+    /// Scratch of a projection whose products are not yet the node's values, and of the products.
+    fn products(&self, w: &[Tensor], rows: usize) -> usize {
+        let outputs: usize = w.iter().map(|&w| self.program.decl(w).rows as usize).sum();
+        projection::scratch(self, w, rows) + projection::products_bytes(rows, outputs)
+    }
+
     /// Scratch of a node, beside its values.
     fn scratch(&self, n: &'a IrNode) -> usize {
         match &n.op {
             Op::Qkv { x, w, .. } | Op::GateUp { x, w, .. } => {
+                self.products(w, self.bound(self.program.shape(*x).rows))
+            }
+            Op::Route { x, w, .. } => self.products(&[*w], self.bound(self.program.shape(*x).rows)),
+            Op::ExpertGateUp { w, .. } => {
+                let rows = self.bound(self.program.shape(n.outputs[0]).rows);
+                let experts = self.program.decl(w[0]).experts as usize;
+                experts::grouping_bytes(self, rows, experts) + self.products(w, rows)
+            }
+            Op::ExpertDown { x, w, .. } => {
                 let rows = self.bound(self.program.shape(*x).rows);
-                let outputs: u32 = w.iter().map(|&w| self.program.decl(w).rows).sum();
-                let both = (rows * outputs as usize * size_of::<f32>()).next_multiple_of(64);
-                projection::scratch(self, w, rows) + both
+                let experts = self.program.decl(*w).experts as usize;
+                experts::grouping_bytes(self, rows, experts) + self.products(&[*w], rows)
             }
             Op::Linear { x, w, .. } => {
                 let rows = self.bound(self.program.shape(*x).rows);
@@ -205,6 +226,27 @@ impl<'a> Compiler<'a> {
                 let g = linear::GateUp::new(self, at(*x), w, bias, *act, out, scratch)?;
                 Kernel::GateUp(g)
             }
+            Op::Route { x, w, bias, choice_bias, gating, renormalise, scale, .. } => {
+                let choice = experts::Choice {
+                    bias: *bias,
+                    choice_bias: *choice_bias,
+                    gating: *gating,
+                    renormalise: *renormalise,
+                    scale: *scale,
+                };
+                let r = experts::Route::new(self, at(*x), *w, &choice, out, scratch)?;
+                Kernel::Route(r)
+            }
+            Op::ExpertGateUp { x, route, w, bias, act } => {
+                let (inputs, w) = ([at(*x), at(*route)], (&w[..], &bias[..]));
+                let g = experts::ExpertGateUp::new(self, inputs, w, *act, out, scratch)?;
+                Kernel::ExpertGateUp(g)
+            }
+            Op::ExpertDown { x, route, w, bias } => {
+                let inputs = [at(*x), at(*route)];
+                let d = experts::ExpertDown::new(self, inputs, *w, *bias, out, scratch)?;
+                Kernel::ExpertDown(d)
+            }
             Op::Add { x, y, gate } => {
                 Kernel::Add(rows::Add { x: at(*x), y: at(*y), gate: gate.map(at), out })
             }
@@ -213,9 +255,8 @@ impl<'a> Compiler<'a> {
             Op::Normalize { x, .. } => Kernel::Normalize(rows::Normalize { x: at(*x), out }),
             other => {
                 return Err(Error::Device(format!(
-                    "the cpu backend has no kernel for `{}` (operation `{}`) yet",
-                    other.name(),
-                    n.name
+                    "the cpu backend has no kernel for `{}` yet",
+                    other.name()
                 )));
             }
         })
@@ -274,7 +315,12 @@ impl Plan {
             .nodes
             .iter()
             .zip(&arena.scratch)
-            .map(|(n, &scratch)| compiler.kernel(n, &at, scratch))
+            .map(|(n, &scratch)| {
+                compiler.kernel(n, &at, scratch).map_err(|e| match e {
+                    Error::Device(what) => Error::Device(format!("operation `{}`: {what}", n.name)),
+                    other => other,
+                })
+            })
             .collect::<Result<Vec<_>>>()?;
         let mut placed = [None; 4];
         for (slot, (output, v)) in placed.iter_mut().zip(&program.outputs) {
@@ -343,6 +389,9 @@ impl Plan {
                     Kernel::Attention(k) => k.run(step, team),
                     Kernel::Linear(k) => k.run(step, team),
                     Kernel::GateUp(k) => k.run(step, team),
+                    Kernel::Route(k) => k.run(step, team),
+                    Kernel::ExpertGateUp(k) => k.run(step, team),
+                    Kernel::ExpertDown(k) => k.run(step, team),
                     Kernel::Add(k) => k.run(step, team),
                     Kernel::SelectRows(k) => k.run(step, team),
                     Kernel::Pool(k) => k.run(step, team),

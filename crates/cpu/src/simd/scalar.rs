@@ -1,12 +1,14 @@
-//! Portable code: one lane, ordinary integers and floats, any target.
+//! Portable code: ordinary integers and floats in arrays, any target.
 //!
-//! [`Scalar`] is what ships where no instruction set is known. Its register tile handles
-//! several rows and tokens at once, so that an activation is fetched once for all of them and
-//! their sums do not wait for each other. [`Naive`] runs the same operations with a tile of one
+//! [`Scalar`] is what ships where no instruction set is known: four lanes written out, so that
+//! every target's compiler may keep them in whatever registers it has, and a register tile of
+//! several rows and tokens, so that an activation is fetched once for all of them and their sums
+//! do not wait for each other. [`Naive`] runs the same operations with one lane and a tile of one
 //! row and one token: the plain loop that every other one is measured against.
 
 use super::{Isa, Simd, WithSimd};
 use half::{bf16, f16};
+use std::array::from_fn;
 
 /// The plain reference.
 #[derive(Clone, Copy, Debug)]
@@ -17,17 +19,17 @@ pub struct Naive(());
 pub struct Scalar(());
 
 macro_rules! scalar {
-    ($ty:ident, $gemv:literal, $groups:literal, $tokens:literal) => {
+    ($ty:ident: $lanes:literal lanes, $gemv:literal, $groups:literal x $tokens:literal) => {
         impl Simd for $ty {
             const ISA: Isa = Isa::$ty;
-            const LANES: usize = 1;
+            const LANES: usize = $lanes;
             const S8_BIAS: i32 = 0;
             const GEMV_GROUPS: usize = $gemv;
             const TILE_GROUPS: usize = $groups;
             const TILE_TOKENS: usize = $tokens;
-            type F32 = f32;
-            type I32 = i32;
-            type Bytes = u32;
+            type F32 = [f32; $lanes];
+            type I32 = [i32; $lanes];
+            type Bytes = [u32; $lanes];
 
             fn detect() -> Option<Self> {
                 Some($ty(()))
@@ -51,241 +53,266 @@ macro_rules! scalar {
 macro_rules! scalar_ops {
     () => {
         #[inline(always)]
-        fn splat(self, v: f32) -> f32 {
-            v
+        fn splat(self, v: f32) -> Self::F32 {
+            [v; Self::LANES]
         }
         #[inline(always)]
-        fn add(self, a: f32, b: f32) -> f32 {
-            a + b
+        fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+            from_fn(|l| a[l] + b[l])
         }
         #[inline(always)]
-        fn sub(self, a: f32, b: f32) -> f32 {
-            a - b
+        fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+            from_fn(|l| a[l] - b[l])
         }
         #[inline(always)]
-        fn mul(self, a: f32, b: f32) -> f32 {
-            a * b
+        fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+            from_fn(|l| a[l] * b[l])
         }
         #[inline(always)]
-        fn div(self, a: f32, b: f32) -> f32 {
-            a / b
+        fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+            from_fn(|l| a[l] / b[l])
         }
         // Not `mul_add`: without the instruction it is a slow library call.
         #[inline(always)]
-        fn fma(self, a: f32, b: f32, c: f32) -> f32 {
-            a * b + c
+        fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+            from_fn(|l| a[l] * b[l] + c[l])
         }
         #[inline(always)]
-        fn neg_fma(self, a: f32, b: f32, c: f32) -> f32 {
-            c - a * b
+        fn neg_fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+            from_fn(|l| c[l] - a[l] * b[l])
         }
         #[inline(always)]
-        fn min(self, a: f32, b: f32) -> f32 {
-            if a < b { a } else { b }
+        fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+            from_fn(|l| if a[l] < b[l] { a[l] } else { b[l] })
         }
         #[inline(always)]
-        fn max(self, a: f32, b: f32) -> f32 {
-            if a > b { a } else { b }
+        fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+            from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
         }
         #[inline(always)]
-        fn sqrt(self, a: f32) -> f32 {
-            a.sqrt()
+        fn sqrt(self, a: Self::F32) -> Self::F32 {
+            a.map(f32::sqrt)
         }
         #[inline(always)]
-        fn abs(self, a: f32) -> f32 {
-            a.abs()
+        fn abs(self, a: Self::F32) -> Self::F32 {
+            a.map(f32::abs)
         }
         #[inline(always)]
-        fn copysign(self, a: f32, sign: f32) -> f32 {
-            a.copysign(sign)
+        fn copysign(self, a: Self::F32, sign: Self::F32) -> Self::F32 {
+            from_fn(|l| a[l].copysign(sign[l]))
         }
         #[inline(always)]
-        fn select_lt(self, a: f32, b: f32, yes: f32, no: f32) -> f32 {
-            if a < b { yes } else { no }
+        fn select_lt(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32 {
+            from_fn(|l| if a[l] < b[l] { yes[l] } else { no[l] })
         }
         #[inline(always)]
-        fn round(self, a: f32) -> f32 {
-            // Adding and taking away 1.5 · 2^23 leaves no fraction bits; larger values have none.
-            const MAGIC: f32 = 12_582_912.0;
-            // From 2^22 to 2^23 there may be a half: the same, with a larger constant.
-            const LARGE: f32 = 8_388_608.0;
-            if a.abs() < 4_194_304.0 {
-                ((a + MAGIC) - MAGIC).copysign(a)
-            } else if a.abs() < LARGE {
-                ((a.abs() + LARGE) - LARGE).copysign(a)
-            } else {
-                a
+        fn round(self, a: Self::F32) -> Self::F32 {
+            a.map(round)
+        }
+        #[inline(always)]
+        fn exp2i(self, n: Self::F32) -> Self::F32 {
+            n.map(|n| f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
+        }
+        #[inline(always)]
+        fn sum(self, a: Self::F32) -> f32 {
+            a[1..].iter().fold(a[0], |sum, a| sum + a)
+        }
+        #[inline(always)]
+        fn max_across(self, a: Self::F32) -> f32 {
+            a[1..].iter().fold(a[0], |max, &a| if a > max { a } else { max })
+        }
+        #[inline(always)]
+        unsafe fn load(self, p: *const f32) -> Self::F32 {
+            // SAFETY: the caller's promise.
+            from_fn(|l| unsafe { *p.add(l) })
+        }
+        #[inline(always)]
+        unsafe fn load_n(self, p: *const f32, n: usize) -> Self::F32 {
+            // SAFETY: read only where `n` covers it.
+            from_fn(|l| if l < n { unsafe { *p.add(l) } } else { 0.0 })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, a: Self::F32) {
+            for l in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { *p.add(l) = a[l] }
             }
         }
         #[inline(always)]
-        fn exp2i(self, n: f32) -> f32 {
-            f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23)
-        }
-        #[inline(always)]
-        fn sum(self, a: f32) -> f32 {
-            a
-        }
-        #[inline(always)]
-        fn max_across(self, a: f32) -> f32 {
-            a
-        }
-        #[inline(always)]
-        unsafe fn load(self, p: *const f32) -> f32 {
-            // SAFETY: the caller's promise.
-            unsafe { *p }
-        }
-        #[inline(always)]
-        unsafe fn load_n(self, p: *const f32, n: usize) -> f32 {
-            // SAFETY: read only when `n` covers it.
-            if n > 0 { unsafe { *p } } else { 0.0 }
-        }
-        #[inline(always)]
-        unsafe fn store(self, p: *mut f32, a: f32) {
-            // SAFETY: the caller's promise.
-            unsafe { *p = a }
-        }
-        #[inline(always)]
-        unsafe fn store_n(self, p: *mut f32, n: usize, a: f32) {
-            if n > 0 {
-                // SAFETY: written only when `n` covers it.
-                unsafe { *p = a }
+        unsafe fn store_n(self, p: *mut f32, n: usize, a: Self::F32) {
+            for l in 0..Self::LANES.min(n) {
+                // SAFETY: written only where `n` covers it.
+                unsafe { *p.add(l) = a[l] }
             }
         }
         #[inline(always)]
-        unsafe fn load_f16(self, p: *const f16) -> f32 {
+        unsafe fn load_f16(self, p: *const f16) -> Self::F32 {
             // SAFETY: the caller's promise.
-            widen_f16(unsafe { *p }.to_bits())
+            from_fn(|l| widen_f16(unsafe { *p.add(l) }.to_bits()))
         }
         #[inline(always)]
-        unsafe fn load_f16_n(self, p: *const f16, n: usize) -> f32 {
-            // SAFETY: read only when `n` covers it.
-            if n > 0 { widen_f16(unsafe { *p }.to_bits()) } else { 0.0 }
+        unsafe fn load_f16_n(self, p: *const f16, n: usize) -> Self::F32 {
+            // SAFETY: read only where `n` covers it.
+            from_fn(|l| if l < n { widen_f16(unsafe { *p.add(l) }.to_bits()) } else { 0.0 })
         }
         #[inline(always)]
-        unsafe fn store_f16(self, p: *mut f16, a: f32) {
-            // SAFETY: the caller's promise.
-            unsafe { *p = f16::from_f32_const(a) }
-        }
-        #[inline(always)]
-        unsafe fn store_f16_n(self, p: *mut f16, n: usize, a: f32) {
-            if n > 0 {
-                // SAFETY: written only when `n` covers it.
-                unsafe { *p = f16::from_f32_const(a) }
+        unsafe fn store_f16(self, p: *mut f16, a: Self::F32) {
+            for l in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { *p.add(l) = f16::from_f32_const(a[l]) }
             }
         }
         #[inline(always)]
-        unsafe fn load_bf16(self, p: *const bf16) -> f32 {
-            // SAFETY: the caller's promise.
-            unsafe { *p }.to_f32()
-        }
-        #[inline(always)]
-        unsafe fn load_bf16_n(self, p: *const bf16, n: usize) -> f32 {
-            // SAFETY: read only when `n` covers it.
-            if n > 0 { unsafe { *p }.to_f32() } else { 0.0 }
-        }
-        #[inline(always)]
-        unsafe fn store_bf16(self, p: *mut bf16, a: f32) {
-            // SAFETY: the caller's promise.
-            unsafe { *p = bf16::from_f32_const(a) }
-        }
-        #[inline(always)]
-        unsafe fn store_bf16_n(self, p: *mut bf16, n: usize, a: f32) {
-            if n > 0 {
-                // SAFETY: written only when `n` covers it.
-                unsafe { *p = bf16::from_f32_const(a) }
+        unsafe fn store_f16_n(self, p: *mut f16, n: usize, a: Self::F32) {
+            for l in 0..Self::LANES.min(n) {
+                // SAFETY: written only where `n` covers it.
+                unsafe { *p.add(l) = f16::from_f32_const(a[l]) }
             }
         }
         #[inline(always)]
-        unsafe fn load_i8(self, p: *const i8) -> f32 {
+        unsafe fn load_bf16(self, p: *const bf16) -> Self::F32 {
             // SAFETY: the caller's promise.
-            f32::from(unsafe { *p })
+            from_fn(|l| unsafe { *p.add(l) }.to_f32())
         }
         #[inline(always)]
-        unsafe fn load_u8(self, p: *const u8) -> f32 {
+        unsafe fn load_bf16_n(self, p: *const bf16, n: usize) -> Self::F32 {
+            // SAFETY: read only where `n` covers it.
+            from_fn(|l| if l < n { unsafe { *p.add(l) }.to_f32() } else { 0.0 })
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, p: *mut bf16, a: Self::F32) {
+            for l in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { *p.add(l) = bf16::from_f32_const(a[l]) }
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16_n(self, p: *mut bf16, n: usize, a: Self::F32) {
+            for l in 0..Self::LANES.min(n) {
+                // SAFETY: written only where `n` covers it.
+                unsafe { *p.add(l) = bf16::from_f32_const(a[l]) }
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_i8(self, p: *const i8) -> Self::F32 {
             // SAFETY: the caller's promise.
-            f32::from(unsafe { *p })
+            from_fn(|l| f32::from(unsafe { *p.add(l) }))
         }
         #[inline(always)]
-        unsafe fn store_i8(self, p: *mut i8, a: f32) {
+        unsafe fn load_u8(self, p: *const u8) -> Self::F32 {
             // SAFETY: the caller's promise.
-            unsafe { *p = a as i32 as i8 }
+            from_fn(|l| f32::from(unsafe { *p.add(l) }))
         }
         #[inline(always)]
-        fn i32_zero(self) -> i32 {
-            0
+        unsafe fn store_i8(self, p: *mut i8, a: Self::F32) {
+            for l in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { *p.add(l) = a[l] as i32 as i8 }
+            }
         }
         #[inline(always)]
-        unsafe fn i32_broadcast(self, p: *const i32) -> i32 {
+        fn i32_zero(self) -> Self::I32 {
+            [0; Self::LANES]
+        }
+        #[inline(always)]
+        unsafe fn i32_broadcast(self, p: *const i32) -> Self::I32 {
             // SAFETY: the caller's promise.
-            unsafe { *p }
+            [unsafe { *p }; Self::LANES]
         }
         #[inline(always)]
-        fn i32_shl(self, a: i32, n: u32) -> i32 {
-            a << n
+        fn i32_shl(self, a: Self::I32, n: u32) -> Self::I32 {
+            a.map(|a| a << n)
         }
         #[inline(always)]
-        fn i32_to_f32(self, a: i32) -> f32 {
-            a as f32
+        fn i32_to_f32(self, a: Self::I32) -> Self::F32 {
+            a.map(|a| a as f32)
+        }
+        // Sums stay far below the range of an i32 within one block; wrapping addition keeps
+        // overflow checks out of the loop.
+        #[inline(always)]
+        fn mma_u7(self, mut acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
+            for i in 0..4 {
+                acc = from_fn(|l| {
+                    acc[l].wrapping_add((w[l] >> (8 * i) & 255) as i32 * byte(x[l], i))
+                });
+            }
+            acc
         }
         #[inline(always)]
-        fn mma_u7(self, acc: i32, w: u32, x: u32) -> i32 {
-            let (w, x) = (w.to_le_bytes(), x.to_le_bytes().map(|x| i32::from(x as i8)));
-            // Sums stay far below the range of an i32 within one block; wrapping addition keeps
-            // overflow checks out of the loop.
-            let products: [i32; 4] = std::array::from_fn(|i| i32::from(w[i]) * x[i]);
-            acc.wrapping_add(products[0] + products[1] + products[2] + products[3])
+        fn mma_s8(self, mut acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
+            for i in 0..4 {
+                acc = from_fn(|l| acc[l].wrapping_add(byte(w[l], i) * byte(x[l], i)));
+            }
+            acc
         }
         #[inline(always)]
-        fn mma_s8(self, acc: i32, w: u32, x: u32) -> i32 {
-            let (w, x) = (w.to_le_bytes(), x.to_le_bytes());
-            let products: [i32; 4] =
-                std::array::from_fn(|i| i32::from(w[i] as i8) * i32::from(x[i] as i8));
-            acc.wrapping_add(products[0] + products[1] + products[2] + products[3])
+        unsafe fn bytes_load(self, p: *const u8) -> Self::Bytes {
+            // SAFETY: the caller's promise; the reads are unaligned.
+            from_fn(|l| u32::from_le(unsafe { p.cast::<u32>().add(l).read_unaligned() }))
         }
         #[inline(always)]
-        unsafe fn bytes_load(self, p: *const u8) -> u32 {
-            // SAFETY: the caller's promise; the read is unaligned.
-            u32::from_le(unsafe { p.cast::<u32>().read_unaligned() })
+        unsafe fn bytes_store(self, p: *mut u8, a: Self::Bytes) {
+            for l in 0..Self::LANES {
+                // SAFETY: the caller's promise; the writes are unaligned.
+                unsafe { p.cast::<u32>().add(l).write_unaligned(a[l].to_le()) }
+            }
         }
         #[inline(always)]
-        unsafe fn bytes_store(self, p: *mut u8, a: u32) {
-            // SAFETY: the caller's promise; the write is unaligned.
-            unsafe { p.cast::<u32>().write_unaligned(a.to_le()) }
-        }
-        #[inline(always)]
-        unsafe fn bytes_broadcast(self, p: *const u8) -> u32 {
+        unsafe fn bytes_broadcast(self, p: *const u8) -> Self::Bytes {
             // SAFETY: the caller's promise.
-            unsafe { self.bytes_load(p) }
+            [u32::from_le(unsafe { p.cast::<u32>().read_unaligned() }); Self::LANES]
         }
         #[inline(always)]
-        fn bytes_and(self, a: u32, mask: u8) -> u32 {
-            a & u32::from_le_bytes([mask; 4])
+        fn bytes_and(self, a: Self::Bytes, mask: u8) -> Self::Bytes {
+            a.map(|a| a & u32::from_le_bytes([mask; 4]))
         }
         #[inline(always)]
-        fn bytes_xor(self, a: u32, mask: u8) -> u32 {
-            a ^ u32::from_le_bytes([mask; 4])
+        fn bytes_xor(self, a: Self::Bytes, mask: u8) -> Self::Bytes {
+            a.map(|a| a ^ u32::from_le_bytes([mask; 4]))
         }
         #[inline(always)]
-        fn bytes_or(self, a: u32, b: u32) -> u32 {
-            a | b
+        fn bytes_or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+            from_fn(|l| a[l] | b[l])
         }
         #[inline(always)]
-        fn bytes_shl(self, a: u32, n: u32) -> u32 {
-            a << n
+        fn bytes_shl(self, a: Self::Bytes, n: u32) -> Self::Bytes {
+            a.map(|a| a << n)
         }
         #[inline(always)]
-        fn bytes_shr(self, a: u32, n: u32) -> u32 {
-            a >> n
+        fn bytes_shr(self, a: Self::Bytes, n: u32) -> Self::Bytes {
+            a.map(|a| a >> n)
         }
         #[inline(always)]
-        fn bytes_lane(self, a: u32, i: u32) -> f32 {
-            (a >> (8 * i) & 255) as f32
+        fn bytes_lane(self, a: Self::Bytes, i: u32) -> Self::F32 {
+            a.map(|a| (a >> (8 * i) & 255) as f32)
         }
     };
 }
 
-scalar!(Naive, 1, 1, 1);
-scalar!(Scalar, 4, 2, 4);
+scalar!(Naive: 1 lanes, 1, 1 x 1);
+scalar!(Scalar: 4 lanes, 4, 2 x 4);
+
+/// Byte `i` of a quad, signed.
+#[inline(always)]
+fn byte(quad: u32, i: u32) -> i32 {
+    i32::from((quad >> (8 * i)) as u8 as i8)
+}
+
+/// The nearest integer, ties to even, without the instruction for it.
+#[inline(always)]
+fn round(a: f32) -> f32 {
+    // Adding and taking away 1.5 · 2^23 leaves no fraction bits; larger values have none.
+    const MAGIC: f32 = 12_582_912.0;
+    // From 2^22 to 2^23 there may be a half: the same, with a larger constant.
+    const LARGE: f32 = 8_388_608.0;
+    if a.abs() < 4_194_304.0 {
+        ((a + MAGIC) - MAGIC).copysign(a)
+    } else if a.abs() < LARGE {
+        ((a.abs() + LARGE) - LARGE).copysign(a)
+    } else {
+        a
+    }
+}
 
 /// f16 bits to f32 in plain integer operations, so that it inlines on every target.
 #[inline(always)]

@@ -24,6 +24,9 @@ use std::ops::Range;
 /// Bytes of one token in one block of 32: the integers and the five words.
 pub(super) const BLOCK_BYTES: usize = 32 + 5 * 4;
 
+/// Tokens of the widest tile.
+const MOST_TOKENS: usize = 16;
+
 /// The words of a block, as offsets for a tile of `n` tokens.
 pub(super) const fn word(i: usize, n: usize) -> usize {
     (32 + 4 * i) * n
@@ -57,17 +60,34 @@ pub(super) fn tile(tokens: usize, width: usize, i: usize) -> (usize, usize) {
     if i < rest / 2 { (start, 2) } else { (start + rest / 2 * 2, 1) }
 }
 
-/// What to prepare. `x` is `[tokens][x_stride]` f32 of which the first `cols` of a row count;
-/// `out` receives `tokens · token_bytes(cols)` bytes. `tiles` is this worker's share.
+/// What to prepare. `x` is `[rows][x_stride]` f32 of which the first `cols` of a row count; token
+/// `t` is row `rows[t]`, or row `t` where `rows` is null. `out` receives
+/// `tokens · token_bytes(cols)` bytes. `tiles` is this worker's share.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)] // described above
 pub struct PrepareArgs {
     pub x: *const f32,
     pub x_stride: usize,
+    pub rows: *const u32,
     pub tokens: usize,
     pub cols: usize,
     pub out: *mut u8,
     pub tiles: Range<usize>,
+}
+
+impl PrepareArgs {
+    /// The row of a token.
+    ///
+    /// # Safety
+    /// `t < tokens`, and the fields are as documented.
+    #[inline(always)]
+    unsafe fn row(&self, t: usize) -> *const f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let row = if self.rows.is_null() { t } else { *self.rows.add(t) as usize };
+            self.x.add(row * self.x_stride)
+        }
+    }
 }
 
 /// Prepares activations; see [`PrepareArgs`].
@@ -101,14 +121,14 @@ impl WithSimd for Quantize<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let PrepareArgs { x, x_stride, tokens, cols, out, ref tiles } = *self.0;
+        let PrepareArgs { tokens, cols, out, ref tiles, .. } = *self.0;
         for i in tiles.clone() {
             let (start, n) = tile(tokens, S::TILE_TOKENS, i);
             for b in 0..cols / 32 {
                 for t in 0..n {
                     // SAFETY: token `start + t < tokens` and block `b` lie within both arrays.
                     unsafe {
-                        let x = x.add((start + t) * x_stride + 32 * b);
+                        let x = self.0.row(start + t).add(32 * b);
                         let block = out.add((start * (cols / 32) + b * n) * BLOCK_BYTES);
                         quantize_block(s, x, block, t, n);
                     }
@@ -168,13 +188,14 @@ impl WithSimd for Arrange<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let PrepareArgs { x, x_stride, tokens, cols, out, ref tiles } = *self.0;
+        let PrepareArgs { tokens, cols, out, ref tiles, .. } = *self.0;
         for i in tiles.clone() {
             let (start, n) = tile(tokens, S::TILE_TOKENS, i);
             // SAFETY: tokens `start..start + n` lie within both arrays.
             unsafe {
-                let (x, out) = (x.add(start * x_stride), out.cast::<f32>().add(start * cols));
+                let out = out.cast::<f32>().add(start * cols);
                 if n == 1 {
+                    let x = self.0.row(start);
                     map(
                         s,
                         cols,
@@ -183,9 +204,13 @@ impl WithSimd for Arrange<'_> {
                     );
                     continue;
                 }
+                let mut rows = [std::ptr::null(); MOST_TOKENS];
+                for (t, row) in rows[..n].iter_mut().enumerate() {
+                    *row = self.0.row(start + t);
+                }
                 for k in 0..cols {
-                    for t in 0..n {
-                        *out.add(k * n + t) = *x.add(t * x_stride + k);
+                    for (t, x) in rows[..n].iter().enumerate() {
+                        *out.add(k * n + t) = *x.add(k);
                     }
                 }
             }

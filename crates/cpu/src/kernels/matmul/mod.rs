@@ -31,7 +31,7 @@ use std::ops::Range;
 /// One matrix product, or one worker's share of it.
 ///
 /// * `weights`: one packed matrix, [`matrix`](crate::pack::Packed::matrix), of `rows` x `cols`;
-/// * `x`: `tokens` prepared tokens, see [`PrepareArgs`], aligned to 64 bytes;
+/// * `x`: `tokens` prepared tokens, see [`PrepareArgs`], aligned to 4 bytes;
 /// * `y`: `[tokens][y_stride]` f32, of which the first `rows` of a row are written;
 /// * `groups`: the row groups to compute, of `rows.div_ceil(lanes)`;
 /// * `scratch`: [`MatmulKernel::scratch_bytes`] bytes of this worker's own, aligned to 64.
@@ -85,7 +85,7 @@ impl MatmulKernel {
     ///
     /// # Safety
     /// `args.x` is readable and `args.out` writable as [`PrepareArgs`] says, `out` is aligned to
-    /// 64, `cols` is a multiple of 32 for int8, and no other thread touches these tiles.
+    /// 4, `cols` is a multiple of 32 for int8, and no other thread touches these tiles.
     #[inline]
     pub unsafe fn prepare(&self, args: &PrepareArgs) {
         // SAFETY: the caller's promise; `select` has seen the instruction set detected.

@@ -28,7 +28,7 @@ class Sizes:
         s = Sizes(
             width=int(rng.choice([64, 96, 128, 160])),
             layers=int(rng.choice([2, 3, 5])),
-            heads=kv_heads * int(rng.choice([1, 2, 3, 4])),
+            heads=kv_heads * int(rng.choice([1, 2, 3])),
             kv_heads=kv_heads,
             head_dim=int(rng.choice([16, 32, 48, 64])),
             inner=32 * int(rng.choice([2, 3, 5])),
@@ -41,6 +41,8 @@ class Sizes:
         for k, v in given.items():
             if v is not None:
                 setattr(s, k, v)
+        # Some configurations want heads that divide the width, whatever their own width.
+        s.width = -(-s.width // (s.heads * 16)) * s.heads * 16
         return s
 
     def common(self):
@@ -52,7 +54,6 @@ class Sizes:
 
     def whole_heads(self):
         """For families whose heads must divide the width."""
-        self.head_dim = {1: 32, 2: 32, 3: 16}.get(self.heads, 16)
         self.width = self.heads * self.head_dim
         return self
 
@@ -159,7 +160,7 @@ def phi3_long(s):
 
 
 def gpt_oss(s):
-    s.head_dim = max(s.head_dim, 32)
+    s.width = -(-s.width // (s.heads * 32)) * s.heads * 32  # whole MXFP4 blocks
     return tf.GptOssConfig(**s.common(), head_dim=s.head_dim, num_local_experts=s.experts,
                            num_experts_per_tok=s.used, sliding_window=s.window,
                            rope_parameters=dict(rope_type="yarn", rope_theta=150000.0, factor=8.0, beta_fast=32.0,
@@ -224,8 +225,6 @@ FAMILIES = {
 def gemma3(s):
     types = ["full_attention" if (i + 1) % 3 == 0 else "sliding_attention" for i in range(s.layers)]
     full = theta(1e6) | (dict(rope_type="linear", factor=8.0) if s.layers % 2 else {})
-    # The configuration wants heads that divide the width, whatever their own width.
-    s.width = -(-s.width // (s.heads * 32)) * s.heads * 32
     common = s.common() | dict(tie_word_embeddings=True)
     return tf.Gemma3TextConfig(**common, head_dim=s.head_dim, query_pre_attn_scalar=s.head_dim, sliding_window=s.window,
                                layer_types=types, rope_parameters=dict(full_attention=full, sliding_attention=theta(10000.0)))

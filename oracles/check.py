@@ -24,6 +24,8 @@ if __name__ == "__main__":
         if a.only and family not in a.only.split(","):
             continue
         for file in ["", "model-f32.gguf", "model-f16.gguf"]:
+            if not (folder / file).exists():
+                continue
             far, said = 0.0, ""
             for i, ids in enumerate(json.loads((folder / "prompts.json").read_text())):
                 with tempfile.TemporaryDirectory() as t:

@@ -1,5 +1,6 @@
 """What each family's tiny model looks like, and what llama.cpp's converter writes about it."""
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Callable
 
 import transformers as tf
@@ -69,8 +70,8 @@ class Family:
     permute: bool = False
     norm_plus_one: bool = False
     mxfp4: bool = False
+    gguf: bool = True
     prompts: tuple = (1, 5, 23, 70)
-    extra: dict = field(default_factory=dict)
 
 
 def theta(base=10000.0, **more):
@@ -120,7 +121,6 @@ def keys_gemma2(w, c, a):
 
 
 def keys_phi3(w, c, a):
-    import math
     orig = c.rope_parameters.get("original_max_position_embeddings") or c.original_max_position_embeddings
     w.add_rope_scaling_orig_ctx_len(orig)
     w.add_sliding_window(c.sliding_window or 0)
@@ -196,9 +196,15 @@ FAMILIES = {
                     lambda s: tf.Qwen3Config(**s.common(), head_dim=s.head_dim, rope_parameters=theta(1e6))),
     "qwen3moe": Family(A.QWEN3MOE, tf.Qwen3MoeForCausalLM,
                        lambda s: tf.Qwen3MoeConfig(**s.common(), head_dim=s.head_dim, num_experts=s.experts, num_experts_per_tok=s.used,
-                                                   moe_intermediate_size=64, norm_topk_prob=True, mlp_only_layers=[1],
+                                                   moe_intermediate_size=64, norm_topk_prob=True,
                                                    rope_parameters=theta(1e6)),
                        keys_experts),
+    # llama.cpp has no names for dense layers among those of experts.
+    "qwen3moe-dense": Family(A.QWEN3MOE, tf.Qwen3MoeForCausalLM,
+                             lambda s: tf.Qwen3MoeConfig(**s.common(), head_dim=s.head_dim, num_experts=s.experts,
+                                                         num_experts_per_tok=s.used, moe_intermediate_size=64, norm_topk_prob=False,
+                                                         mlp_only_layers=[1], rope_parameters=theta(1e6)),
+                             gguf=False),
     "gemma2": Family(A.GEMMA2, tf.Gemma2ForCausalLM,
                      lambda s: tf.Gemma2Config(**(s.common() | dict(tie_word_embeddings=True)), head_dim=s.head_dim,
                                                query_pre_attn_scalar=s.head_dim, sliding_window=s.window, attn_logit_softcapping=4.0,

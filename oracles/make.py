@@ -218,9 +218,10 @@ def make(name, seed, out, given, shards):
     files = {k: torch.from_numpy(np.ascontiguousarray(v)).to(torch.bfloat16) for k, v in weights.items()}
     files |= {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in packed.items()}
     save_shards(folder, files, shards)
-    plain, raw = gguf_tensors(family, config, weights, packed)
-    write_gguf(folder / "model-f32.gguf", family, config, plain, raw, half=False)
-    write_gguf(folder / "model-f16.gguf", family, config, plain, raw, half=True)
+    if family.gguf:
+        plain, raw = gguf_tensors(family, config, weights, packed)
+        write_gguf(folder / "model-f32.gguf", family, config, plain, raw, half=False)
+        write_gguf(folder / "model-f16.gguf", family, config, plain, raw, half=True)
     prompts = [rng.integers(0, sizes.vocab, n).tolist() for n in family.prompts]
     for i, ids in enumerate(prompts):
         logits = model(torch.tensor([ids]), use_cache=False).logits[0].float().numpy()

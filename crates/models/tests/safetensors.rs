@@ -193,13 +193,9 @@ fn configurations() {
         ("rope_scaling", json!({ "rope_type": "longrope", "short_factor": [1, 2, 3],
             "long_factor": [1, 2] }), "field 'short_factor' is not 2 numbers above zero"),
         ("rope_scaling", json!("yarn"), "field 'rope_scaling' is 'yarn', not an object"),
-        ("layer_types", json!(["chunked_attention"]), "tensor"),
         ("quantization_config", json!({ "quant_method": "gptq" }), "has the method 'gptq'"),
         ("head_dim", json!(3), "cannot rotate in pairs"),
     ] {
-        if message == "tensor" {
-            continue; // no window, so the types do not matter
-        }
         let text = with(key, value).refusal();
         assert!(text.contains(message), "{message}: {text}");
     }
@@ -337,19 +333,23 @@ fn reference_folders_hold_what_their_gguf_files_hold() {
         let program = architecture(&own, KV).and_then(|m| m.program()).unwrap();
         assert_eq!(check_tensors(&program, &own).unwrap(), [""; 0], "{name}");
         let gguf = Gguf::open(folder.join("model-f16.gguf")).unwrap();
-        let mut names = vec![];
         for decl in &program.tensors {
             let (ours, theirs) = (values(&own, &decl.name), values(&gguf, &decl.name));
             let reordered = own.get_str("general.architecture").unwrap() == "llama"
                 && ["attn_q.", "attn_k."].iter().any(|s| decl.name.contains(s));
             let norm = name == "gemma2" && decl.name.contains("norm");
+            if decl.name == "rope_freqs.weight" {
+                let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b;
+                assert!(ours.iter().zip(&theirs).all(near), "{ours:?} {theirs:?}");
+                continue;
+            }
             match (reordered, norm) {
                 (true, _) => assert_eq!(sorted(&ours), sorted(&theirs), "{name} {}", decl.name),
                 (_, true) => assert!(ours.iter().zip(&theirs).all(|(a, b)| a + 1.0 == *b)),
                 _ => assert_eq!(ours, theirs, "{name} {}", decl.name),
             }
-            names.push(&decl.name);
         }
+        let names: Vec<_> = program.tensors.iter().map(|t| &t.name).collect();
         let theirs = architecture(&gguf, KV).and_then(|m| m.program()).unwrap();
         assert_eq!(names, theirs.tensors.iter().map(|t| &t.name).collect::<Vec<_>>());
     }

@@ -42,11 +42,8 @@ pub(super) fn read(m: &Meta<'_>) -> Result<Box<dyn Architecture + Send + Sync>> 
     match m.arch {
         "qwen2moe" => {
             d.qkv_bias = true;
-            let width = m.opt_count("expert_shared_feed_forward_length", MAX_WIDTH)?;
-            experts.shared_width = Some(match width {
-                Some(width) => width,
-                None => m.count("feed_forward_length", MAX_WIDTH)?,
-            });
+            let key = "expert_shared_feed_forward_length";
+            experts.shared_width = Some(width(m, key, "blk.0.ffn_up_shexp.weight")?);
         }
         "gpt-oss" => {
             d.ffn_norm = "post_attention_norm";
@@ -83,10 +80,7 @@ pub(super) fn experts(m: &Meta<'_>) -> Result<Option<Experts>> {
     Ok(Some(Experts {
         count,
         used: m.count("expert_used_count", count)?,
-        width: match m.opt_count("expert_feed_forward_length", MAX_WIDTH)? {
-            Some(width) => width,
-            None => m.count("feed_forward_length", MAX_WIDTH)?,
-        },
+        width: width(m, "expert_feed_forward_length", "blk.0.ffn_up_exps.weight")?,
         shared_width: None,
         gating,
         renormalise: m.opt("expert_weights_norm")?.unwrap_or(false),
@@ -94,6 +88,16 @@ pub(super) fn experts(m: &Meta<'_>) -> Result<Option<Experts>> {
         choice_bias: m.has("blk.0.exp_probs_b.bias"),
         bias: m.has("blk.0.ffn_down_exps.bias"),
     }))
+}
+
+/// Inner elements of experts: by their key, by their tensor in files older than the key, or those of
+/// a dense layer.
+fn width(m: &Meta<'_>, key: &str, tensor: &str) -> Result<u32> {
+    let told = match m.opt_count(key, MAX_WIDTH)? {
+        None => m.rows(tensor)?.filter(|&n| n <= MAX_WIDTH),
+        told => told,
+    };
+    told.map_or_else(|| m.count("feed_forward_length", MAX_WIDTH), Ok)
 }
 
 /// Gives a decoder these experts in every layer after the first, dense ones; a layer between them

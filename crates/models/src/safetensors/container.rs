@@ -16,6 +16,8 @@ use std::ops::Range;
 
 /// The longest header that is read, in bytes: the format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
+/// More tensors than any file has.
+const MAX_TENSORS: usize = 1 << 18;
 /// More dimensions than any tensor has.
 const MAX_DIMS: usize = 8;
 
@@ -158,6 +160,9 @@ impl<'de> Visitor<'de> for Header {
             let raw: Raw<'_> = map
                 .next_value()
                 .map_err(|e| A::Error::custom(format_args!("tensor '{name}': {e}")))?;
+            if entries.len() == MAX_TENSORS {
+                return Err(A::Error::custom(format_args!("more than {MAX_TENSORS} tensors")));
+            }
             let entry = self.entry(&name, &raw).map_err(A::Error::custom)?;
             if !names.insert(name.clone()) {
                 return Err(A::Error::custom(format_args!("tensor '{name}' appears twice")));

@@ -111,15 +111,20 @@ fn no_model(folder: &Path) -> String {
 /// [`Error::Model`] naming the file and what is wrong in it.
 pub(super) fn read(files: &Files, mode: LoadMode) -> Result<Vec<Shard>> {
     match &files.weights {
-        Weights::One(path) => Ok(vec![shard(path, mode)?]),
+        Weights::One(path) => Ok(vec![Shard::read(Source::open(path, mode)?)?]),
         Weights::Indexed(path) => indexed(path, mode),
     }
 }
 
-fn shard(path: &Path, mode: LoadMode) -> Result<Shard> {
-    let source = Source::open(path, mode)?;
-    let entries = container::read(&source)?;
-    Ok(Shard { source, entries })
+impl Shard {
+    /// Checks a file that is open.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming what is wrong in it.
+    pub(super) fn read(source: Source) -> Result<Shard> {
+        let entries = container::read(&source)?;
+        Ok(Shard { source, entries })
+    }
 }
 
 fn indexed(path: &Path, mode: LoadMode) -> Result<Vec<Shard>> {
@@ -137,7 +142,7 @@ fn indexed(path: &Path, mode: LoadMode) -> Result<Vec<Shard>> {
         if !plain {
             return Err(fail(format!("'weight_map' names '{file}', no file beside the index")));
         }
-        let part = shard(&path.with_file_name(file), mode)?;
+        let part = Shard::read(Source::open(&path.with_file_name(file), mode)?)?;
         let held: HashSet<&str> = part.entries.iter().map(|e| e.name.as_str()).collect();
         if let Some(missing) = wanted.iter().find(|w| !held.contains(w.as_ref())) {
             return Err(fail(format!(

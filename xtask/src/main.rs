@@ -6,6 +6,7 @@
 mod bundle;
 mod codegen;
 mod disassembly;
+mod fuzz;
 mod layers;
 mod rules;
 mod size;
@@ -41,6 +42,12 @@ const COMMANDS: &[Command] = &[
         options: "[--type q8_0]",
         help: "quantize the trained model, fill its card, ship it in the binary",
         run: bundle::run,
+    },
+    Command {
+        name: "fuzz",
+        options: "TARGET [--minutes N] [--seed S]",
+        help: "look for files that break a reader",
+        run: fuzz::run,
     },
     Command {
         name: "size",

@@ -20,7 +20,8 @@ pub fn metadata() -> Result<Value> {
     serde_json::from_str(&text).context("cargo metadata did not print JSON")
 }
 
-fn cargo() -> Command {
+/// Cargo, the one that runs this.
+pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 

@@ -83,18 +83,6 @@ impl Cpu {
         &self.options
     }
 
-    /// What any of them can run, whatever its instruction set and threads.
-    pub fn can() -> Capabilities {
-        Capabilities {
-            name: "the processor".into(),
-            compute: vec![DType::F32],
-            weights: DType::all().filter(|&d| quant::is_supported(d)).collect(),
-            kv: vec![DType::F32, DType::F16, DType::BF16],
-            page_multiple: 32,
-            ops: plan::OPS.to_vec(),
-        }
-    }
-
     pub(crate) fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,7 +97,7 @@ fn never_began(s: Step) -> Error {
 
 /// Whether a value lies where a step of this context has put it.
 fn placed(c: &Context, output: Output) -> Result<Placed> {
-    let found = c.placed.iter().flatten().find(|p| p.output == output);
+    let found = c.placed.iter().find(|p| p.output == output);
     found
         .copied()
         .ok_or_else(|| Error::Runtime(format!("the plan has no {} to give", output.name())))
@@ -137,8 +125,14 @@ impl Backend for Cpu {
 
     fn capabilities(&self) -> Capabilities {
         let o = &self.options;
-        let name = format!("{} with {} threads", o.isa, o.threads);
-        Capabilities { name, ..Cpu::can() }
+        Capabilities {
+            name: format!("{} with {} threads", o.isa, o.threads),
+            compute: vec![DType::F32],
+            weights: DType::all().filter(|&d| quant::is_supported(d)).collect(),
+            kv: vec![DType::F32, DType::F16, DType::BF16],
+            page_multiple: 32,
+            ops: plan::OPS.to_vec(),
+        }
     }
 
     fn load(
@@ -171,6 +165,8 @@ impl Backend for Cpu {
         let members = self.options.threads.max(1);
         let plan = Plan::compile(program, weights, context, size, options, self.table, members)?;
         context.grow(plan.workspace)?;
+        context.placed.clear(); // the workspace may be another
+        context.placed.reserve(plan.placed.len());
         if let Some(logits) = program.output_value(Output::Logits) {
             let vocab = program.shape(logits).width as usize;
             context.candidates.reserve(vocab);
@@ -189,7 +185,7 @@ impl Backend for Cpu {
             )));
         }
         // Should this step be refused, there is no latest result any more.
-        c.placed = [None; 4];
+        c.placed.clear();
         c.apply(b.moves)?;
         c.ints.fill(b, &c.layout, &p.windows, p.split_items, &c.last)?;
         p.check(&c.ints, &c.inputs)?;
@@ -200,7 +196,7 @@ impl Backend for Cpu {
         // SAFETY: `compile` grew the workspace for the plan, the integers were just checked
         // against its bounds, and the pool runs it on every member.
         self.pool().run(|team| unsafe { p.run(&step, team) });
-        c.placed = p.placed;
+        c.placed.extend_from_slice(&p.placed);
         let words = tokens * (1 + 3 + 1 + 2)
             + b.types.len()
             + 2 * b.ancestors.len()

@@ -45,7 +45,7 @@ pub struct Context {
     /// Copies to and from host memory so far.
     pub(crate) copies: u64,
     /// Results of the step that is latest.
-    pub(crate) placed: [Option<Placed>; 4],
+    pub(crate) placed: Vec<Placed>,
     /// Results of the steps in flight, by number.
     pub(crate) results: Vec<(u64, Results)>,
     pub(crate) host: Vec<Buffer>,
@@ -136,7 +136,7 @@ impl Context {
             inputs: [vec![], vec![]],
             step: 0,
             copies: 0,
-            placed: [None; 4],
+            placed: vec![],
             results: (0..in_flight).map(|_| (0, result())).collect(),
             host,
             candidates: vec![],

@@ -47,8 +47,10 @@ impl Weights {
             for t in program.nodes.iter().flat_map(|n| matrices_of(&n.op)) {
                 is_matrix[t.index()] = true;
             }
-            for (decl, is_matrix) in program.tensors.iter().zip(is_matrix) {
-                if matrices.contains_key(&decl.name) || vectors.contains_key(&decl.name) {
+            let declared = program.tensors.iter().zip(program.used_tensors()).zip(is_matrix);
+            for ((decl, used), is_matrix) in declared {
+                let known = matrices.contains_key(&decl.name) || vectors.contains_key(&decl.name);
+                if known || !used {
                     continue;
                 }
                 let host = tensor(decl)?;

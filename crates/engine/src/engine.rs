@@ -114,7 +114,7 @@ impl<B: Backend> Engine<B> {
         options.validate(&program, &backend.capabilities())?;
         let pages = options.pages(&program)?;
         let recurrent = program.states.iter().any(|s| matches!(s, StateKind::Slot { .. }));
-        let slots = options.max_seqs + if recurrent { options.kept_slots } else { 0 };
+        let slots = options.slots(&program);
         let vocab = program.output_value(Output::Logits).map_or(0, |v| program.shape(v).width);
         let layout = Layout {
             page_tokens: options.page_tokens,

@@ -12,6 +12,8 @@
 //! - [`pages`] hands out pages of KV cache and slots of recurrent state, counts who shares them, and
 //!   keeps a page from being reused before the last step that names it has finished
 //! - `batch` writes the integers of the step, `runner` picks the plan and launches it
+//! - [`Need`] says what all that takes, before it is allocated; [`Probe`] runs one pass and shows
+//!   the values inside
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
 //!   `logits` reads scores instead of sampling, `waker` waits
 //!
@@ -24,8 +26,10 @@ mod engine;
 mod generate;
 mod kept;
 mod logits;
+mod need;
 mod options;
 pub mod pages;
+mod probe;
 mod request;
 mod runner;
 pub mod scheduler;
@@ -35,5 +39,7 @@ mod waker;
 pub use engine::{Engine, PageSnapshot, Snapshot};
 pub use generate::StepInfo;
 pub use logits::Visit;
+pub use need::Need;
 pub use options::{EngineOptions, PageCount};
+pub use probe::{Probe, Seen};
 pub use request::{Event, Finish, Parent, Request, RequestId, SamplingParams, SequenceId};

@@ -1,7 +1,7 @@
 //! How much memory the engine takes and how large its steps are.
 
 use crate::pages;
-use gristmill_core::{Error, Result};
+use gristmill_core::{DType, Error, Result};
 use gristmill_ir::{Capabilities, Options, Output, Program, StateKind};
 
 /// How many pages the KV cache has.
@@ -100,6 +100,7 @@ impl EngineOptions {
                 self.page_tokens, device.name, device.page_multiple
             ));
         }
+        check_runs(program, device)?;
         if !program.prefix_closed {
             return Err(Error::Device(format!(
                 "`{}` is not causal: what it computes for a prompt depends on the text after it, \
@@ -145,8 +146,39 @@ impl EngineOptions {
     }
 }
 
+/// Checks that the device has every operation and every type of stored keys and values.
+///
+/// # Errors
+/// [`Error::Device`] that lists all that it lacks.
+fn check_runs(program: &Program, device: &Capabilities) -> Result<()> {
+    let mut lacks: Vec<String> = vec![];
+    let mut add = |what: String| {
+        if !lacks.contains(&what) {
+            lacks.push(what);
+        }
+    };
+    for (i, node) in program.nodes.iter().enumerate() {
+        let name = node.op.name();
+        let first = program.nodes[..i].iter().all(|n| n.op.name() != name);
+        if first && !device.ops.contains(&name) {
+            add(format!("operation `{name}` (first in `{}`)", node.name));
+        }
+    }
+    for state in &program.states {
+        if let StateKind::Paged { k_type, v_type, .. } = state {
+            let absent = |t: &&DType| !device.kv.contains(t);
+            [k_type, v_type].into_iter().filter(absent).for_each(|t| add(format!("{t} caches")));
+        }
+    }
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    let (name, device) = (&program.name, &device.name);
+    Err(Error::Device(format!("`{name}` does not run on {device}: no {}", lacks.join(", no "))))
+}
+
 /// Bytes of a page of each group, all its layers.
-fn page_bytes(program: &Program, page_tokens: u32) -> Result<Vec<u64>> {
+pub(crate) fn page_bytes(program: &Program, page_tokens: u32) -> Result<Vec<u64>> {
     let mut sizes = vec![0u64; program.groups.len()];
     for state in &program.states {
         let StateKind::Paged { group, k, v, k_type, v_type } = *state else { continue };

@@ -2,11 +2,11 @@
 
 use crate::device::{self, Wanted};
 use crate::resolve::{self, Source};
-use crate::term::{Done, check_interrupt, note, size};
+use crate::term::{Done, check_interrupt, note};
 use clap::{Args, ValueEnum};
 use gristmill::{
-    Activations, Cpu, CpuOptions, DType, Engine, EngineOptions, KvTypes, Model, Program, Result,
-    Settings,
+    Activations, Cpu, CpuOptions, DType, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan,
+    Model, Program, Result, Settings,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
@@ -22,22 +22,61 @@ pub struct ModelArgs {
     /// The same, as a flag
     #[arg(short, long, value_name = "MODEL", conflicts_with = "positional")]
     model: Option<String>,
+
+    #[command(flatten)]
+    loading: Loading,
 }
 
 impl ModelArgs {
     /// Opens it.
     pub fn open(&self) -> Result<Model> {
         let name = self.model.as_ref().or(self.positional.as_ref());
-        open(&name.map_or(Source::Bundled, |n| Source::Named(n.clone())))
+        open(&name.map_or(Source::Bundled, |n| Source::Named(n.clone())), &self.loading)
+    }
+}
+
+/// How tensor data comes into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadModeArg {
+    /// Map local files, read those on network file systems; says which and why
+    Auto,
+    /// Map the file: nothing is copied before it is used
+    Mmap,
+    /// Read a tensor at a time
+    Read,
+}
+
+/// How a model file is read.
+#[derive(Args, Clone, Copy)]
+pub struct Loading {
+    /// How tensor data comes into memory
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        default_value = "auto",
+        help_heading = "Device and precision"
+    )]
+    pub load_mode: LoadModeArg,
+}
+
+impl Loading {
+    /// For the library.
+    pub fn mode(&self) -> LoadMode {
+        match self.load_mode {
+            LoadModeArg::Auto => LoadMode::Auto,
+            LoadModeArg::Mmap => LoadMode::Mmap,
+            LoadModeArg::Read => LoadMode::Read,
+        }
     }
 }
 
 /// Opens a model.
-pub fn open(source: &Source) -> Result<Model> {
+pub fn open(source: &Source, loading: &Loading) -> Result<Model> {
     match source {
         Source::Bundled => Model::bundled(),
         Source::Named(name) if Path::new(name).exists() || resolve::is_bundled(name) => {
-            Model::open(name)
+            Model::open_with(name, loading.mode())
         }
         Source::Named(name) => Err(resolve::missing(name)),
     }
@@ -62,7 +101,8 @@ pub enum KvArg {
 }
 
 impl KvArg {
-    fn dtype(self) -> DType {
+    /// For the library.
+    pub fn dtype(self) -> DType {
         match self {
             KvArg::F16 => DType::F16,
             KvArg::F32 => DType::F32,
@@ -123,30 +163,32 @@ impl RunsOn {
     }
 }
 
-/// The context to run with; says on stderr when memory made it shorter, or when it is longer than
-/// the model was made for.
-pub fn context(model: &Model, program: &Program, settings: &Settings, quiet: bool) -> Result<u32> {
-    let (context, capped) = model.context(program, settings)?;
+/// The memory plan, before anything is allocated; `rows` outputs are read in a step at most. Says
+/// on stderr how the file is read, what memory is taken for, and what context follows.
+pub fn plan(
+    model: &Model,
+    program: &Program,
+    settings: &Settings,
+    rows: u32,
+    quiet: bool,
+) -> Result<MemoryPlan> {
+    let plan = model.memory_plan(program, settings, rows)?;
+    if let Some(warning) = plan.warning() {
+        note(warning);
+    }
     if quiet {
-        return Ok(context);
+        return Ok(plan);
     }
-    if let Some(c) = capped {
+    let (mode, why) = model.gguf().load_choice();
+    note(format_args!("load: {mode} ({why})"));
+    note(plan);
+    if plan.context > plan.model_context {
         note(format_args!(
-            "context: {} of the model's {} tokens, so that keys and values fit in 80 % of the {} \
-             that are free (choose with --ctx-size)",
-            c.context,
-            c.wanted,
-            size(c.free)
+            "context: {} tokens, and the model was made for {}: expect nonsense beyond",
+            plan.context, plan.model_context
         ));
     }
-    let made_for = model.info(settings.kv)?.context_length;
-    if context > made_for.max(2) {
-        note(format_args!(
-            "context: {context} tokens, and the model was made for {made_for}: expect nonsense \
-             beyond"
-        ));
-    }
-    Ok(context)
+    Ok(plan)
 }
 
 /// Loads the weights, with a bar on a terminal when it takes long; Ctrl-C ends it.
@@ -156,20 +198,42 @@ pub fn load(
     program: Program,
     options: EngineOptions,
 ) -> Done<Engine<Cpu>> {
-    let started = Instant::now();
-    let mut bar: Option<ProgressBar> = None;
-    let engine = model.engine_on(cpu, program, options, &mut |done, total| {
+    let mut bar = loading_bar();
+    let engine = model.engine_on(cpu, program, options, &mut |done, total| bar.at(done, total));
+    bar.end();
+    Ok(engine?)
+}
+
+/// A bar that shows itself when loading takes long.
+pub struct LoadingBar {
+    started: Instant,
+    bar: Option<ProgressBar>,
+}
+
+/// A bar for loading weights.
+pub fn loading_bar() -> LoadingBar {
+    LoadingBar { started: Instant::now(), bar: None }
+}
+
+impl LoadingBar {
+    /// So many bytes of so many are loaded.
+    ///
+    /// # Errors
+    /// When Ctrl-C was pressed.
+    pub fn at(&mut self, done: u64, total: u64) -> Result<()> {
         check_interrupt()?;
-        if started.elapsed() > Duration::from_millis(300) {
-            let bar = bar.get_or_insert_with(|| byte_bar("loading", total));
-            bar.set_position(done);
+        if self.started.elapsed() > Duration::from_millis(300) {
+            self.bar.get_or_insert_with(|| byte_bar("loading", total)).set_position(done);
         }
         Ok(())
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
     }
-    Ok(engine?)
+
+    /// Takes it away.
+    pub fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// A bar over bytes on stderr; nothing where that is no terminal.

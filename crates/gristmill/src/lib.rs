@@ -17,13 +17,15 @@
 //! ```
 //!
 //! [`Engine::step`] instead of `run_to_end` gives the tokens as they come. [`Model`] is one file
-//! with its tokenizer and its program, [`Settings`] says how it shall run, [`quantize`] writes it
-//! in a smaller format, [`work`] counts what a token costs, [`npy`] writes arrays. What is below
+//! with its tokenizer and its program, [`Settings`] says how it shall run, [`MemoryPlan`] what that
+//! takes, [`placement`] what of it runs on a device, [`quantize`] writes it in a smaller format, [`work`] counts what a token costs, [`npy`] writes arrays. What is below
 //! is in the crates re-exported here.
 
 mod bundled;
+pub mod memory;
 mod model;
 pub mod npy;
+pub mod placement;
 pub mod quantize;
 mod settings;
 pub mod work;
@@ -32,14 +34,15 @@ pub use bundled::BUNDLED;
 pub use gristmill_core::{DType, Error, Result};
 pub use gristmill_cpu::{Cpu, CpuOptions, Isa};
 pub use gristmill_engine::{
-    Engine, EngineOptions, Event, Finish, Request, RequestId, SamplingParams,
+    Engine, EngineOptions, Event, Finish, Probe, Request, RequestId, SamplingParams, Seen,
 };
 pub use gristmill_ir::{Activations, Backend, Program};
 pub use gristmill_models::arch::{KvTypes, ModelInfo};
 pub use gristmill_models::tokenizer::Decoder;
-pub use gristmill_models::{Gguf, Tokenizer};
+pub use gristmill_models::{Gguf, LoadMode, Tokenizer};
+pub use memory::MemoryPlan;
 pub use model::{Model, Progress};
-pub use settings::{Capped, Settings};
+pub use settings::Settings;
 
 pub use {
     gristmill_core as core, gristmill_cpu as cpu, gristmill_engine as engine, gristmill_ir as ir,

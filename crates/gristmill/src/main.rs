@@ -43,8 +43,12 @@ enum Verb {
     Logits(verbs::logits::LogitsArgs),
     /// Measure how well a model predicts a text
     Perplexity(verbs::perplexity::PerplexityArgs),
+    /// Compare two ways to run a model, operation by operation
+    Diff(verbs::diff::DiffArgs),
     /// Write a float model in a smaller format
     Quantize(verbs::quantize::QuantizeArgs),
+    /// Write a model again: split over several files, or joined to one
+    Copy(verbs::copy::CopyArgs),
 }
 
 /// Options of other programs of this kind that are one dash and several letters.
@@ -84,7 +88,9 @@ fn main() -> ExitCode {
         Some(Verb::Bench(a)) => verbs::bench::run(a),
         Some(Verb::Logits(a)) => verbs::logits::run(a),
         Some(Verb::Perplexity(a)) => verbs::perplexity::run(a),
+        Some(Verb::Diff(a)) => verbs::diff::run(a),
         Some(Verb::Quantize(a)) => verbs::quantize::run(a),
+        Some(Verb::Copy(a)) => verbs::copy::run(a),
     };
     term::exit_code(done)
 }

@@ -1,14 +1,15 @@
 //! One model file, with everything between its path and an engine.
 
 use crate::bundled;
+use crate::placement::Placement;
 use crate::settings::Settings;
-use gristmill_core::Result;
+use gristmill_core::{Error, HostTensor, Result};
 use gristmill_cpu::Cpu;
-use gristmill_engine::{Engine, EngineOptions};
-use gristmill_ir::Program;
+use gristmill_engine::{Engine, EngineOptions, Probe};
+use gristmill_ir::{Backend, Options, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
 use gristmill_models::chat::{ChatTemplate, Message};
-use gristmill_models::{Gguf, Tokenizer, safetensors};
+use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,16 +28,24 @@ impl Model {
     /// nothing and `path` is the name of the bundled model, that one.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] when it is missing, damaged or of another format.
+    /// [`Error::Model`] when it is missing, damaged or of another format.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        Model::open_with(path, LoadMode::Auto)
+    }
+
+    /// [`Model::open`], saying how tensor data shall come into memory.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; also when the file cannot be mapped and must be.
+    pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Model> {
         let path = path.as_ref();
         if !path.exists() && path.to_str().is_some_and(bundled::is_bundled) {
             return Model::bundled();
         }
         if safetensors::is_one(path) {
-            return Ok(Model { gguf: safetensors::open(path)? });
+            return Ok(Model { gguf: safetensors::open_with(path, mode)? });
         }
-        Ok(Model { gguf: Gguf::open(path)? })
+        Ok(Model { gguf: Gguf::open_with(path, mode)? })
     }
 
     /// The model inside this library.
@@ -72,26 +81,25 @@ impl Model {
     /// What an engine needs to know.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] for an architecture that is not supported, or a damaged file.
+    /// [`Error::Model`] for an architecture that is not supported, or a damaged file.
     pub fn info(&self, kv: KvTypes) -> Result<ModelInfo> {
         Ok(arch::architecture(&self.gguf, kv)?.info)
     }
 
-    /// The program of the model, which is known to run: the file holds its weights, and the
-    /// processor has its operations and its formats.
+    /// The program of the model, whose weights the file is known to hold.
     ///
     /// # Errors
-    /// As [`Model::info`], and listing every tensor and operation that cannot run.
+    /// As [`Model::info`], and listing the tensors that do not fit.
     pub fn program(&self, kv: KvTypes) -> Result<Program> {
         let program = arch::architecture(&self.gguf, kv)?.program()?;
-        arch::check_runs(&program, &self.gguf, &Cpu::can())?;
+        arch::check_tensors(&program, &self.gguf)?;
         Ok(program)
     }
 
     /// The tokenizer.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] when the file has none, or one of a kind that is not supported.
+    /// [`Error::Model`] when the file has none, or one of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
         Tokenizer::from_gguf(&self.gguf).map(Arc::new)
     }
@@ -99,7 +107,7 @@ impl Model {
     /// The chat template, where the file has one.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] for one that does not parse.
+    /// [`Error::Model`] for one that does not parse.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         ChatTemplate::from_gguf(&self.gguf)
     }
@@ -137,13 +145,13 @@ impl Model {
     /// An engine on the processor.
     ///
     /// # Errors
-    /// Those of [`Model::program`] and [`Engine::new`]; [`crate::Error::Memory`] when a context that was
+    /// Those of [`Model::program`] and [`Engine::new`]; [`Error::Memory`] when a context that was
     /// asked for does not fit.
     pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
         let cpu = Cpu::new(settings.cpu)?;
         let program = self.program(settings.kv)?;
-        let (context, _) = self.context(&program, settings)?;
-        self.engine_on(cpu, program, settings.engine_options(context), &mut |_, _| Ok(()))
+        let plan = self.memory_plan(&program, settings, settings.max_seqs)?;
+        self.engine_on(cpu, program, settings.engine_options(plan.context), &mut |_, _| Ok(()))
     }
 
     /// An engine for a program of this model on a device, with every choice made.
@@ -158,15 +166,51 @@ impl Model {
         progress: &mut Progress<'_>,
     ) -> Result<Engine<Cpu>> {
         let program = arch::fit_to_context(program, &self.gguf, options.context)?;
+        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        let mut tensor = self.weights(&program, progress);
+        let engine = Engine::new(cpu, program, &mut tensor, options)?;
+        self.gguf.check_unchanged()?;
+        Ok(engine)
+    }
+
+    /// A program of this model on a device, cut or watched, for passes of up to `tokens` tokens
+    /// whose values are looked at.
+    ///
+    /// # Errors
+    /// Those of [`Probe::new`] and of `progress`.
+    pub fn probe_on(
+        &self,
+        cpu: Cpu,
+        program: Program,
+        tokens: u32,
+        options: &Options,
+        progress: &mut Progress<'_>,
+    ) -> Result<Probe<Cpu>> {
+        let program = arch::fit_to_context(program, &self.gguf, tokens)?;
+        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        let mut tensor = self.weights(&program, progress);
+        let probe = Probe::new(cpu, program, &mut tensor, tokens, options)?;
+        self.gguf.check_unchanged()?;
+        Ok(probe)
+    }
+
+    /// Gives the weights of a program one after the other. Before each it checks that the file
+    /// that those before came from is still the same.
+    fn weights<'m, 'p>(
+        &'m self,
+        program: &Program,
+        progress: &'m mut Progress<'p>,
+    ) -> impl FnMut(&TensorDecl) -> Result<HostTensor> + use<'m, 'p> {
         let bytes = |name: &str| self.gguf.tensor_info(name).map_or(0, |t| t.bytes as u64);
-        let total: u64 = program.tensors.iter().map(|d| bytes(&d.name)).sum();
+        let used = program.tensors.iter().zip(program.used_tensors()).filter(|t| t.1);
+        let total: u64 = used.map(|(d, _)| bytes(&d.name)).sum();
         let mut done = 0;
-        let mut tensor = |decl: &gristmill_ir::TensorDecl| {
+        move |decl: &TensorDecl| {
             progress(done.min(total), total)?;
+            self.gguf.check_unchanged()?;
             done += bytes(&decl.name);
             arch::tensor(decl, &self.gguf)
-        };
-        Engine::new(cpu, program, &mut tensor, options)
+        }
     }
 }
 

@@ -81,6 +81,7 @@ pub fn quantize<W: Write>(
     for p in &plan {
         let source = gguf.tensor(&p.info.name)?;
         let (bytes, rms_error) = convert(gguf, p, source.bytes())?;
+        gguf.check_unchanged()?;
         stream.tensor(&bytes)?;
         report(Written {
             name: p.info.name.clone(),

@@ -280,7 +280,7 @@ pub trait Backend: Sized + MaybeSend + 'static {
     /// What runs here.
     fn capabilities(&self) -> Capabilities;
 
-    /// Packs every weight that `uses` names, for all its uses together.
+    /// Packs every weight that an operation of `uses` names, for all its uses together.
     ///
     /// # Errors
     /// Whatever `tensor` returns, and [`gristmill_core::Error::Model`] for a format or shape that

@@ -87,6 +87,8 @@ pub enum Output {
     Pooled,
     /// Class scores for each sequence.
     Scores,
+    /// A value inside the program, to be looked at: see [`Program::watched`].
+    Value(Value),
 }
 
 impl Output {
@@ -99,11 +101,13 @@ impl Output {
 
     /// The name in the text form.
     pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|n| n.0 == self).expect("all four are listed").1
+        Self::NAMES.iter().find(|n| n.0 == self).map_or("value", |n| n.1)
     }
 
-    pub(crate) fn from_name(name: &str) -> Option<Output> {
-        Self::NAMES.iter().find(|n| n.1 == name).map(|n| n.0)
+    /// The result of this name that `value` is.
+    pub(crate) fn from_name(name: &str, value: Value) -> Option<Output> {
+        let named = Self::NAMES.iter().find(|n| n.1 == name).map(|n| n.0);
+        named.or((name == "value").then_some(Output::Value(value)))
     }
 }
 
@@ -273,27 +277,52 @@ impl Program {
         values
     }
 
-    /// The same program up to and including the operation `name`, with that operation's first
-    /// value as its only result: for looking at one value of a pass.
+    /// Which of the weights some operation names; a program that was cut declares others too.
+    pub fn used_tensors(&self) -> Vec<bool> {
+        let mut used = vec![false; self.tensors.len()];
+        for node in &self.nodes {
+            node.op.visit(&mut |r| {
+                if let Ref::Tensor(t) = r {
+                    used[t.index()] = true;
+                }
+            });
+        }
+        used
+    }
+
+    /// The same program up to and including the operation `name`, with the values of that
+    /// operation as its results ([`Output::Value`]): for looking at one value of a pass. The
+    /// weights and states of the rest stay declared.
     ///
     /// # Errors
     /// [`Error::Usage`] listing names like it when there is no such operation.
     pub fn stop_after(&self, name: &str) -> Result<Program> {
         let Some(end) = self.nodes.iter().position(|n| n.name == name) else {
-            let near: Vec<&str> = self
-                .nodes
-                .iter()
-                .map(|n| n.name.as_str())
-                .filter(|n| n.ends_with(name.rsplit('.').next().unwrap_or(name)))
-                .take(5)
-                .collect();
-            return Err(Error::Usage(format!("no operation `{name}`; there are {near:?}")));
+            let last = name.rsplit('.').next().unwrap_or(name);
+            let alike = |n: &&str| n.ends_with(last);
+            let names = || self.nodes.iter().map(|n| n.name.as_str());
+            let mut near: Vec<&str> = names().filter(alike).take(5).collect();
+            if near.is_empty() {
+                near = names().take(5).collect();
+            }
+            return Err(Error::Usage(format!(
+                "there is no operation `{name}`; there are {}, and others",
+                near.join(", ")
+            )));
         };
         let mut cut = self.clone();
         cut.nodes.truncate(end + 1);
-        let value = cut.nodes[end].outputs[0];
         cut.values.truncate(cut.nodes[end].outputs.last().map_or(0, |v| v.index() + 1));
-        cut.outputs = vec![(Output::Hidden, value)];
+        cut.outputs = cut.nodes[end].outputs.iter().map(|&v| (Output::Value(v), v)).collect();
         Ok(cut)
+    }
+
+    /// The same program with every value that an operation computes as a result
+    /// ([`Output::Value`]), so that none of them gives its memory to another: for looking into a
+    /// whole pass.
+    pub fn watched(&self) -> Program {
+        let values = self.nodes.iter().flat_map(|n| &n.outputs);
+        let outputs = values.map(|&v| (Output::Value(v), v)).collect();
+        Program { outputs, ..self.clone() }
     }
 }

@@ -344,8 +344,8 @@ fn parse_line(program: &mut Program, r: &mut Parser<'_>, name: &str) -> Result<(
         program.states.push(kind);
     } else if r.skip("output ") {
         let word = r.word()?;
-        let output = Output::from_name(word).ok_or_else(|| r.unknown("output", word))?;
         let value = Value::parse(r)?;
+        let output = Output::from_name(word, value).ok_or_else(|| r.unknown("output", word))?;
         program.outputs.push((output, value));
     } else {
         let outputs = r.list("=", |r| {

@@ -74,6 +74,30 @@ fn prints_and_parses_back() {
 }
 
 #[test]
+fn cut_and_watched_programs_are_programs() {
+    let p = tiny();
+    let cut = p.stop_after("ffn_norm").unwrap();
+    assert_eq!(cut.outputs.len(), 2);
+    let cut = p.stop_after("attn_norm").unwrap();
+    assert_eq!((cut.nodes.len(), cut.values.len(), cut.outputs.len()), (2, 2, 1));
+    assert_eq!(cut.tensors, p.tensors);
+    let used = cut.tensors.iter().zip(cut.used_tensors()).filter(|t| t.1);
+    let used: Vec<&str> = used.map(|t| t.0.name.as_str()).collect();
+    assert_eq!(used, ["token_embd.weight", "blk.0.attn_norm.weight"]);
+    assert!(p.used_tensors().iter().all(|&u| u));
+    let watched = p.watched();
+    assert_eq!(watched.outputs.len(), p.values.len());
+    for program in [cut, watched] {
+        program.verify().unwrap();
+        let text = program.to_string();
+        assert!(text.contains("output value %1"), "{text}");
+        assert_eq!(text.parse::<Program>().unwrap(), program);
+    }
+    let e = p.stop_after("blk.7.attn").unwrap_err().to_string();
+    assert!(e.contains("no operation `blk.7.attn`; there are attn, and others"), "{e}");
+}
+
+#[test]
 fn refuses_with_the_line() {
     let text = tiny().to_string();
     for (from, to, message) in [

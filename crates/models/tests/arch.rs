@@ -4,11 +4,10 @@
 mod common;
 
 use gristmill_core::{DType, HostTensor, Result};
-use gristmill_ir::{Capabilities, Output, Program};
+use gristmill_ir::{Output, Program};
 use gristmill_models::Gguf;
 use gristmill_models::arch::{
-    KvTypes, Model, Visibility, architecture, check_runs, check_tensors, fit_to_context, supported,
-    tensor,
+    KvTypes, Model, Visibility, architecture, check_tensors, fit_to_context, supported, tensor,
 };
 use gristmill_models::gguf::GgufWriter;
 use std::sync::Arc;
@@ -143,16 +142,6 @@ fn snapshot(name: &str, config: &Config) {
         );
     }
 
-    let device = Capabilities {
-        name: "a device".into(),
-        compute: vec![],
-        weights: vec![DType::F32],
-        kv: vec![KV.k, KV.v],
-        page_multiple: 32,
-        ops: program.nodes.iter().map(|n| n.op.name()).collect(),
-    };
-    assert!(check_runs(&program, &complete.file(), &device).is_ok());
-
     // All that is wrong is told at once; what is not used is told too.
     complete.tensors.push(("spare".into(), [1, 1, 1]));
     spare.push("spare".into());
@@ -252,34 +241,6 @@ fn programs() {
     snapshot("bert", &bert());
     let labels = bert().int("pooling_type", 4).tensor("cls.weight", 32, 32);
     snapshot("bert_rerank", &labels.tensor("cls.output.weight", 1, 32));
-}
-
-/// All that does not run is told at once, before anything is loaded.
-#[test]
-fn what_a_device_lacks() {
-    let config = gpt_oss().complete();
-    let (program, file) = (config.program(), config.file());
-    let device = Capabilities {
-        name: "a device".into(),
-        compute: vec![],
-        weights: vec![DType::F16],
-        kv: vec![DType::F16],
-        page_multiple: 32,
-        ops: vec!["embed", "norm", "add_norm", "qkv", "linear"],
-    };
-    let error = check_runs(&program, &file, &device).unwrap_err();
-    assert_eq!(error.exit_code(), 3);
-    let text = error.to_string();
-    for what in [
-        "operation 'attention' of 'blk.0.attn' does not run there",
-        "operation 'route' of 'blk.1.route' does not run there",
-        "operation 'expert_down' of 'blk.1.ffn_down' does not run there",
-        "keys and values of type Q8_0 are not stored there",
-        "tensor 'token_embd.weight' is of type F32, which does not run there",
-        "tensor 'blk.1.ffn_up_exps.weight' is of type F32, which does not run there",
-    ] {
-        assert!(text.contains(what), "{what}: {text}");
-    }
 }
 
 /// Phi 3's two sets of divisors: the program names the one for the context it is to run with.

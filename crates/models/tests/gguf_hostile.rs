@@ -3,13 +3,17 @@
 mod common;
 
 use common::{open, small};
+use gristmill_models::LoadMode;
+use gristmill_models::gguf::Gguf;
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
-    /// Bytes this thread has allocated since it last looked.
+    /// Bytes this thread has allocated.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+    /// The largest allocation since it was last set to 0.
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -19,6 +23,7 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATED.try_with(|n| n.set(n.get() + layout.size()));
+        let _ = LARGEST.try_with(|n| n.set(n.get().max(layout.size())));
         // SAFETY: the caller's promise about `layout` is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -49,6 +54,47 @@ fn exercise(bytes: Vec<u8>) -> usize {
     ALLOCATED.get() - before
 }
 
+/// A sparse file of this length that begins with `head`: nothing but its claims is large.
+fn sparse(name: &str, head: &[u8], len: u64) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("gristmill-{name}-{}", std::process::id()));
+    std::fs::write(&path, head).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+    path
+}
+
+/// Claims that a file of a terabyte could hold, for all that its length says: they are refused all
+/// the same, before memory is taken for them.
+#[test]
+fn a_long_file_may_not_claim_what_no_model_has() {
+    let head = |tensors: u64, keys: u64| {
+        [b"GGUF\x03\0\0\0".to_vec(), tensors.to_le_bytes().into(), keys.to_le_bytes().into()]
+            .concat()
+    };
+    let key = |ty: u32, value: &[u8]| {
+        [&head(0, 1)[..], &1u64.to_le_bytes(), b"k", &ty.to_le_bytes(), value].concat()
+    };
+    let array = |ty: u32, n: u64| [&ty.to_le_bytes()[..], &n.to_le_bytes()].concat();
+    for (what, head) in [
+        ("1000000000 tensors", head(1_000_000_000, 0)),
+        ("1000000000 metadata keys", head(0, 1_000_000_000)),
+        ("longer than 256 MiB", key(8, &(1u64 << 39).to_le_bytes())),
+        ("longer than 256 MiB", key(9, &array(0, 1 << 39))),
+        ("longer than 256 MiB", key(9, &array(8, 1 << 32))),
+    ] {
+        for mode in [LoadMode::Mmap, LoadMode::Read] {
+            let path = sparse("sparse", &head, 1 << 40);
+            LARGEST.set(0);
+            let e = Gguf::open_with(&path, mode).unwrap_err();
+            let largest = LARGEST.get();
+            std::fs::remove_file(&path).unwrap();
+            let text = e.to_string();
+            assert!(text.contains(what) && text.contains("at byte"), "{text}");
+            assert_eq!((e.exit_code(), text.lines().count()), (3, 1));
+            assert!(largest <= 256 << 20, "{largest}");
+        }
+    }
+}
+
 /// Twice what a sound file needs: an error's text takes the rest.
 fn limit() -> usize {
     2 * exercise(small())
@@ -66,7 +112,12 @@ fn every_field_may_hold_any_size() {
             for width in [4, 8] {
                 let mut b = sound.clone();
                 b[at..at + width].copy_from_slice(&u64::to_le_bytes(value)[..width]);
+                let len = b.len();
+                LARGEST.set(0);
                 assert!(exercise(b) <= limit, "{value:#x} at {at}");
+                // Tables of a few hundred bytes aside, no allocation is above the file's size.
+                let largest = LARGEST.get();
+                assert!(largest <= len.max(1024), "{largest} for {value:#x} at {at}");
             }
         }
     }

@@ -67,7 +67,9 @@ impl Folder {
 
     /// The small model.
     fn whole() -> Folder {
-        Folder::new().with("config.json", config().to_string()).with("model.safetensors", zeros(&tensors()))
+        Folder::new()
+            .with("config.json", config().to_string())
+            .with("model.safetensors", zeros(&tensors()))
     }
 
     fn with(self, name: &str, content: impl AsRef<[u8]>) -> Folder {
@@ -182,16 +184,28 @@ fn configurations() {
         ("num_hidden_layers", json!(0), "'llama.block_count' is 0"),
         ("num_hidden_layers", json!(2), "tensor 'blk.1.attn_norm.weight' is missing"),
         ("num_attention_heads", json!(0), "cannot rotate"),
-        ("intermediate_size", json!(13), "tensor 'blk.0.ffn_gate.weight' has shape [8, 12], not [8, 13]"),
+        (
+            "intermediate_size",
+            json!(13),
+            "tensor 'blk.0.ffn_gate.weight' has shape [8, 12], not [8, 13]",
+        ),
         ("rms_norm_eps", json!(0), "'llama.attention.layer_norm_rms_epsilon' is 0"),
         ("rms_norm_eps", json!([1]), "field 'rms_norm_eps' is a list of 1, not a number"),
         ("rope_theta", json!(-3), "field 'rope_theta' is -3, not a number above zero"),
         ("hidden_act", json!("relu"), "field 'hidden_act' is 'relu', which does not run"),
         ("tie_word_embeddings", json!(false), "no tensor 'lm_head.weight'"),
-        ("rope_scaling", json!({ "rope_type": "dynamic", "factor": 2.0 }), "'rope_type' is 'dynamic'"),
+        (
+            "rope_scaling",
+            json!({ "rope_type": "dynamic", "factor": 2.0 }),
+            "'rope_type' is 'dynamic'",
+        ),
         ("rope_scaling", json!({ "rope_type": "linear" }), "field 'factor' is missing"),
-        ("rope_scaling", json!({ "rope_type": "longrope", "short_factor": [1, 2, 3],
-            "long_factor": [1, 2] }), "field 'short_factor' is not 2 numbers above zero"),
+        (
+            "rope_scaling",
+            json!({ "rope_type": "longrope", "short_factor": [1, 2, 3],
+            "long_factor": [1, 2] }),
+            "field 'short_factor' is not 2 numbers above zero",
+        ),
         ("rope_scaling", json!("yarn"), "field 'rope_scaling' is 'yarn', not an object"),
         ("quantization_config", json!({ "quant_method": "gptq" }), "has the method 'gptq'"),
         ("head_dim", json!(3), "cannot rotate in pairs"),
@@ -231,7 +245,9 @@ fn headers() {
         refused(bytes, "header");
     }
     let one = |dtype: &str, shape: &str, offsets: &str| {
-        format!("{{\"a\": {{\"dtype\": \"{dtype}\", \"shape\": {shape}, \"data_offsets\": {offsets}}}}}")
+        format!(
+            "{{\"a\": {{\"dtype\": \"{dtype}\", \"shape\": {shape}, \"data_offsets\": {offsets}}}}}"
+        )
     };
     for (header, message) in [
         (one("F99", "[2]", "[0, 8]"), "tensor 'a' is of unknown type 'F99'"),
@@ -257,7 +273,9 @@ fn headers() {
         refused(file(&header, &[0; 8]), message);
     }
     let two = |a: &str, b: &str, [i, j]: [usize; 2]| {
-        let entry = |from: usize| format!("{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[{from},{}]}}", from + 4);
+        let entry = |from: usize| {
+            format!("{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[{from},{}]}}", from + 4)
+        };
         file(&format!("{{\"{a}\":{},\"{b}\":{}}}", entry(i), entry(j)), &[0; 8])
     };
     refused(two("a", "a", [0, 4]), "tensor 'a' appears twice");

@@ -65,7 +65,7 @@ pub struct Plan {
     kernels: Vec<Kernel>,
     /// Rotation tables of a step, filled first.
     ropes: Vec<attention::RopeTable>,
-    pub(crate) placed: [Option<Placed>; 4],
+    pub(crate) placed: Vec<Placed>,
     pub(crate) size: Size,
     pub(crate) windows: Vec<Option<u32>>,
     /// Most items of an attention that shares out spans.
@@ -322,11 +322,11 @@ impl Plan {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut placed = [None; 4];
-        for (slot, (output, v)) in placed.iter_mut().zip(&program.outputs) {
-            let At { offset, rows, width } = at(*v);
-            *slot = Some(Placed { output: *output, offset, width, rows });
-        }
+        let place = |&(output, v): &(_, Value)| {
+            let At { offset, rows, width } = at(v);
+            Placed { output, offset, width, rows }
+        };
+        let placed = program.outputs.iter().map(place).collect();
         let windows = program.groups.iter().map(|g| g.window).collect();
         let (split_items, _weights) = (compiler.split_items, weights.clone());
         Ok(Plan { kernels, ropes, placed, size, windows, split_items, workspace, _weights })

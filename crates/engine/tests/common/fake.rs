@@ -303,7 +303,7 @@ impl Backend for Fake {
             weights: vec![DType::F32],
             kv: vec![DType::F16],
             page_multiple: 2,
-            ops: vec![],
+            ops: vec!["embed", "select_rows", "linear"],
         }
     }
 

@@ -3,10 +3,13 @@
 use crate::args::ModelArgs;
 use crate::term::{Done, count, json, out, size};
 use clap::Args;
-use gristmill::ir::{Capabilities, StateKind};
+use gristmill::ir::Capabilities;
+use gristmill::models::arch;
 use gristmill::models::gguf::{Array, Value};
-use gristmill::{Backend, Cpu, CpuOptions, DType, Gguf, KvTypes, Model, Program, Result, Settings};
+use gristmill::placement::Placement;
+use gristmill::{Backend, Cpu, CpuOptions, DType, Gguf, MemoryPlan, Model, Result, Settings};
 use serde_json::json;
+use std::collections::HashMap;
 use std::fmt::Write;
 
 #[derive(Args)]
@@ -31,57 +34,63 @@ const TEXT: usize = 96;
 
 pub fn run(args: InspectArgs) -> Done {
     let model = args.model.open()?;
-    let kv: KvTypes = Settings::default().kv;
+    let settings = Settings::default();
     if args.program {
-        return out(&gristmill::models::arch::architecture(model.gguf(), kv)?
-            .program()?
-            .to_string());
+        return out(&arch::architecture(model.gguf(), settings.kv)?.program()?.to_string());
     }
     let cpu = Cpu::new(CpuOptions { threads: 1, ..CpuOptions::from_env()? })?;
-    let uses = model.program(kv).map(|p| uses(&p, model.gguf(), &cpu.capabilities()));
-    if args.json { json(&as_json(&model, &uses)) } else { out(&text(&model, &uses)) }
+    let fate = Fate::of(&model, &settings, &cpu.capabilities());
+    if args.json { json(&as_json(&model, &fate)) } else { out(&text(&model, &fate)) }
 }
 
-/// Something the program needs, how often, and whether the processor has it.
-struct Use {
-    kind: &'static str,
-    name: String,
-    times: usize,
-    bytes: u64,
-    cpu: bool,
+/// What becomes of a model here.
+struct Fate {
+    /// What runs where; or why there is no program.
+    placement: Result<Placement>,
+    /// Tensors that are missing or of another shape.
+    unfit: Option<String>,
+    /// What it takes, and its context; or why it does not fit.
+    memory: Option<Result<MemoryPlan>>,
 }
 
-/// Every operation and type of a program.
-fn uses(program: &Program, gguf: &Gguf, cpu: &Capabilities) -> Vec<Use> {
-    let mut all: Vec<Use> = vec![];
-    let mut add = |kind, name: &str, bytes: u64, cpu| match all
-        .iter_mut()
-        .find(|u| u.kind == kind && u.name == name)
-    {
-        Some(u) => {
-            u.times += 1;
-            u.bytes += bytes;
-        }
-        None => all.push(Use { kind, name: name.to_owned(), times: 1, bytes, cpu }),
-    };
-    for node in &program.nodes {
-        let name = node.op.name();
-        add("operation", name, 0, cpu.ops.contains(&name));
-    }
-    for decl in &program.tensors {
-        if let Some(t) = gguf.tensor_info(&decl.name) {
-            let runs = cpu.weights.contains(&t.dtype);
-            add("weights", t.dtype.name(), t.bytes as u64, runs);
+impl Fate {
+    fn of(model: &Model, settings: &Settings, device: &Capabilities) -> Fate {
+        let gguf = model.gguf();
+        // Without the check of the tensors, so that everything that does not run is listed.
+        let recorded = arch::architecture(gguf, settings.kv).and_then(|a| a.program());
+        match recorded {
+            Err(e) => Fate { placement: Err(e), unfit: None, memory: None },
+            Ok(program) => Fate {
+                placement: Ok(Placement::of(&program, gguf, device)),
+                unfit: arch::check_tensors(&program, gguf).err().map(|e| e.to_string()),
+                memory: Some(model.memory_plan(&program, settings, settings.max_seqs)),
+            },
         }
     }
-    for state in &program.states {
-        if let StateKind::Paged { k_type, v_type, .. } = state {
-            for t in [k_type, v_type] {
-                add("cache", t.name(), 0, cpu.kv.contains(t));
+
+    /// Whether it runs, and in words.
+    fn verdict(&self) -> (bool, String) {
+        let placement = match &self.placement {
+            Ok(placement) => placement,
+            Err(e) => return (false, format!("does not run: {e}")),
+        };
+        let lacking = placement.lacking();
+        match (&lacking[..], &self.unfit) {
+            ([], None) => (true, "runs on cpu".into()),
+            ([], Some(why)) => (false, format!("does not run: {why}")),
+            (l, _) => {
+                let what = l.join("\n  ");
+                (false, format!("does not run on cpu yet; it lacks kernels for:\n  {what}"))
             }
         }
     }
-    all
+
+    /// Where each tensor of the program runs: a device, or `nowhere`.
+    fn devices(&self) -> HashMap<&str, &'static str> {
+        let device = |runs: bool| if runs { "cpu" } else { "nowhere" };
+        let tensors = self.placement.iter().flat_map(|p| &p.tensors);
+        tensors.map(|t| (t.name.as_str(), device(t.runs))).collect()
+    }
 }
 
 /// A value on one line; long arrays and texts are cut.
@@ -148,23 +157,9 @@ fn by_type(gguf: &Gguf) -> Vec<(DType, usize, u64)> {
     types
 }
 
-/// What the uses amount to.
-fn verdict(uses: &Result<Vec<Use>>) -> (bool, String) {
-    match uses {
-        Ok(uses) => {
-            let lacking: Vec<String> =
-                uses.iter().filter(|u| !u.cpu).map(|u| format!("{} {}", u.kind, u.name)).collect();
-            match &lacking[..] {
-                [] => (true, "runs on cpu".into()),
-                l => (false, format!("does not run on cpu yet: it lacks {}", l.join(", "))),
-            }
-        }
-        Err(e) => (false, format!("does not run: {e}")),
-    }
-}
-
-fn text(model: &Model, uses: &Result<Vec<Use>>) -> String {
+fn text(model: &Model, fate: &Fate) -> String {
     let gguf = model.gguf();
+    let devices = fate.devices();
     let mut out = format!(
         "{}: GGUF {}, {}, {} metadata keys, {} tensors\n\nmetadata\n",
         gguf.name(),
@@ -181,7 +176,9 @@ fn text(model: &Model, uses: &Result<Vec<Use>>) -> String {
     for t in gguf.tensors() {
         let shape = format!("{:?}", &t.shape[..t.n_dims]);
         let bytes = size(t.bytes as u64);
-        let _ = writeln!(out, "  {:<40} {:<7} {shape:<20} {bytes:>12}", t.name, t.dtype.name());
+        let device = devices.get(t.name.as_str()).copied().unwrap_or("not used");
+        let kind = t.dtype.name();
+        let _ = writeln!(out, "  {:<40} {kind:<7} {shape:<20} {bytes:>12}  {device}", t.name);
     }
     let (bytes, n) = (model.tensor_bytes(), model.parameters());
     let bits = bytes as f64 * 8.0 / n.max(1) as f64;
@@ -201,21 +198,29 @@ fn text(model: &Model, uses: &Result<Vec<Use>>) -> String {
             info.architecture, info.layers, info.width, info.vocab_size, info.context_length
         );
     }
-    if let Ok(uses) = uses {
-        out.push_str("\nwhat it needs                     times         cpu\n");
-        for u in uses {
-            let yes = if u.cpu { "yes" } else { "no" };
-            let bytes = if u.bytes > 0 { size(u.bytes) } else { String::new() };
-            let what = format!("{} {}", u.kind, u.name);
-            let _ = writeln!(out, "  {what:<28} {:>8} {yes:>11}  {bytes}", u.times);
+    if let Ok(p) = &fate.placement {
+        let device = |runs: bool| if runs { "cpu" } else { "nowhere" };
+        out.push_str("\noperation            times  runs on\n");
+        for o in &p.ops {
+            let _ = writeln!(out, "  {:<18} {:>5}  {}", o.name, o.times, device(o.runs));
+        }
+        for (t, runs) in &p.caches {
+            let _ = writeln!(out, "  {:<18} {:>5}  {}", format!("cache of {t}"), "", device(*runs));
         }
     }
-    let _ = writeln!(out, "\n{}", verdict(uses).1.replace("\n  ", "\n    "));
+    let memory = match &fate.memory {
+        Some(Ok(plan)) => format!("\n{plan}\n"),
+        Some(Err(e)) => format!("\nmemory: {e}\n"),
+        None => String::new(),
+    };
+    out.push_str(&memory);
+    let _ = writeln!(out, "\n{}", fate.verdict().1);
     out
 }
 
-fn as_json(model: &Model, uses: &Result<Vec<Use>>) -> serde_json::Value {
+fn as_json(model: &Model, fate: &Fate) -> serde_json::Value {
     let gguf = model.gguf();
+    let devices = fate.devices();
     let metadata: serde_json::Map<_, _> =
         gguf.metadata().map(|(k, v)| (k.to_owned(), value_json(&v))).collect();
     let tensors: Vec<_> = gguf
@@ -223,15 +228,37 @@ fn as_json(model: &Model, uses: &Result<Vec<Use>>) -> serde_json::Value {
         .iter()
         .map(|t| {
             let shape = &t.shape[..t.n_dims];
-            json!({ "name": t.name, "type": t.dtype.name(), "shape": shape, "bytes": t.bytes })
+            json!({
+                "name": t.name,
+                "type": t.dtype.name(),
+                "shape": shape,
+                "bytes": t.bytes,
+                "device": devices.get(t.name.as_str()).filter(|d| **d != "nowhere"),
+            })
         })
         .collect();
-    let needs: Vec<_> = uses
+    let placed = |runs: bool| runs.then_some("cpu");
+    let operations: Vec<_> = fate
+        .placement
         .iter()
-        .flatten()
-        .map(|u| json!({ "kind": u.kind, "name": u.name, "times": u.times, "cpu": u.cpu }))
+        .flat_map(|p| &p.ops)
+        .map(|o| json!({ "name": o.name, "times": o.times, "device": placed(o.runs) }))
         .collect();
-    let (runs, why) = verdict(uses);
+    let lacking = fate.placement.as_ref().map(Placement::lacking).unwrap_or_default();
+    let plan = fate.memory.as_ref().and_then(|m| m.as_ref().ok());
+    let memory = plan.map(|p| {
+        json!({
+            "weights": p.need.weights,
+            "cache": p.need.states,
+            "workspace": p.need.workspace,
+            "free": p.free,
+            "context": p.context,
+            "model_context": p.model_context,
+            "fits": p.fits,
+        })
+    });
+    let (mode, why_mode) = gguf.load_choice();
+    let (runs, why) = fate.verdict();
     json!({
         "file": gguf.name(),
         "version": gguf.version(),
@@ -241,7 +268,10 @@ fn as_json(model: &Model, uses: &Result<Vec<Use>>) -> serde_json::Value {
         "tensor_bytes": model.tensor_bytes(),
         "metadata": metadata,
         "tensors": tensors,
-        "needs": needs,
+        "operations": operations,
+        "lacking": lacking,
+        "memory": memory,
+        "load": { "mode": mode, "why": why_mode },
         "runs": { "cpu": runs },
         "verdict": why,
     })

@@ -1,11 +1,13 @@
 //! `gristmill logits`: the raw scores after every token of a prompt.
 //!
-//! The tool for checking a port: run the same ids elsewhere in f32, and compare the arrays.
+//! The tool for checking a port: run the same ids elsewhere in f32, and compare the arrays. With
+//! `--stop-after` the program ends after an operation, and that one's values are what is written.
 
-use crate::args::{Ids, ModelArgs, RunsOn, Threads, load, parse_ids};
+use crate::args::{Ids, ModelArgs, RunsOn, Threads, load, loading_bar, parse_ids, plan};
 use crate::term::{Done, catch_interrupts, check_interrupt, note, out, usage};
 use clap::Args;
-use gristmill::{Error, Settings, npy};
+use gristmill::ir::Rows;
+use gristmill::{Cpu, Error, Model, Program, Settings, npy};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -30,6 +32,11 @@ pub struct LogitsArgs {
     #[arg(short, long, value_name = "FILE.npy")]
     output: Option<PathBuf>,
 
+    /// End after this operation (`inspect --program` lists them, after the #) and give its values
+    /// instead; NODE:1 is the second value of one that computes two
+    #[arg(long, value_name = "NODE")]
+    stop_after: Option<String>,
+
     #[command(flatten)]
     runs_on: RunsOn,
 
@@ -48,23 +55,22 @@ pub fn run(args: LogitsArgs) -> Done {
     let model = args.model.open()?;
     let settings = args.runs_on.settings(args.threads.threads)?;
     let program = model.program(settings.kv)?;
-    let ids = match (args.ids, &args.prompt) {
-        (Some(Ids(ids)), _) => ids,
+    let ids = match (&args.ids, &args.prompt) {
+        (Some(Ids(ids)), _) => ids.clone(),
         (None, Some(text)) => model.raw_prompt_with(&*model.tokenizer()?, text),
         (None, None) => return usage("give --ids or --prompt"),
     };
     let cpu = args.runs_on.open(&settings, args.quiet)?;
     catch_interrupts();
+    if let Some(node) = &args.stop_after {
+        return stop_after(&args, &model, cpu, &program, &settings, &ids, node);
+    }
     let info = model.info(settings.kv)?;
     let vocab = info.vocab_size as usize;
     let chunk = (HELD / vocab.max(1)).clamp(16, 512) as u32;
     let context = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    if context > info.context_length && !args.quiet {
-        let most = info.context_length;
-        note(format_args!("the prompt has {context} tokens; the model was made for {most}"));
-    }
     let settings = Settings { context, ..settings };
-    model.context(&program, &settings)?; // that it fits in memory
+    plan(&model, &program, &settings, chunk, args.quiet)?;
     let mut engine = load(&model, cpu, program, settings.engine_options(context))?;
 
     let file = args.output.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
@@ -100,6 +106,69 @@ pub fn run(args: LogitsArgs) -> Done {
     for &id in order.iter().take(10) {
         let text = tokenizer.as_ref().map(|t| format!("{:?}", t.text(id as u32)));
         out(&format!("{id:>8} {:>12.5}  {}\n", last[id], text.unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// Runs the program up to an operation and writes one of its values, or shows how it begins.
+fn stop_after(
+    args: &LogitsArgs,
+    model: &Model,
+    cpu: Cpu,
+    program: &Program,
+    settings: &Settings,
+    ids: &[u32],
+    node: &str,
+) -> Done {
+    let (name, index) = match node.rsplit_once(':').map(|(n, i)| (n, i.parse::<usize>())) {
+        Some((name, Ok(index))) => (name, index),
+        _ => (node, 0),
+    };
+    let cut = program.stop_after(name)?;
+    let values = cut.outputs.len();
+    if index >= values {
+        return usage(format!("`{name}` computes {values} values, so there is no `{node}`"));
+    }
+    let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    let options = settings.engine_options(tokens).options;
+    let mut bar = loading_bar();
+    let mut probe = model.probe_on(cpu, cut, tokens, &options, &mut |a, b| bar.at(a, b))?;
+    bar.end();
+    let mut found = None;
+    probe.run(ids, &mut |seen| {
+        if seen.index == index {
+            let rows = seen.values.len() / (seen.shape.width as usize).max(1);
+            found = Some((rows, seen.shape, seen.values.to_vec()));
+        }
+        check_interrupt()
+    })?;
+    let Some((rows, shape, values)) = found else {
+        return usage(format!("there is no value `{node}`"));
+    };
+    let width = shape.width as usize;
+    let what = match shape.rows {
+        Rows::Tokens => "tokens".to_owned(),
+        Rows::Wanted => "wanted tokens".to_owned(),
+        Rows::Seqs => "sequences".to_owned(),
+        Rows::Choices(k) => format!("choices ({k} a token)"),
+    };
+    let Some(path) = &args.output else {
+        out(&format!("{node}: [{rows} {what}, {width}]\n"))?;
+        for row in values.chunks(width.max(1)) {
+            let first: Vec<String> = row.iter().take(8).map(|v| format!("{v:.6}")).collect();
+            let rest = if width > 8 { " ..." } else { "" };
+            out(&format!("  {}{rest}\n", first.join(" ")))?;
+        }
+        return Ok(());
+    };
+    let file = path.display().to_string();
+    let io = |source| Error::Io { what: format!("writing {file}"), source };
+    let mut w = BufWriter::new(File::create(path).map_err(io)?);
+    w.write_all(&npy::header(&[rows, width])).map_err(io)?;
+    npy::write_values(&mut w, &file, &values)?;
+    w.flush().map_err(io)?;
+    if !args.quiet {
+        note(format_args!("wrote {node} as f32 [{rows} {what}, {width}] to {file}"));
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! One file a verb: its options, and what it does.
 
 pub mod bench;
+pub mod copy;
 pub mod devices;
+pub mod diff;
 pub mod inspect;
 pub mod logits;
 pub mod perplexity;

@@ -1,6 +1,6 @@
 //! `gristmill quantize`: a float model in a smaller format.
 
-use crate::args::byte_bar;
+use crate::args::{Loading, byte_bar};
 use crate::term::{Done, catch_interrupts, check_interrupt, note, size, usage};
 use clap::Args;
 use gristmill::{Error, Gguf, quantize};
@@ -22,6 +22,9 @@ pub struct QuantizeArgs {
           value_parser = ["q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "f16"], ignore_case = true)]
     target: String,
 
+    #[command(flatten)]
+    loading: Loading,
+
     /// Show every tensor with its error: the root of the mean square, relative to the values
     #[arg(short, long)]
     verbose: bool,
@@ -37,7 +40,7 @@ pub fn run(args: QuantizeArgs) -> Done {
     if !args.input.exists() {
         return Err(crate::resolve::missing(&args.input.display().to_string()).into());
     }
-    let gguf = Gguf::open(&args.input)?;
+    let gguf = Gguf::open_with(&args.input, args.loading.mode())?;
     let file = args.output.display().to_string();
     if fs::canonicalize(&args.output).ok() == fs::canonicalize(&args.input).ok() {
         return usage(format!("{file} is the model itself; write to another file"));

@@ -3,7 +3,7 @@
 //! The model's words go to stdout as they come, whole characters only; everything else goes to
 //! stderr.
 
-use crate::args::{Ids, RunsOn, Threads, context, load, open, parse_ids};
+use crate::args::{Ids, Loading, RunsOn, Threads, load, open, parse_ids, plan};
 use crate::device;
 use crate::resolve::{self, Source};
 use crate::term::{
@@ -76,9 +76,12 @@ pub struct RunArgs {
     runs_on: RunsOn,
 
     #[command(flatten)]
+    loading: Loading,
+
+    #[command(flatten)]
     threads: Threads,
 
-    /// Nothing on stderr but errors
+    /// Nothing on stderr but errors, and a warning where memory cuts the context short
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
 
@@ -156,15 +159,15 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     }
     catch_interrupts();
     let settings = args.runs_on.settings(args.threads.threads)?;
-    let model = open(&source)?;
+    let model = open(&source, &args.loading)?;
     let settings = Settings { context: args.ctx_size, ..settings };
     let cpu = args.runs_on.open(&settings, args.quiet)?;
     let device = cpu.capabilities().name;
     let program = model.program(settings.kv)?;
-    let context = context(&model, &program, &settings, args.quiet)?;
+    let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
     let (ids, decoder) = prompt(&model, &tokenizer, &args, text.as_deref())?;
-    let engine = load(&model, cpu, program, settings.engine_options(context))?;
+    let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
     let load_time = started.elapsed();
     if args.verbose {
         note(format_args!("seed: {}", sampling.seed));

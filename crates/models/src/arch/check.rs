@@ -4,7 +4,7 @@ use crate::Gguf;
 use crate::gguf::TensorInfo;
 use gristmill_core::quant::is_supported;
 use gristmill_core::{HostTensor, Result};
-use gristmill_ir::{Capabilities, Program, StateKind, TensorDecl};
+use gristmill_ir::{Program, TensorDecl};
 
 /// Checks that the file has every tensor of the program, in its shape and in a format that is
 /// implemented. Returns the names of the tensors of the file that the program does not use.
@@ -24,46 +24,6 @@ pub fn check_tensors(program: &Program, gguf: &Gguf) -> Result<Vec<String>> {
         )));
     }
     Ok(unused(program, gguf))
-}
-
-/// Checks all that [`check_tensors`] does, and that the device has every operation, every format
-/// that a weight is stored in, and every type of stored keys and values.
-///
-/// # Errors
-/// [`gristmill_core::Error::Model`] that lists everything that does not run, all at once.
-pub fn check_runs(program: &Program, gguf: &Gguf, device: &Capabilities) -> Result<Vec<String>> {
-    let mut wrong: Vec<String> = vec![];
-    for node in program.nodes.iter().filter(|n| !device.ops.contains(&n.op.name())) {
-        wrong.push(format!("operation '{}' of '{}' does not run there", node.op.name(), node.name));
-    }
-    for state in &program.states {
-        let StateKind::Paged { k_type, v_type, .. } = state else { continue };
-        for t in [k_type, v_type].into_iter().filter(|t| !device.kv.contains(t)) {
-            let what = format!("keys and values of type {t} are not stored there");
-            if !wrong.contains(&what) {
-                wrong.push(what);
-            }
-        }
-    }
-    for decl in &program.tensors {
-        let dtype = gguf.tensor_info(&decl.name).map(|t| t.dtype);
-        if let Some(what) = problem(decl, gguf) {
-            wrong.push(what);
-        } else if let Some(t) = dtype.filter(|t| !device.weights.contains(t)) {
-            let name = &decl.name;
-            wrong.push(format!("tensor '{name}' is of type {t}, which does not run there"));
-        }
-    }
-    if wrong.is_empty() {
-        return Ok(unused(program, gguf));
-    }
-    Err(gguf.error(format!(
-        "architecture '{}' does not run on {}, for {} reasons:\n  {}",
-        program.name,
-        device.name,
-        wrong.len(),
-        wrong.join("\n  ")
-    )))
 }
 
 /// The tensors of the file that the program does not name.

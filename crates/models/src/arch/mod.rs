@@ -29,7 +29,7 @@ mod parts;
 mod rope;
 mod rwkv7;
 
-pub use check::{check_runs, check_tensors, tensor};
+pub use check::{check_tensors, tensor};
 
 use crate::Gguf;
 use gristmill_core::{DType, Error, Result};

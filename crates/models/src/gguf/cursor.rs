@@ -5,6 +5,9 @@ use crate::source::Source;
 use gristmill_core::{Error, Result};
 use std::fmt::Display;
 
+/// More than the metadata and tables of any model take: a damaged length stops here, also in a file
+/// that has that many bytes.
+const MAX_HEAD: usize = 256 << 20;
 /// Bytes read ahead at first; more is read as the head turns out longer.
 const AHEAD: usize = 1 << 16;
 
@@ -56,9 +59,14 @@ impl<'s> Cursor<'s> {
             ));
         };
         let have = self.head.len();
+        if end > MAX_HEAD {
+            let most = MAX_HEAD >> 20;
+            let what = format!("{what} makes the metadata longer than {most} MiB: damaged");
+            return Err(self.fail(self.pos, what));
+        }
         if have < end {
             // Never beyond the file, whatever it claims.
-            let want = end.max(2 * have).max(AHEAD).min(self.source.len());
+            let want = end.max(2 * have).max(AHEAD).min(self.source.len()).min(MAX_HEAD);
             self.head.reserve_exact(want - have);
             self.head.resize(want, 0);
             self.source.read_at(have, &mut self.head[have..])?;

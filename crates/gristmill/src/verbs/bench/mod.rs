@@ -8,7 +8,7 @@
 mod record;
 mod table;
 
-use crate::args::{ModelArgs, RunsOn, load};
+use crate::args::{ModelArgs, RunsOn, load, plan};
 use crate::term::{Done, catch_interrupts, check_interrupt, note, usage};
 use clap::{Args, ValueEnum};
 use gristmill::cpu::Ceilings;
@@ -149,8 +149,8 @@ pub fn run(args: BenchArgs) -> Done {
     for threads in threads {
         let settings = Settings { context, ..args.runs_on.settings(threads)? };
         let program = model.program(settings.kv)?;
-        model.context(&program, &settings)?; // that it fits in memory
         let cpu = args.runs_on.open(&settings, args.quiet)?;
+        plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
         let ceilings = cpu.ceilings()?;
         check_interrupt()?;
         if !args.quiet {

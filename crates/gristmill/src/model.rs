@@ -9,7 +9,7 @@ use gristmill_engine::{Engine, EngineOptions, Probe};
 use gristmill_ir::{Backend, Options, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
 use gristmill_models::chat::{ChatTemplate, Message};
-use gristmill_models::{Gguf, LoadMode, Tokenizer};
+use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the file at `path`; where there is none and `path` is the name of the bundled model,
-    /// that one.
+    /// Opens the file at `path`, or the model in safetensors in the folder there; where there is
+    /// nothing and `path` is the name of the bundled model, that one.
     ///
     /// # Errors
     /// [`Error::Model`] when it is missing, damaged or of another format.
@@ -42,12 +42,8 @@ impl Model {
         if !path.exists() && path.to_str().is_some_and(bundled::is_bundled) {
             return Model::bundled();
         }
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && path.exists()
-        {
-            return Err(Error::model(
-                path.display().to_string(),
-                "safetensors files are not read yet; convert the model to GGUF",
-            ));
+        if safetensors::is_one(path) {
+            return Ok(Model { gguf: safetensors::open_with(path, mode)? });
         }
         Ok(Model { gguf: Gguf::open_with(path, mode)? })
     }
@@ -169,6 +165,7 @@ impl Model {
         options: EngineOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Engine<Cpu>> {
+        let program = arch::fit_to_context(program, &self.gguf, options.context)?;
         Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
         let engine = Engine::new(cpu, program, &mut tensor, options)?;
@@ -189,6 +186,7 @@ impl Model {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Probe<Cpu>> {
+        let program = arch::fit_to_context(program, &self.gguf, tokens)?;
         Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
         let probe = Probe::new(cpu, program, &mut tensor, tokens, options)?;

@@ -94,6 +94,7 @@ pub fn quantize<W: Write>(
     target: DType,
     report: &mut dyn FnMut(Written) -> Result<()>,
 ) -> Result<W> {
+    gguf.check_writable()?;
     let Some(&(_, _, file_type)) = TYPES.iter().find(|t| t.1 == target) else {
         return Err(Error::Usage(format!("models are not written as {target}")));
     };

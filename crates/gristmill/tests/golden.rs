@@ -53,6 +53,20 @@ fn golden_qwen3moe() {
     golden("qwen3moe");
 }
 
+/// The same models as they were published: `config.json` and safetensors.
+#[test]
+fn golden_safetensors() {
+    let Some(data) = data() else { return };
+    for arch in ["llama", "mistral", "qwen2", "qwen3", "qwen3moe", "gemma2"] {
+        let folder = data.join("golden").join(arch);
+        let golden = read_json(&folder.join("golden.json"));
+        for (name, file) in golden["exact"]["logits"].as_object().expect("arrays by prompt") {
+            let expected = read_npy(&folder.join(file.as_str().expect("a file name")));
+            check_logits(&folder, &ids(&golden["prompts"][name]), &expected);
+        }
+    }
+}
+
 /// Every GGUF of a folder on every stored prompt.
 fn golden(arch: &str) {
     let Some(data) = data() else { return };

@@ -231,6 +231,8 @@ record! {
         fast: f32,
         /// Rotations below which a pair is fully scaled.
         slow: f32,
+        /// Whether the ends of the ramp are whole pairs.
+        truncate: bool = true,
     }
 }
 
@@ -483,8 +485,10 @@ impl Rope {
                             / (f64::from(turns) * 2.0 * std::f64::consts::PI);
                         dims * wavelength.ln() / (2.0 * theta.ln())
                     };
-                    let low = pair_with(y.fast).floor().max(0.0);
-                    let high = pair_with(y.slow).ceil().min(dims - 1.0);
+                    let (low, high) = (pair_with(y.fast), pair_with(y.slow));
+                    let (low, high) =
+                        if y.truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                    let (low, high) = (low.max(0.0), high.min(dims - 1.0));
                     let ramp = (f64::from(i) - low) / (high - low).max(0.001);
                     let kept = 1.0 - ramp.clamp(0.0, 1.0);
                     scaled * (1.0 - kept) + plain * kept

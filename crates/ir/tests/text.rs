@@ -26,7 +26,7 @@ fn tiny() -> Program {
         factors,
         scale: 0.25,
         magnitude: 1.0,
-        yarn: Some(Yarn { original_context: 4096, fast: 32.0, slow: 1.0 }),
+        yarn: Some(Yarn { original_context: 4096, fast: 32.0, slow: 1.0, truncate: true }),
         sections: Some([2, 1, 1]),
     });
     let embed = Op::Embed { table, scale: 1.0, positions: None, types: None };
@@ -158,7 +158,7 @@ fn yarn_leaves_fast_pairs_and_scales_slow_ones() {
         factors: None,
         scale: 0.25,
         magnitude: 1.0,
-        yarn: Some(Yarn { original_context: 32768, fast: 32.0, slow: 1.0 }),
+        yarn: Some(Yarn { original_context: 32768, fast: 32.0, slow: 1.0, truncate: true }),
         sections: None,
     };
     let plain = Rope { scale: 1.0, yarn: None, ..rope.clone() }.frequencies(None);

@@ -7,7 +7,7 @@ use gristmill_core::{DType, HostTensor, Result};
 use gristmill_ir::{Output, Program};
 use gristmill_models::Gguf;
 use gristmill_models::arch::{
-    KvTypes, Model, Visibility, architecture, check_tensors, supported, tensor,
+    KvTypes, Model, Visibility, architecture, check_tensors, fit_to_context, supported, tensor,
 };
 use gristmill_models::gguf::GgufWriter;
 use std::sync::Arc;
@@ -109,7 +109,15 @@ impl Config {
         let all = self.program().tensors;
         let shape = |n: [u32; 3]| n.map(|n| n as usize);
         let tensors = all.into_iter().map(|d| (d.name, shape([d.experts, d.rows, d.cols])));
+        let tensors = tensors.chain(self.spare());
         Config { tensors: tensors.collect(), ..self.clone() }
+    }
+
+    /// Tensors of the file that the program does not name, such as one of two sets of divisors.
+    fn spare(&self) -> Vec<(String, [usize; 3])> {
+        let named = self.program().tensors;
+        let spare = |t: &&(String, [usize; 3])| named.iter().all(|d| d.name != t.0);
+        self.tensors.iter().filter(spare).cloned().collect()
     }
 }
 
@@ -124,7 +132,8 @@ fn snapshot(name: &str, config: &Config) {
 
     let mut complete = config.complete();
     assert_eq!(complete.program(), program);
-    assert!(check_tensors(&program, &complete.file()).unwrap().is_empty());
+    let mut spare: Vec<String> = config.spare().into_iter().map(|t| t.0).collect();
+    assert_eq!(check_tensors(&program, &complete.file()).unwrap(), spare);
     for decl in &program.tensors {
         let t = tensor(decl, &complete.file()).unwrap();
         assert_eq!(
@@ -135,7 +144,8 @@ fn snapshot(name: &str, config: &Config) {
 
     // All that is wrong is told at once; what is not used is told too.
     complete.tensors.push(("spare".into(), [1, 1, 1]));
-    assert_eq!(check_tensors(&program, &complete.file()).unwrap(), ["spare"]);
+    spare.push("spare".into());
+    assert_eq!(check_tensors(&program, &complete.file()).unwrap(), spare);
     let missing = complete.tensors.remove(0).0;
     let wrong = complete.tensors[0].0.clone();
     complete.tensors[0].1 = [1, 3, 7];
@@ -163,6 +173,36 @@ fn gemma3() -> Config {
 fn qwen3moe() -> Config {
     let c = Config::decoder("qwen3moe").int("expert_count", 6).int("expert_used_count", 2);
     c.int("expert_feed_forward_length", 24)
+}
+
+/// Half of each head rotates, gate and up in one matrix.
+fn glm4() -> Config {
+    let c = Config::decoder("glm4").int("rope.dimension_count", 4);
+    let c = c.tensor("blk.0.ffn_up.weight", 96, 32).tensor("blk.0.attn_q.bias", 1, 32);
+    c.tensor("output.weight", 40, 32)
+}
+
+/// Fused matrices, three quarters of each head rotate, by two sets of divisors.
+fn phi3() -> Config {
+    let c = Config::decoder("phi3").int("rope.dimension_count", 6);
+    let c = c.int("rope.scaling.original_context_length", 16).int("attention.sliding_window", 24);
+    let c = c.float("rope.scaling.attn_factor", 1.25);
+    let c = ["long", "short"]
+        .into_iter()
+        .fold(c, |c, s| c.tensor(&format!("rope_factors_{s}.weight"), 1, 3));
+    c.tensor("blk.0.attn_qkv.weight", 64, 32).tensor("blk.0.ffn_up.weight", 96, 32)
+}
+
+fn gpt_oss() -> Config {
+    let c = Config::decoder("gpt-oss").int("expert_count", 6).int("expert_used_count", 2);
+    let c = c.int("expert_feed_forward_length", 24).int("attention.sliding_window", 16);
+    let c = c.text("rope.scaling.type", "yarn").float("rope.scaling.factor", 4.0);
+    let c = c.int("rope.scaling.original_context_length", 16);
+    let c = ["attn_q", "attn_output"]
+        .into_iter()
+        .fold(c, |c, s| c.tensor(&format!("blk.0.{s}.bias"), 1, 32));
+    let c = c.tensor("blk.0.ffn_down_exps.bias", 6, 32);
+    c.tensor("output.weight", 40, 32)
 }
 
 fn rwkv7() -> Config {
@@ -193,10 +233,28 @@ fn programs() {
     snapshot("gemma3", &gemma3());
     snapshot("qwen3moe", &qwen3moe());
     snapshot("rwkv7", &rwkv7());
+    snapshot("glm4", &glm4());
+    snapshot("olmo2", &Config::decoder("olmo2").tensor("output.weight", 40, 32));
+    snapshot("phi3", &phi3());
+    snapshot("gpt-oss", &gpt_oss());
     snapshot("llada", &Config::decoder("llada").tensor("output.weight", 40, 32));
     snapshot("bert", &bert());
     let labels = bert().int("pooling_type", 4).tensor("cls.weight", 32, 32);
     snapshot("bert_rerank", &labels.tensor("cls.output.weight", 1, 32));
+}
+
+/// Phi 3's two sets of divisors: the program names the one for the context it is to run with.
+#[test]
+fn longrope_by_context() {
+    let file = phi3().complete().file();
+    let program = phi3().program();
+    let named = |context: u32| {
+        let fitted = fit_to_context(program.clone(), &file, context).unwrap();
+        let names: Vec<String> = fitted.tensors.into_iter().map(|t| t.name).collect();
+        names.into_iter().filter(|n| n.starts_with("rope_")).collect::<Vec<_>>()
+    };
+    assert_eq!(named(16), ["rope_factors_short.weight"]);
+    assert_eq!(named(17), ["rope_factors_long.weight"]);
 }
 
 /// The line of the program's text for an operation.
@@ -269,7 +327,7 @@ fn what_an_engine_needs_to_know() {
         assert!(!c.program().prefix_closed);
     }
     assert!(Config::decoder("dream").model().unwrap().info.shift_logits);
-    assert_eq!(supported().count(), 16);
+    assert_eq!(supported().count(), 19);
 }
 
 #[test]
@@ -290,17 +348,41 @@ fn errors_name_the_key() {
         (llama().int("attention.head_count_kv", 3), "4 query heads cannot share 3 key heads"),
         (llama().int("embedding_length", u32::MAX), "'llama.embedding_length' is 4294967295, not"),
         (llama().float("rope.scaling.factor", -1.0), "'llama.rope.scaling.factor' is -1, not a"),
-        (llama().text("rope.scaling.type", "longrope"), "'llama.rope.scaling.type' is 'longrope'"),
+        (llama().text("rope.scaling.type", "su"), "'llama.rope.scaling.type' is 'su'; none"),
+        (llama().text("rope.scaling.type", "longrope"), "'rope_factors_long.weight' is missing"),
+        (llama().text("rope.pairs", "thirds"), "'llama.rope.pairs' is 'thirds', not halves or"),
+        (Config::decoder("clip"), "architecture 'clip': this is a vision projector"),
         (llama().int("pooling_type", 9), "'llama.pooling_type' is 9, not 0 to 4"),
         (Config::decoder("gemma2"), "'gemma2.attention.sliding_window' is missing"),
         (moe.clone(), "'qwen3moe.expert_count' is missing or 0"),
         (moe.int("expert_count", 2).int("expert_used_count", 3), "is 3, not between 1 and 2"),
         (rwkv7().int("wkv.head_size", 24), "not a slot of"),
-        (longrope, "the longrope scaling is not supported"),
+        (longrope, "tensor 'rope_factors_short.weight' is missing"),
     ] {
         let error = config.model().and_then(|m| m.program()).unwrap_err();
         assert_eq!(error.exit_code(), 3, "{error}");
         assert!(error.to_string().contains(message), "{message}: {error}");
+    }
+}
+
+/// Files that are a part of a model or change one are named as what they are.
+#[test]
+fn what_is_no_model() {
+    for (kind, arch, message) in [
+        ("adapter", "llama", "architecture 'llama': this is an adapter (LoRA)"),
+        ("mmproj", "clip", "architecture 'clip': this is a vision projector"),
+        ("imatrix", "", "this is an importance matrix"),
+    ] {
+        let mut w = GgufWriter::new("test.gguf");
+        w.set("general.type", kind).unwrap();
+        if !arch.is_empty() {
+            w.set("general.architecture", arch).unwrap();
+        }
+        let file = Gguf::from_bytes("test.gguf", Arc::new(w.write(vec![], &[]).unwrap())).unwrap();
+        let error = architecture(&file, KV).err().expect("it is no model");
+        assert_eq!(error.exit_code(), 3);
+        let text = error.to_string();
+        assert!(text.contains(message) && text.contains("llama, qwen2, qwen3"), "{text}");
     }
 }
 

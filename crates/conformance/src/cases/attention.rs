@@ -212,7 +212,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn specs() -> Vec<Spec> {
     let rope = Some(ROPE);
     let with = |dims, r: Rope| Some(Rope { dims, ..r });
-    let yarn = Some(Yarn { original_context: 64, fast: 32.0, slow: 1.0 });
+    let yarn = Some(Yarn { original_context: 64, fast: 32.0, slow: 1.0, truncate: true });
     let adjacent = Rope { pairs: RopePairs::Adjacent, ..ROPE };
     let yarned = Rope { yarn, scale: 0.25, magnitude: 1.14, ..adjacent.clone() };
     let yarned_halves = Rope { pairs: RopePairs::Halves, theta: 150.0, ..yarned.clone() };

@@ -23,10 +23,15 @@ pub fn check_tensors(program: &Program, gguf: &Gguf) -> Result<Vec<String>> {
             wrong.join("\n  ")
         )));
     }
+    Ok(unused(program, gguf))
+}
+
+/// The tensors of the file that the program does not name.
+fn unused(program: &Program, gguf: &Gguf) -> Vec<String> {
     let used: std::collections::HashSet<&str> =
         program.tensors.iter().map(|d| d.name.as_str()).collect();
     let names = gguf.tensors().iter().map(|t| &t.name);
-    Ok(names.filter(|n| !used.contains(n.as_str())).cloned().collect())
+    names.filter(|n| !used.contains(n.as_str())).cloned().collect()
 }
 
 /// The tensor of a declaration, in the declaration's shape.

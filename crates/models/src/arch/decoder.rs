@@ -8,6 +8,8 @@
 //! logits = head(norm(x))
 //! ```
 //!
+//! Most have the norms before and not after; some have both, and OLMo 2 only those after.
+//!
 //! A family is a value of [`Decoder`]: what the metadata says, changed in the facts that make it
 //! that family. After the attention of the last layer no token looks at another, so from there on
 //! only the rows whose logits are wanted are computed.
@@ -31,10 +33,16 @@ pub(super) struct Decoder {
     pub(super) head_dim: u32,
     /// Of every RMS norm.
     pub(super) eps: f32,
+    /// Added to the weights of every norm: 1 where they are stored around zero.
+    pub(super) norm_offset: f32,
     pub(super) embed_scale: f32,
     pub(super) residual_scale: f32,
+    /// Norms of what attention and feed-forward take.
+    pub(super) pre_norms: bool,
     /// Norms of what attention and feed-forward give, before the residual.
     pub(super) post_norms: bool,
+    /// The name of the norm before the feed-forward.
+    pub(super) ffn_norm: &'static str,
     /// A norm of queries and keys.
     pub(super) qk_norm: Option<QkNorm>,
     /// Queries, keys and values by one matrix, `attn_qkv`.
@@ -44,8 +52,10 @@ pub(super) struct Decoder {
     /// Multiplies the scores of attention.
     pub(super) attn_scale: f32,
     pub(super) attn_softcap: Option<f32>,
-    /// Whether `rope_freqs.weight` divides the frequencies.
-    pub(super) rope_factors: bool,
+    /// One more learned score a head, `attn_sinks`.
+    pub(super) sinks: bool,
+    /// The tensor that divides the frequencies.
+    pub(super) rope_factors: Option<&'static str>,
     /// Of the gate.
     pub(super) act: Act,
     pub(super) ffn_bias: bool,
@@ -106,7 +116,12 @@ impl Decoder {
         }
         let rope = rope::read(m, pairs, head_dim)?;
         let stacked = !m.has("blk.0.ffn_gate.weight") && m.has("blk.0.ffn_up.weight");
-        let widths = m.per_layer("feed_forward_length", MAX_WIDTH)?;
+        // A file of experts alone need not say how wide its dense layers would be.
+        let no_dense = m.knows("expert_count") && !m.knows("feed_forward_length");
+        let widths = match no_dense {
+            true => vec![1; heads.len()],
+            false => m.per_layer("feed_forward_length", MAX_WIDTH)?,
+        };
         let windows = windows(m, heads.len(), windowed)?;
         let layers = (0..heads.len()).map(|i| Layer {
             heads: heads[i],
@@ -123,9 +138,12 @@ impl Decoder {
             width,
             head_dim,
             eps: m.positive("attention.layer_norm_rms_epsilon")?,
+            norm_offset: m.opt("norm_offset")?.unwrap_or(0.0),
             embed_scale: 1.0,
             residual_scale: 1.0,
+            pre_norms: true,
             post_norms: false,
+            ffn_norm: "ffn_norm",
             qk_norm: None,
             fused_qkv: m.has("blk.0.attn_qkv.weight"),
             qkv_bias: m.has("blk.0.attn_q.bias") || m.has("blk.0.attn_qkv.bias"),
@@ -135,7 +153,8 @@ impl Decoder {
                 None => 1.0 / (head_dim as f32).sqrt(),
             },
             attn_softcap: None,
-            rope_factors: m.has("rope_freqs.weight"),
+            sinks: m.has("blk.0.attn_sinks.weight"),
+            rope_factors: rope::factors(m)?,
             act: Act::Silu,
             ffn_bias: m.has("blk.0.ffn_down.bias"),
             layers: layers.collect(),
@@ -144,22 +163,33 @@ impl Decoder {
         })
     }
 
-    fn norm(&self, p: &mut Program, name: &str) -> Norm {
-        rms_norm(p, name, self.width, self.eps)
+    fn norm_of(&self, p: &mut Program, name: &str, len: u32) -> Norm {
+        Norm { offset: self.norm_offset, ..rms_norm(p, name, len, self.eps) }
     }
 
-    /// The residual after half a layer, and the norm `name` before the next half.
+    fn norm(&self, p: &mut Program, name: &str) -> Norm {
+        self.norm_of(p, name, self.width)
+    }
+
+    /// The residual after half a layer, whose own norm is `post`, and what the next half takes: the
+    /// norm `next` of it, or where there is none the same.
     fn add(
         &self,
         p: &mut Program,
-        name: &str,
-        x: Value,
-        delta: Value,
+        [x, delta]: [Value; 2],
         post: &str,
+        next: Option<&str>,
     ) -> Result<(Value, Value)> {
-        let post = self.post_norms.then(|| self.norm(p, post));
-        let norm = self.norm(p, name);
-        p.two(name, Op::AddNorm { x, delta, post, scale: self.residual_scale, norm })
+        let scale = self.residual_scale;
+        if let Some(name) = next {
+            let post = self.post_norms.then(|| self.norm(p, post));
+            let norm = self.norm(p, name);
+            return p.two(name, Op::AddNorm { x, delta, post, scale, norm });
+        }
+        let norm = self.norm(p, post);
+        let y = p.one(post, Op::Norm { x: delta, norm })?;
+        let sum = p.one(format!("{post}_add"), Op::Add { x, y, gate: None })?;
+        Ok((sum, sum))
     }
 
     /// The matrices or the biases that give queries, keys and values.
@@ -188,11 +218,11 @@ impl Decoder {
         let mut qk_norm = |name: &str, heads: u32| {
             self.qk_norm.map(|over| {
                 let len = if over == QkNorm::Head { head_dim } else { heads * head_dim };
-                rms_norm(p, &format!("{blk}.{name}"), len, self.eps)
+                self.norm_of(p, &format!("{blk}.{name}"), len)
             })
         };
         let (q_norm, k_norm) = (qk_norm("attn_q_norm", heads), qk_norm("attn_k_norm", kv_heads));
-        let factors = self.rope_factors.then(|| p.vector("rope_freqs.weight", l.rope.dims / 2));
+        let factors = self.rope_factors.map(|name| p.vector(name, l.rope.dims / 2));
         let qkv = Op::Qkv {
             x,
             w,
@@ -216,7 +246,7 @@ impl Decoder {
             scale: self.attn_scale,
             softcap: self.attn_softcap,
             window,
-            sinks: None,
+            sinks: self.sinks.then(|| p.vector(format!("{blk}.attn_sinks.weight"), heads)),
         };
         p.one(format!("{blk}.attn"), attention)
     }
@@ -247,8 +277,11 @@ impl Architecture for Decoder {
         let table = p.tensor("token_embd.weight", self.vocab, self.width);
         let embed = Op::Embed { table, scale: self.embed_scale, positions: None, types: None };
         let mut x = p.one("embed", embed)?;
-        let norm = self.norm(p, "blk.0.attn_norm");
-        let mut normed = p.one("blk.0.attn_norm", Op::Norm { x, norm })?;
+        let mut normed = x;
+        if self.pre_norms {
+            let norm = self.norm(p, "blk.0.attn_norm");
+            normed = p.one("blk.0.attn_norm", Op::Norm { x, norm })?;
+        }
 
         for (i, layer) in self.layers.iter().enumerate() {
             let blk = format!("blk.{i}");
@@ -265,11 +298,16 @@ impl Architecture for Decoder {
             let bias = self.attn_out_bias;
             let delta = linear(p, &name, &weight, self.width, attn, bias, Act::None)?;
             let post = format!("{blk}.post_attention_norm");
-            (x, normed) = self.add(p, &format!("{blk}.ffn_norm"), x, delta, &post)?;
+            let next = self.pre_norms.then(|| format!("{blk}.{}", self.ffn_norm));
+            (x, normed) = self.add(p, [x, delta], &post, next.as_deref())?;
 
             let delta = self.ffn(p, &blk, layer, normed)?;
-            let next = if last { "output_norm".into() } else { format!("blk.{}.attn_norm", i + 1) };
-            (x, normed) = self.add(p, &next, x, delta, &format!("{blk}.post_ffw_norm"))?;
+            let next = match last {
+                true => Some("output_norm".into()),
+                false => self.pre_norms.then(|| format!("blk.{}.attn_norm", i + 1)),
+            };
+            let post = format!("{blk}.post_ffw_norm");
+            (x, normed) = self.add(p, [x, delta], &post, next.as_deref())?;
             if last && !dense && self.end.selects() {
                 normed = p.one("select", Op::SelectRows { x: normed })?;
             }

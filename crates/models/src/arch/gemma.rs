@@ -1,7 +1,7 @@
 //! Gemma 1, 2 and 3 (Google 2024 and 2025): embeddings times √width and a tanh-GELU gate. From 2
 //! on, norms on both sides of each half layer and a window in some layers; 2 caps its scores and
 //! logits, 3 norms its queries and keys instead. The weights of the norms in the files are around
-//! one: the converters add the one that the original leaves out.
+//! one: the converters add the one that the original leaves out (`norm_offset` says where not).
 
 use super::decoder::Decoder;
 use super::ends::End;
@@ -16,7 +16,7 @@ pub(super) fn read(m: &Meta<'_>) -> Result<Box<dyn Architecture + Send + Sync>> 
         "gemma2" => 2,
         _ => 1,
     };
-    if generation > 1 {
+    if generation == 2 {
         m.count("attention.sliding_window", u32::MAX)?;
     }
     // Every second layer sees everything, in Gemma 3 every sixth.
@@ -32,14 +32,10 @@ pub(super) fn read(m: &Meta<'_>) -> Result<Box<dyn Architecture + Send + Sync>> 
     {
         d.attn_scale = 1.0 / (d.width as f32 / d.layers[0].heads as f32).sqrt();
     }
-    if generation == 2 {
-        d.attn_softcap = Some(m.opt_positive("attn_logit_softcapping")?.unwrap_or(50.0));
-    }
+    let caps = if generation == 2 { [Some(50.0), Some(30.0)] } else { [None; 2] };
+    d.attn_softcap = cap(m, "attn_logit_softcapping", caps[0])?;
     if let End::Logits { softcap, .. } = &mut d.end {
-        *softcap = m.opt_positive("final_logit_softcapping")?;
-        if generation == 2 {
-            *softcap = softcap.or(Some(30.0));
-        }
+        *softcap = cap(m, "final_logit_softcapping", caps[1])?;
     }
     if generation == 3 {
         d.qk_norm = Some(QkNorm::Head);
@@ -50,4 +46,13 @@ pub(super) fn read(m: &Meta<'_>) -> Result<Box<dyn Architecture + Send + Sync>> 
         }
     }
     Ok(Box::new(d))
+}
+
+/// A cap of scores or logits; 0 says that there is none.
+fn cap(m: &Meta<'_>, key: &str, default: Option<f32>) -> Result<Option<f32>> {
+    match m.opt::<f32>(key)? {
+        None => Ok(default),
+        Some(0.0) => Ok(None),
+        Some(_) => m.opt_positive(key),
+    }
 }

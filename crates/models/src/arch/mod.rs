@@ -4,9 +4,9 @@
 //! and records them as a [`Program`]. `FAMILIES` is the one list. Nearly every decoder is the
 //! same body, `decoder`, and a family file says only what it adds to it:
 //!
-//! - `llama`: LLaMA, Mistral, Qwen 2 and 3, Phi 3, Granite
+//! - `llama`: LLaMA, Mistral, Qwen 2 and 3, Phi 3, Granite, GLM-4, OLMo 2
 //! - `gemma`: Gemma 1, 2 and 3
-//! - `moe`: mixtures of experts, Mixtral and Qwen
+//! - `moe`: mixtures of experts, Mixtral, Qwen and gpt-oss
 //! - `llada`: the masked diffusion models LLaDA and Dream
 //! - `bert`: sentence embeddings and rerankers
 //! - `rwkv7`: a recurrence instead of attention
@@ -90,17 +90,20 @@ type Read = fn(&Meta<'_>) -> Result<Box<dyn Architecture + Send + Sync>>;
 
 /// The names in `general.architecture`, what a token sees where the file does not say, and the
 /// family.
-const FAMILIES: [(&str, Visibility, Read); 16] = [
+const FAMILIES: [(&str, Visibility, Read); 19] = [
     ("llama", Visibility::Causal, llama::read),
     ("qwen2", Visibility::Causal, llama::read),
     ("qwen3", Visibility::Causal, llama::read),
     ("phi3", Visibility::Causal, llama::read),
     ("granite", Visibility::Causal, llama::read),
+    ("glm4", Visibility::Causal, llama::read),
+    ("olmo2", Visibility::Causal, llama::read),
     ("gemma", Visibility::Causal, gemma::read),
     ("gemma2", Visibility::Causal, gemma::read),
     ("gemma3", Visibility::Causal, gemma::read),
     ("qwen2moe", Visibility::Causal, moe::read),
     ("qwen3moe", Visibility::Causal, moe::read),
+    ("gpt-oss", Visibility::Causal, moe::read),
     ("llada", Visibility::Bidirectional, llada::read),
     ("llada-moe", Visibility::Bidirectional, llada::read),
     ("dream", Visibility::Bidirectional, llada::read),
@@ -114,18 +117,48 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|f| f.0)
 }
 
+/// Makes a program, recorded for the model's whole context, right for sequences of `context` tokens:
+/// some models rotate by other frequencies beyond the context they were first trained on.
+///
+/// # Errors
+/// [`Error::Model`] naming the key that says how long that was, when it is wrong.
+pub fn fit_to_context(mut program: Program, gguf: &Gguf, context: u32) -> Result<Program> {
+    let arch = gguf.get_str("general.architecture")?;
+    let kv = KvTypes { k: DType::F32, v: DType::F32 };
+    let meta = Meta { gguf, arch, kv, visibility: Visibility::Causal };
+    rope::fit(&mut program, &meta, context)?;
+    Ok(program)
+}
+
 /// Reads the architecture of a file; `kv` says how it shall store keys and values.
 ///
 /// # Errors
-/// [`Error::Model`] for an architecture that is not in the list, and naming the key that is
+/// [`Error::Model`] for a file that is no language model (an adapter, a vision projector), for an
+/// architecture that is not in the list, and naming the key that is
 /// missing, of another type or out of range.
 pub fn architecture(gguf: &Gguf, kv: KvTypes) -> Result<Model> {
+    let known = || supported().collect::<Vec<_>>().join(", ");
+    let kind = gguf.opt::<&str>("general.type")?;
+    let arch = gguf.opt::<&str>("general.architecture")?;
+    let part = match (kind, arch) {
+        (Some("adapter"), _) => Some("an adapter (LoRA), which changes another model"),
+        (Some("mmproj"), _) | (_, Some("clip")) => Some("a vision projector, a part of a model"),
+        (Some("imatrix"), _) => Some("an importance matrix, an aid for quantizing"),
+        _ => None,
+    };
+    if let Some(part) = part {
+        return Err(gguf.error(format!(
+            "architecture '{}': this is {part}; name the model itself, of one of the \
+             architectures {}",
+            arch.unwrap_or_default(),
+            known()
+        )));
+    }
     let arch = gguf.get_str("general.architecture")?;
     let Some((_, visibility, read)) = FAMILIES.iter().find(|f| f.0 == arch) else {
-        let known: Vec<_> = supported().collect();
         return Err(gguf.error(format!(
             "the architecture '{arch}' is not supported; those that are: {}",
-            known.join(", ")
+            known()
         )));
     };
     let mut meta = Meta { gguf, arch, kv, visibility: *visibility };

@@ -26,6 +26,7 @@ pub fn copy(
     most: Option<u64>,
     report: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Vec<PathBuf>> {
+    model.check_writable()?;
     let parts = divide(model.tensors(), most.unwrap_or(u64::MAX));
     if parts.len() > MAX_PARTS {
         return Err(Error::Usage(format!(

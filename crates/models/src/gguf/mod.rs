@@ -19,6 +19,7 @@
 mod copy;
 mod cursor;
 mod reader;
+mod recipe;
 mod split;
 mod value;
 mod writer;
@@ -26,6 +27,7 @@ mod writer;
 pub use crate::source::Bytes;
 pub use copy::copy;
 pub use reader::{Gguf, TensorInfo};
+pub(crate) use recipe::{Pick, Piece, Recipe};
 pub use value::{Array, FromValue, Value, ValueType};
 pub use writer::{Encode, GgufStream, GgufWriter};
 

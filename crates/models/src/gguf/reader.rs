@@ -1,6 +1,7 @@
 //! Opening a file: the checks, the keys, the tensors.
 
 use super::cursor::Cursor;
+use super::recipe::Recipe;
 use super::value::{FromValue, Value, ValueType};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC};
 use crate::source::{Bytes, LoadMode, Source};
@@ -8,6 +9,7 @@ use gristmill_core::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// More keys or tensors than any model has: a damaged count stops here.
 const MAX_KEYS: u64 = 1 << 16;
@@ -51,6 +53,9 @@ pub struct Gguf {
     keys: HashMap<String, usize>,
     tensors: Vec<TensorInfo>,
     names: HashMap<String, usize>,
+    /// Of tensors that are made from the files' bytes, by their place in the table.
+    recipes: HashMap<usize, Recipe>,
+    assembled: bool,
 }
 
 impl Gguf {
@@ -96,6 +101,8 @@ impl Gguf {
             keys: HashMap::new(),
             tensors: Vec::new(),
             names: HashMap::new(),
+            recipes: HashMap::new(),
+            assembled: false,
         };
         let mut c = Cursor::new(&source);
         let (n_tensors, n_keys) = gguf.read_header(&mut c)?;
@@ -305,7 +312,9 @@ impl Gguf {
     /// How tensor data comes into memory (`mmap`, `read`, or `memory` that holds it already), and
     /// why so.
     pub fn load_choice(&self) -> (&'static str, &str) {
-        self.parts.first().map_or(("", ""), Source::choice)
+        // Metadata that was put together lies in memory, whatever becomes of the data.
+        let files = self.parts.iter().find(|p| p.choice().0 != "memory");
+        files.or(self.parts.first()).map_or(("", ""), Source::choice)
     }
 
     /// That the files are still those that were opened: to be asked after tensor data was used,
@@ -333,6 +342,21 @@ impl Gguf {
     pub(super) fn is_made_of(&self, path: &Path) -> bool {
         let Ok(path) = std::fs::canonicalize(path) else { return false };
         self.parts.iter().any(|p| std::fs::canonicalize(p.name()).is_ok_and(|own| own == path))
+    }
+
+    /// That it may be written as a GGUF file: not where it was put together from the files of
+    /// another container, whose weights are not arranged as other programs expect them in GGUF.
+    ///
+    /// # Errors
+    /// That it is such a model.
+    pub fn check_writable(&self) -> Result<()> {
+        if self.assembled {
+            return Err(self.error(
+                "these are safetensors, which are run as they are; to write a GGUF file, convert \
+                 the model with llama.cpp's convert_hf_to_gguf.py first",
+            ));
+        }
+        Ok(())
     }
 
     /// The format version, 2 or 3.
@@ -459,14 +483,47 @@ impl Gguf {
         self.view(t, shape)
     }
 
-    /// The bytes of a tensor in some shape.
+    /// The bytes of a tensor in some shape: the file's own, or made of them.
     fn view(&self, t: &TensorInfo, shape: [usize; 3]) -> Result<HostTensor> {
         let what = format_args!("tensor '{}'", t.name);
-        let (owner, range) = self.parts[t.part].bytes(t.offset..t.offset + t.bytes, &what)?;
+        let recipe = self.names.get(&t.name).and_then(|i| self.recipes.get(i));
+        let (owner, range) = match recipe {
+            None => self.parts[t.part].bytes(t.offset..t.offset + t.bytes, &what)?,
+            Some(recipe) => {
+                let made = recipe.make(&self.parts, &what)?;
+                let range = 0..made.len();
+                (Arc::new(made) as Bytes, range)
+            }
+        };
         HostTensor::new(&t.name, t.dtype, shape, owner, range).ok_or_else(|| {
             let has = &t.shape[..t.n_dims];
             self.error(format!("{what} of shape {has:?} is no {shape:?}"))
         })
+    }
+
+    /// A model put together from other files: `head` is a GGUF of metadata alone, tensors lie in
+    /// `parts`, which are counted from 1, or are made from them.
+    ///
+    /// # Errors
+    /// Two tensors of one name.
+    pub(crate) fn assembled(
+        name: String,
+        head: Vec<u8>,
+        parts: Vec<Source>,
+        tensors: Vec<(TensorInfo, Option<Recipe>)>,
+    ) -> Result<Gguf> {
+        let mut gguf = Gguf::from_bytes(name, Arc::new(head))?;
+        gguf.parts.extend(parts);
+        gguf.assembled = true;
+        for (t, recipe) in tensors {
+            let i = gguf.tensors.len();
+            if gguf.names.insert(t.name.clone(), i).is_some() {
+                return Err(gguf.error(format!("two tensors are the model's '{}'", t.name)));
+            }
+            gguf.recipes.extend(recipe.map(|r| (i, r)));
+            gguf.tensors.push(t);
+        }
+        Ok(gguf)
     }
 
     /// Appends the tensors of the next part of a split model.

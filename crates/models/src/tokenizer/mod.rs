@@ -94,6 +94,12 @@ impl Tokenizer {
     /// A missing or inconsistent key, by its name; a kind of tokenizer or a way of cutting words
     /// that is not supported, with those that are.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
+        if gguf.value("tokenizer.ggml.model").is_none() && gguf.check_writable().is_err() {
+            return Err(gguf.error(
+                "the tokenizer of a model in safetensors is not read yet: give token ids with \
+                 --ids, or take the model's GGUF",
+            ));
+        }
         let name = gguf.get_str("tokenizer.ggml.model")?;
         let tokens: Array<'_> = gguf.get("tokenizer.ggml.tokens")?;
         if tokens.is_empty() || tokens.ty() != crate::gguf::ValueType::Str {

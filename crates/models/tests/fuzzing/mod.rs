@@ -5,6 +5,8 @@
 //! or allocate without bound. A case is a number: the same seed and number give the same bytes.
 #![allow(dead_code)] // tests and driver use their own parts
 
+mod published;
+
 use gristmill_core::DType;
 use gristmill_models::arch::{KvTypes, architecture, check_tensors, supported};
 use gristmill_models::chat::{ChatTemplate, Message};
@@ -24,7 +26,8 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: &[Target] = &[Target { name: "gguf", run: gguf, seeds: gguf_seeds }];
+pub const TARGETS: &[Target] =
+    &[Target { name: "gguf", run: gguf, seeds: gguf_seeds }, published::WEIGHTS, published::CONFIG];
 
 /// The folder of a target's corpus.
 pub fn corpus(target: &Target) -> PathBuf {

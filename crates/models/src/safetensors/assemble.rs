@@ -1,0 +1,271 @@
+//! The tensors that programs name, out of those that files hold.
+
+use super::container::{Entry, Kind};
+use super::names::{Part, Target, target};
+use crate::gguf::{Pick, Piece, Recipe, TensorInfo};
+use gristmill_core::{DType, Error, Result};
+use std::collections::{BTreeMap, HashMap};
+
+/// A tensor and, where it is made, from what.
+pub(super) type Made = (TensorInfo, Option<Recipe>);
+
+/// A tensor of a file, which is the model's `part`th.
+#[derive(Clone, Copy)]
+pub(super) struct Held<'a> {
+    pub(super) part: usize,
+    pub(super) entry: &'a Entry,
+}
+
+impl Held<'_> {
+    fn piece(&self) -> Piece {
+        Piece { part: self.part, range: self.entry.range.clone() }
+    }
+}
+
+/// Gives every tensor its place in a model of the kind `model_type`, in the order of the files. What
+/// is no part of a decoder keeps its name.
+///
+/// # Errors
+/// [`Error::Model`] that lists every tensor that does not fit: of a type that is not implemented, a
+/// stack with members missing or unlike, experts of another shape.
+pub(super) fn assemble(
+    file: &str,
+    model_type: &str,
+    held: &[Held<'_>],
+    tied: bool,
+) -> Result<Vec<Made>> {
+    let mut a = Assembly { model_type, made: vec![], wrong: vec![] };
+    let mut stacks: BTreeMap<String, BTreeMap<usize, Held<'_>>> = BTreeMap::new();
+    let mut experts: BTreeMap<String, HashMap<Part, Held<'_>>> = BTreeMap::new();
+    for &h in held {
+        let name = &h.entry.name;
+        match target(model_type, name) {
+            Some(Target::Whole(to)) if to == "output.weight" && tied => {}
+            Some(Target::Whole(to)) => a.whole(to, h),
+            Some(Target::Member { stack, index }) => {
+                if stacks.entry(stack).or_default().insert(index, h).is_some() {
+                    a.wrong.push(format!("tensor '{name}' is there under two names"));
+                }
+            }
+            Some(Target::Experts { blk, part }) => {
+                if experts.entry(blk).or_default().insert(part, h).is_some() {
+                    a.wrong.push(format!("tensor '{name}' is there under two names"));
+                }
+            }
+            None => {
+                // Not ours to judge: a type that is not implemented does not matter here.
+                if let Kind::Number(_) = h.entry.kind {
+                    a.whole(name.clone(), h);
+                }
+            }
+        }
+    }
+    for (name, members) in stacks {
+        a.stack(name, &members);
+    }
+    for (blk, parts) in experts {
+        a.experts(&blk, &parts);
+    }
+    if a.wrong.is_empty() {
+        return Ok(a.made);
+    }
+    let (n, list) = (a.wrong.len(), a.wrong.join("\n  "));
+    Err(Error::model(file, format!("{n} tensors cannot be used:\n  {list}")))
+}
+
+struct Assembly<'m> {
+    model_type: &'m str,
+    made: Vec<Made>,
+    wrong: Vec<String>,
+}
+
+/// A row of the table for a tensor of this shape, the slowest dimension first; more than four are
+/// folded into the slowest.
+fn info(name: String, dtype: DType, slowest_first: &[usize]) -> Option<TensorInfo> {
+    let mut shape = [1usize; 4];
+    for (i, &d) in slowest_first.iter().rev().enumerate() {
+        shape[i.min(3)] = shape[i.min(3)].checked_mul(d)?;
+    }
+    let rows = shape[1..].iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let bytes = dtype.bytes(shape[0])?.checked_mul(rows)?;
+    let n_dims = slowest_first.len().min(4);
+    Some(TensorInfo { name, dtype, shape, n_dims, offset: 0, bytes, part: 0 })
+}
+
+impl Assembly<'_> {
+    /// The type of a weight.
+    fn number(&mut self, h: Held<'_>) -> Option<DType> {
+        match h.entry.kind {
+            Kind::Number(dtype) => Some(dtype),
+            Kind::Other(kind) => {
+                let name = &h.entry.name;
+                self.wrong.push(format!("'{name}' is of type {kind}, which is not implemented"));
+                None
+            }
+        }
+    }
+
+    /// Takes a tensor as it is.
+    fn whole(&mut self, name: String, h: Held<'_>) {
+        let Some(dtype) = self.number(h) else { return };
+        let Some(mut t) = info(name, dtype, &h.entry.shape) else { return self.misshapen(h) };
+        (t.offset, t.part) = (h.entry.range.start, h.part);
+        self.made.push((t, None));
+    }
+
+    fn misshapen(&mut self, h: Held<'_>) {
+        let Entry { name, shape, .. } = h.entry;
+        self.wrong.push(format!("'{name}' of shape {shape:?} does not fit the others"));
+    }
+
+    fn add(&mut self, name: String, dtype: DType, shape: &[usize], recipe: Recipe, h: Held<'_>) {
+        match info(name, dtype, shape) {
+            Some(t) => self.made.push((t, Some(recipe))),
+            None => self.misshapen(h),
+        }
+    }
+
+    /// One matrix an expert.
+    fn stack(&mut self, name: String, members: &BTreeMap<usize, Held<'_>>) {
+        let Some(&first) = members.values().next() else { return };
+        let Some(dtype) = self.number(first) else { return };
+        if let Some(missing) = (0..members.len()).find(|i| !members.contains_key(i)) {
+            return self.wrong.push(format!("'{name}' lacks the tensor of expert {missing}"));
+        }
+        for &h in members.values() {
+            if h.entry.shape != first.entry.shape || h.entry.kind != first.entry.kind {
+                return self.misshapen(h);
+            }
+        }
+        let shape = [&[members.len()], first.entry.shape.as_slice()].concat();
+        let recipe = Recipe::Join(members.values().map(Held::piece).collect());
+        self.add(name, dtype, &shape, recipe, first);
+    }
+
+    /// All experts of a layer in tensors of their own shapes.
+    fn experts(&mut self, blk: &str, parts: &HashMap<Part, Held<'_>>) {
+        let name = |s: &str| format!("{blk}.ffn_{s}");
+        let get = |part: Part| parts.get(&part).copied();
+        // gpt-oss has inputs before outputs, and the rows of gate and up in turn.
+        let turned = self.model_type == "gpt_oss";
+        if let Some(h) = get(Part::GateUp) {
+            self.gate_up(blk, h, turned);
+        }
+        if let Some(h) = get(Part::Down) {
+            match (&h.entry.shape[..], turned) {
+                (&[experts, inner, width], true) => {
+                    let pick = Pick::all(width);
+                    self.columns(name("down_exps.weight"), h, [experts, inner, width], pick);
+                }
+                _ => self.whole(name("down_exps.weight"), h),
+            }
+        }
+        if let Some(h) = get(Part::GateUpBias) {
+            self.gate_up_bias(blk, h);
+        }
+        if let Some(h) = get(Part::DownBias) {
+            self.whole(name("down_exps.bias"), h);
+        }
+        for (blocks, scales, gate_up) in [
+            (Part::GateUpBlocks, Part::GateUpScales, true),
+            (Part::DownBlocks, Part::DownScales, false),
+        ] {
+            match (get(blocks), get(scales)) {
+                (Some(b), Some(s)) => self.mxfp4(blk, [b, s], gate_up),
+                (None, None) => {}
+                (Some(h), None) | (None, Some(h)) => {
+                    let own = &h.entry.name;
+                    self.wrong.push(format!("'{own}' is there without its blocks or its scales"));
+                }
+            }
+        }
+    }
+
+    fn columns(
+        &mut self,
+        name: String,
+        h: Held<'_>,
+        [matrices, rows, cols]: [usize; 3],
+        pick: Pick,
+    ) {
+        let Some(dtype) = self.number(h) else { return };
+        let of = h.piece();
+        let element = h.entry.range.len() / (matrices * rows * cols).max(1);
+        let recipe = Recipe::Columns { of, matrices, rows, cols, element, pick };
+        self.add(name, dtype, &[matrices, pick.count, rows], recipe, h);
+    }
+
+    fn rows(&mut self, name: String, h: Held<'_>, [matrices, rows, cols]: [usize; 3], pick: Pick) {
+        let Some(dtype) = self.number(h) else { return };
+        let row_bytes = h.entry.range.len() / (matrices * rows).max(1);
+        let recipe = Recipe::Rows { of: h.piece(), matrices, rows, row_bytes, pick };
+        self.add(name, dtype, &[matrices, pick.count, cols], recipe, h);
+    }
+
+    /// Gate and up: rows or columns in turn, or one half after the other.
+    fn gate_up(&mut self, blk: &str, h: Held<'_>, turned: bool) {
+        let &[experts, a, b] = &h.entry.shape[..] else { return self.misshapen(h) };
+        let both = if turned { b } else { a };
+        let count = both / 2;
+        if both % 2 != 0 || count == 0 {
+            return self.misshapen(h);
+        }
+        for (i, part) in ["gate", "up"].into_iter().enumerate() {
+            let name = format!("{blk}.ffn_{part}_exps.weight");
+            match turned {
+                true => self.columns(name, h, [experts, a, b], Pick { first: i, step: 2, count }),
+                false => {
+                    let pick = Pick { first: i * count, step: 1, count };
+                    self.rows(name, h, [experts, a, b], pick);
+                }
+            }
+        }
+    }
+
+    /// Biases of gate and up in turn.
+    fn gate_up_bias(&mut self, blk: &str, h: Held<'_>) {
+        let &[experts, both] = &h.entry.shape[..] else { return self.misshapen(h) };
+        let Some(dtype) = self.number(h) else { return };
+        if both % 2 != 0 {
+            return self.misshapen(h);
+        }
+        let row_bytes = h.entry.range.len() / (experts * both);
+        for (first, part) in ["gate", "up"].into_iter().enumerate() {
+            let pick = Pick { first, step: 2, count: both / 2 };
+            let of = h.piece();
+            let recipe = Recipe::Rows { of, matrices: experts, rows: both, row_bytes, pick };
+            let name = format!("{blk}.ffn_{part}_exps.bias");
+            self.add(name, dtype, &[experts, both / 2], recipe, h);
+        }
+    }
+
+    /// Blocks `[experts, rows, blocks of a row, 16]` and scales without the last dimension.
+    fn mxfp4(&mut self, blk: &str, [blocks, scales]: [Held<'_>; 2], gate_up: bool) {
+        let (&[experts, rows, row_blocks, 16], U8) = (&blocks.entry.shape[..], blocks.entry.kind)
+        else {
+            return self.misshapen(blocks);
+        };
+        if scales.entry.shape != [experts, rows, row_blocks] || scales.entry.kind != U8 {
+            return self.misshapen(scales);
+        }
+        let picks: &[(&str, Pick)] = match gate_up {
+            true if rows % 2 != 0 => return self.misshapen(blocks),
+            true => &[
+                ("gate", Pick { first: 0, step: 2, count: rows / 2 }),
+                ("up", Pick { first: 1, step: 2, count: rows / 2 }),
+            ],
+            false => &[("down", Pick::all(rows))],
+        };
+        for &(part, pick) in picks {
+            let name = format!("{blk}.ffn_{part}_exps.weight");
+            let (b, s) = (blocks.piece(), scales.piece());
+            let recipe =
+                Recipe::Mxfp4 { blocks: b, scales: s, matrices: experts, rows, row_blocks, pick };
+            let shape = [experts, pick.count, row_blocks * 32];
+            self.add(name, DType::MXFP4, &shape, recipe, blocks);
+        }
+    }
+}
+
+/// Bytes that are no numbers by themselves.
+const U8: Kind = Kind::Other("U8");

@@ -1,0 +1,106 @@
+//! Safetensors with a `config.json`: a model as Hugging Face's `transformers` saves it.
+//!
+//! [`open`] gives the model as the [`Gguf`] that it would be converted to, without converting
+//! anything: `config.json` becomes GGUF's keys ([`facts`]), the files' tensors get GGUF's names
+//! ([`names`]) and stay where they are. Only what has another form is made, when it is loaded and in
+//! its own format: stacks of experts, transposed experts, MXFP4 with its scales apart ([`assemble`]).
+//! So an architecture is described once, in `arch`, for both containers.
+//!
+//! - [`container`]: one file, its header checked against its bytes
+//! - [`folder`]: which files a model has: one, or those that an index names
+//! - [`config`], [`facts`], [`rope`]: `config.json` and its keys
+//! - [`names`], [`assemble`]: tensors
+
+mod assemble;
+mod config;
+mod container;
+mod facts;
+mod folder;
+mod names;
+mod rope;
+
+use crate::gguf::{Gguf, TensorInfo};
+use crate::source::{Bytes, LoadMode, Source};
+use assemble::Held;
+use config::Config;
+use gristmill_core::{DType, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Whether a path is for [`open`]: a folder, or a file of this container.
+pub fn is_one(path: &Path) -> bool {
+    let named = |e: &std::ffi::OsStr| e.eq_ignore_ascii_case("safetensors");
+    path.is_dir() || path.extension().is_some_and(named)
+}
+
+/// Opens the model in a folder, or of a `.safetensors` file beside its `config.json`.
+///
+/// # Errors
+/// [`gristmill_core::Error::Model`] naming the file and the field or the tensors that are wrong.
+pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
+    open_with(path, LoadMode::Auto)
+}
+
+/// [`open`], saying how tensor data shall come into memory.
+///
+/// # Errors
+/// As [`open`]; also when a file cannot be mapped and must be.
+pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
+    let files = folder::find(path.as_ref())?;
+    let config = Config::open(&files.config)?;
+    // Before the weights are looked at, because what cannot run need not be whole.
+    let model_type = facts::model_type(&config)?;
+    let shards = folder::read(&files, mode)?;
+    put_together(path.as_ref().display().to_string(), &files.name, &config, model_type, shards)
+}
+
+/// The model of a `config.json` and a file of weights that are in memory; `name` stands for it in
+/// messages.
+///
+/// # Errors
+/// As [`open`], about the contents.
+pub fn from_bytes(name: impl Into<String>, config: &[u8], weights: Bytes) -> Result<Gguf> {
+    let name = name.into();
+    let config = Config::parse(format!("{name}/config.json"), config)?;
+    let model_type = facts::model_type(&config)?;
+    let shard = folder::Shard::read(Source::from_bytes(name.clone(), weights))?;
+    put_together(name.clone(), &name, &config, model_type, vec![shard])
+}
+
+/// The model that `place` stands for in messages, which calls itself `own_name`.
+fn put_together(
+    place: String,
+    own_name: &str,
+    config: &Config,
+    model_type: &'static str,
+    shards: Vec<folder::Shard>,
+) -> Result<Gguf> {
+    let held: Vec<Held<'_>> = shards
+        .iter()
+        .enumerate()
+        .flat_map(|(i, s)| s.entries.iter().map(move |entry| Held { part: i + 1, entry }))
+        .collect();
+    let output = Some(names::Target::Whole("output.weight".into()));
+    let head = held.iter().any(|h| names::target(model_type, &h.entry.name) == output);
+    // Where the field is left out, the weights tell.
+    let tied = config.opt("tie_word_embeddings")?.unwrap_or(!head);
+    if !tied && !head {
+        let what = "is false, but no tensor 'lm_head.weight' is in the files";
+        return Err(config.wrong("tie_word_embeddings", what));
+    }
+    let mut tensors = assemble::assemble(&place, model_type, &held, tied)?;
+    let facts = facts::read(config, model_type, own_name)?;
+
+    // Numbers of the configuration that programs read as tensors, one after the other.
+    let mut computed: Vec<u8> = vec![];
+    for (name, values) in &facts.tensors {
+        let (offset, part) = (computed.len(), shards.len() + 1);
+        computed.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        let (bytes, shape) = (values.len() * 4, [values.len(), 1, 1, 1]);
+        let (name, dtype) = ((*name).to_owned(), DType::F32);
+        tensors.push((TensorInfo { name, dtype, shape, n_dims: 1, offset, bytes, part }, None));
+    }
+    let mut parts: Vec<Source> = shards.iter().map(|s| s.source.clone()).collect();
+    parts.push(Source::from_bytes(place.clone(), Arc::new(computed)));
+    Gguf::assembled(place, facts.head()?, parts, tensors)
+}

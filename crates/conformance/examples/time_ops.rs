@@ -68,6 +68,30 @@ fn attention(heads: u32, kv_heads: u32, head_dim: u32, dtype: DType) -> Program 
     p
 }
 
+/// A mixture of so many experts, of which a token uses `k`.
+fn experts(n: u32, k: u32, width: u32, inner: u32) -> Program {
+    let (mut p, x) = reading(width);
+    let route = Op::Route {
+        x,
+        w: p.tensor("router", n, width),
+        bias: None,
+        choice_bias: None,
+        k,
+        gating: Gating::Softmax,
+        renormalise: true,
+        scale: 1.0,
+    };
+    let route = p.one("route", route).expect("shapes agree");
+    let w = ["gate", "up"].map(|s| p.tensor_stack(s, n, inner, width)).into();
+    let up = Op::ExpertGateUp { x, route, w, bias: vec![], act: Act::Silu };
+    let x = p.one("gate_up", up).expect("shapes agree");
+    let w = p.tensor_stack("down", n, width, inner);
+    let down = Op::ExpertDown { x, route, w, bias: None };
+    let y = p.one("down", down).expect("shapes agree");
+    p.output(Output::Hidden, y);
+    p
+}
+
 /// Median seconds of a step of `n` tokens behind `before` keys.
 fn time(cpu: &Cpu, p: &Program, dtype: DType, a: Activations, n: u32, before: u32) -> f64 {
     let Op::Read { width, .. } = p.nodes[0].op else { unreachable!("programs here read") };
@@ -129,6 +153,17 @@ fn main() -> gristmill_core::Result<()> {
         let seconds = time(&cpu, &norm(4096), DType::F32, Activations::F32, n, 0);
         let bytes = f64::from(2 * 4 * 4096 * n);
         line(format!("norm 4096, {n} tokens"), seconds, bytes, bytes / 2.0);
+    }
+    for n in [1, 8, 128].into_iter().filter(|_| wants("experts")) {
+        let (all, k, width, inner) = (32, 4, 2048, 768);
+        let p = experts(all, k, width, inner);
+        let seconds = time(&cpu, &p, DType::Q4_K, Activations::Int8, n, 0);
+        // Every expert that is chosen is read once: by chance, those of `n` tokens are so many.
+        let missed = (1.0 - f64::from(k) / f64::from(all)).powi(n as i32);
+        let each = 3.0 * f64::from(width) * f64::from(inner);
+        let bytes = f64::from(all) * (1.0 - missed) * each * DType::Q4_K.bits_per_element() / 8.0;
+        let what = format!("experts Q4_K {k} of {all}, {width} by {inner}, {n} tokens");
+        line(what, seconds, bytes, 2.0 * each * f64::from(k * n));
     }
     let steps = [(1, 512), (1, 1024), (1, 4096), (128, 1024)];
     for (n, before) in steps.into_iter().filter(|_| wants("attention")) {

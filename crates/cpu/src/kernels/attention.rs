@@ -338,6 +338,17 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
         [from as usize, to as usize]
     }
 
+    /// The page that holds a key.
+    ///
+    /// # Safety
+    /// Some token of the item sees a key of that page.
+    #[inline(always)]
+    unsafe fn page(&self, key: usize) -> usize {
+        let entry = (key / self.args.page_tokens) as u32;
+        // SAFETY: the caller's promise, and tables hold the pages of visible keys.
+        unsafe { *self.pages.add(self.item.table.wrapping_add(entry) as usize) as usize }
+    }
+
     /// Walks the pages of one span.
     ///
     /// # Safety
@@ -368,23 +379,19 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
             high = high.min((span + 1) * SPAN);
             let width = a.kv_heads * d;
             let first = self.kv_head * d;
-            let page_at = |at: usize| {
-                let entry = self.item.table.wrapping_add((at / p) as u32) as usize;
-                *self.pages.add(entry) as usize * width * p
-            };
             let mut at = low - low % p;
             while at < high {
-                let page = page_at(at);
+                let page = self.page(at) * width * p;
                 // The next page is asked for while this one is worked on.
-                let next = if at + p < high { page_at(at + p) } else { page };
-                let keys = |page: usize| a.k_pages.cast::<K>().add(page + first * p);
-                let rows_of_scores = |r: usize| scores.add(r * p);
+                let next = if at + p < high { self.page(at + p) * width * p } else { page };
+                let keys = a.k_pages.cast::<K>().add(first * p);
+                let (keys, next_keys) = (keys.add(page), keys.add(next));
                 page::for_row_blocks!(rows, |r, R| page::dot::<S, K, R>(
                     s,
                     q.add(r * d),
-                    keys(page),
-                    keys(next),
-                    rows_of_scores(r),
+                    keys,
+                    next_keys,
+                    scores.add(r * p),
                     [d, p]
                 ));
                 for r in 0..rows {
@@ -402,7 +409,7 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
                 };
                 page::for_row_blocks!(rows, |r, R| page::weigh::<S, V, R>(
                     s,
-                    rows_of_scores(r),
+                    scores.add(r * p),
                     &values,
                     part.out.add(r * d),
                     [d, p]

@@ -182,9 +182,9 @@ fn dense_formats_at_odd_sizes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
     #[test]
-    fn any_shape(rows in 1usize..40, n in 1usize..4, tokens in 1usize..31, i in 0usize..26) {
+    fn any_shape(rows in 1usize..40, n in 1usize..4, tokens in 1usize..31, i in 0usize..50) {
         let dtype = DENSE.into_iter().chain(blocks()).nth(i).unwrap();
         let cols = if i < 3 { n * 61 } else { n * dtype.block_len() };
         for isa in Isa::available() {

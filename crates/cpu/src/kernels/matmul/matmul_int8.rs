@@ -296,9 +296,12 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                     let token = s.broadcast(x.add(word(0, N) + 4 * n).cast());
                     let dot = s.i32_to_f32(dots[m][n]);
                     let mut sum = s.fma(dot, s.mul(scale, token), sums[m][n]);
-                    if W::HAS_MIN {
+                    if W::HAS_MIN && W::SUB == 32 {
                         let token = s.broadcast(x.add(word(1, N) + 4 * n).cast());
                         sum = s.neg_fma(min, token, sum);
+                    } else if W::HAS_MIN {
+                        let minus = s.i32_broadcast(x.add(word(3 + run, N) + 4 * n).cast());
+                        sum = s.fma(min, s.mul(token, s.i32_to_f32(minus)), sum);
                     }
                     sums[m][n] = sum;
                 }

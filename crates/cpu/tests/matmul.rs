@@ -321,7 +321,7 @@ fn stored_dot_products() {
         eprintln!("reference blocks not present, nothing compared");
         return;
     }
-    for dtype in blocks().filter(|d| root.join(d.name()).exists()) {
+    for dtype in blocks().filter(|d| root.join(d.name()).join("act.npy").exists()) {
         let read = |name: &str| npy(&root.join(dtype.name()).join(name));
         let floats = |name: &str| -> Vec<f32> {
             let bytes = read(name);

@@ -269,6 +269,9 @@ impl WithSimd for Fragments {
             let (x, y) =
                 unsafe { (s.bytes_load(a.as_ptr().cast()), s.bytes_load(b.as_ptr().cast())) };
             check("splat", s.words_splat(a[0]), &|_| a[0]);
+            let few: [u8; 16] = std::array::from_fn(|l| a[l] as u8);
+            // SAFETY: sixteen bytes.
+            check("bytes", unsafe { s.words_load_u8(few.as_ptr()) }, &|l| a[l] & 255);
             check("and", s.words_and(x, b[0]), &|l| a[l] & b[0]);
             check("xor", s.words_xor(x, y), &|l| a[l] ^ b[l]);
             check("add", s.words_add(x, y), &|l| a[l].wrapping_add(b[l]));

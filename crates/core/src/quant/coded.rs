@@ -11,7 +11,7 @@
 //! ```
 //!
 //! with `q` in 0..=127 around a `ZERO` of 64, or of 0 where there are minima, or in 0..=255 around
-//! 128. What a format adds to or multiplies its table entries with is folded into small integers,
+//! 128; packed integers have a zero in each block instead. What a format adds to or multiplies its table entries with is folded into small integers,
 //! exactly.
 
 use super::BlockFormat;
@@ -28,9 +28,9 @@ pub enum Scale {
     Exponent,
     /// `d`, an f32.
     Single,
-    /// `d`, an f16, and a byte `z`: `m` is `d · z`.
+    /// `d`, an f16, and a byte that is subtracted from every `q`.
     HalfZero,
-    /// `d`, an f32, and a byte `z`.
+    /// `d`, an f32, and such a byte.
     SingleZero,
 }
 
@@ -55,7 +55,12 @@ impl Scale {
 
     /// Whether there are minima.
     pub const fn has_min(self) -> bool {
-        self.widths()[1] > 0
+        matches!(self, Scale::Halves)
+    }
+
+    /// Whether blocks have a zero of their own.
+    pub const fn has_zero(self) -> bool {
+        matches!(self, Scale::HalfZero | Scale::SingleZero)
     }
 
     /// `[d, m]` from the bytes of `d` followed by what else there is; `m` is 0 without minima.
@@ -66,9 +71,8 @@ impl Scale {
             Scale::Half => [half(0), 0.0],
             Scale::Halves => [half(0), half(2)],
             Scale::Exponent => [exponent(bytes[0]), 0.0],
-            Scale::Single => [single, 0.0],
-            Scale::HalfZero => [half(0), half(0) * f32::from(bytes[2])],
-            Scale::SingleZero => [single, single * f32::from(bytes[4])],
+            Scale::HalfZero => [half(0), 0.0],
+            Scale::Single | Scale::SingleZero => [single, 0.0],
         }
     }
 }
@@ -88,7 +92,8 @@ pub trait CodedFormat: BlockFormat {
     const WORDS: usize;
     /// Elements that share a scale: 16 or 32.
     const SUB: usize;
-    /// Subtracted from every `q`: 64, 0 with minima, or 128 where `q` takes a whole byte.
+    /// Subtracted from every `q`: 64, 0 with minima or a zero of the block, or 128 where `q` takes a
+    /// whole byte.
     const ZERO: i32 = 64;
     /// The form of `d` and `m`.
     const SCALE: Scale = Scale::Half;
@@ -111,7 +116,7 @@ pub trait CodedFormat: BlockFormat {
     fn sc<W: Words>(w: W, _unit: usize, _run: usize) -> W::Word {
         w.splat(1)
     }
-    /// The integer minimum of the run, 0..=255, for formats with [`Scale::Halves`]; 1 for others.
+    /// The integer minimum of the run, 0..=255, for formats with [`Scale::Halves`].
     #[inline(always)]
     fn mn<W: Words>(w: W, _unit: usize, _run: usize) -> W::Word {
         w.splat(1)
@@ -206,6 +211,7 @@ impl<F: Fn(usize) -> u32 + Copy> Words for OneRow<F> {
 /// holds `BLOCK` elements.
 pub fn decode<F: CodedFormat>(w: impl Words<Word = u32>, scales: [u8; 8], out: &mut [f32]) {
     let [d, m] = F::SCALE.values(scales);
+    let zero = if F::SCALE.has_zero() { scales[F::SCALE.widths()[0]].into() } else { F::ZERO };
     for (j, out) in out.chunks_exact_mut(4).enumerate() {
         let (unit, j) = (j / 8, j % 8);
         let run = j * 4 / F::SUB;
@@ -214,7 +220,7 @@ pub fn decode<F: CodedFormat>(w: impl Words<Word = u32>, scales: [u8; 8], out: &
             scale *= (F::sc(w, unit, run) as i32 - F::SC_ZERO) as f32;
         }
         for (o, q) in out.iter_mut().zip(F::quad(w, unit, j).to_le_bytes()) {
-            *o = scale * (i32::from(q) - F::ZERO) as f32;
+            *o = scale * (i32::from(q) - zero) as f32;
             if F::SCALE.has_min() {
                 *o -= m * F::mn(w, unit, run) as f32;
             }

@@ -2,7 +2,7 @@
 //! quantized weights of safetensors become ([`unpack`](super::unpack)).
 //!
 //! ```text
-//! value[j] = d · q[j] - d · z          below eight bits
+//! value[j] = d · (q[j] - z)            below eight bits
 //! value[j] = d · (q[j] - 128)          of eight bits
 //! ```
 //!

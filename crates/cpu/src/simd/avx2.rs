@@ -226,6 +226,9 @@ impl Simd for Avx2 {
             let shorts = _mm_packs_epi32(low, high);
             _mm_storel_epi64(p.cast(), _mm_packs_epi16(shorts, shorts))
         }
+        fn words_load_u8(self, p: *const u8) -> __m256i {
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))
+        }
         fn i32_broadcast(self, p: *const i32) -> __m256i { _mm256_set1_epi32(*p) }
         fn bytes_load(self, p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
         fn bytes_store(self, p: *mut u8, a: __m256i) { _mm256_storeu_si256(p.cast(), a) }

@@ -238,6 +238,9 @@ macro_rules! avx512_ops {
             fn store_i8(self, p: *mut i8, a: __m512) {
                 _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)))
             }
+            fn words_load_u8(self, p: *const u8) -> __m512i {
+                _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
+            }
             fn i32_broadcast(self, p: *const i32) -> __m512i { _mm512_set1_epi32(*p) }
             fn bytes_load(self, p: *const u8) -> __m512i { _mm512_loadu_si512(p.cast()) }
             fn bytes_store(self, p: *mut u8, a: __m512i) { _mm512_storeu_si512(p.cast(), a) }

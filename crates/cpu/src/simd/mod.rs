@@ -273,6 +273,11 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
 
     /// `n` in every row.
     fn words_splat(self, n: u32) -> Self::Bytes;
+    /// A byte for each row, zero-extended.
+    ///
+    /// # Safety
+    /// `p` is readable for `LANES` bytes.
+    unsafe fn words_load_u8(self, p: *const u8) -> Self::Bytes;
     /// `a & mask`
     fn words_and(self, a: Self::Bytes, mask: u32) -> Self::Bytes;
     /// `a ^ b`

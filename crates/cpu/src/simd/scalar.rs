@@ -295,6 +295,11 @@ macro_rules! scalar_ops {
             [n; Self::LANES]
         }
         #[inline(always)]
+        unsafe fn words_load_u8(self, p: *const u8) -> Self::Bytes {
+            // SAFETY: the caller's promise.
+            from_fn(|l| u32::from(unsafe { *p.add(l) }))
+        }
+        #[inline(always)]
         fn words_and(self, a: Self::Bytes, mask: u32) -> Self::Bytes {
             a.map(|a| a & mask)
         }

@@ -71,6 +71,30 @@ impl<F: CodedFormat> Codes<F> {
         (BlockWords { s, at, format: PhantomData }, unit % per_block)
     }
 
+    /// What is missing from the zero of the unit's block to 64, in every byte; 0 where the format
+    /// has one zero for all.
+    ///
+    /// # Safety
+    /// The group has that unit, laid out for `S`.
+    #[inline(always)]
+    unsafe fn to_64<S: Simd>(self, s: S, unit: usize) -> S::Bytes {
+        if !F::SCALE.has_zero() {
+            return s.words_splat(0);
+        }
+        // SAFETY: the caller's promise; the zeros follow `d`.
+        let zero = unsafe {
+            s.words_load_u8(self.block_scales::<S>(unit).add(F::SCALE.widths()[0] * S::LANES))
+        };
+        // Zeros are at most 2^4, so that no byte borrows from the next.
+        s.words_mul(s.words_sub(s.words_splat(64), s.words_and(zero, 63)), 0x0101_0101)
+    }
+
+    /// Whole bytes signed or not, as the instruction set multiplies them.
+    #[inline(always)]
+    fn biased<S: Simd>(s: S, quad: S::Bytes) -> S::Bytes {
+        if F::ZERO == 128 && S::S8_BIAS == 0 { s.bytes_xor(quad, 0x80) } else { quad }
+    }
+
     /// The scales of the block that holds unit `unit`.
     ///
     /// # Safety
@@ -87,16 +111,32 @@ impl<F: CodedFormat> Codes<F> {
 
 impl<F: CodedFormat> Source for Codes<F> {
     const SUB: usize = F::SUB;
-    const ZERO: i32 = F::ZERO;
+    const ZERO: i32 = if F::SCALE.has_zero() { 64 } else { F::ZERO };
     const HAS_MIN: bool = F::SCALE.has_min();
     const WHOLE_BYTES: bool = F::ZERO == 128;
 
     #[inline(always)]
     unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes {
         // SAFETY: the caller's promise.
-        let (block, unit) = unsafe { self.block(s, unit) };
-        let quad = F::quad(block, unit, J);
-        if Self::WHOLE_BYTES && S::S8_BIAS == 0 { s.bytes_xor(quad, 0x80) } else { quad }
+        let (zero, (block, unit)) = unsafe { (self.to_64(s, unit), self.block(s, unit)) };
+        s.words_add(Self::biased(s, F::quad(block, unit, J)), zero)
+    }
+
+    // A loop over pairs, which share what an eighth of a block has in common: eight times the code
+    // of a grid would be long, for each format and instruction set.
+    #[inline(always)]
+    unsafe fn store_quads<S: Simd>(self, s: S, unit: usize, shift: S::Bytes, out: *mut u8) {
+        // SAFETY: the caller's promise.
+        let (zero, (block, unit)) = unsafe { (self.to_64(s, unit), self.block(s, unit)) };
+        let shift = s.words_add(shift, zero);
+        for k in 0..4 {
+            let quads = [F::quad(block, unit, 2 * k), F::quad(block, unit, 2 * k + 1)];
+            for (half, quad) in quads.into_iter().enumerate() {
+                let quad = s.words_add(Self::biased(s, quad), shift);
+                // SAFETY: as above.
+                unsafe { s.bytes_store(out.add((2 * k + half) * 4 * S::LANES), quad) };
+            }
+        }
     }
 
     #[inline(always)]
@@ -128,12 +168,9 @@ impl<F: CodedFormat> Source for Codes<F> {
 
     #[inline(always)]
     unsafe fn min<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {
-        // SAFETY: as above; what minima are made of follows `d`.
+        // SAFETY: as above; `m` follows `d`.
         unsafe {
             let at = self.block_scales::<S>(unit).add(F::SCALE.widths()[0] * S::LANES);
-            if !matches!(F::SCALE, Scale::Halves) {
-                return s.mul(self.scale(s, unit, run), s.load_u8(at));
-            }
             let (block, unit) = self.block(s, unit);
             s.mul(s.load_f16(at.cast()), s.bytes_lane(F::mn(block, unit, run), 0))
         }

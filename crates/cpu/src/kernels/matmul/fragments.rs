@@ -23,6 +23,23 @@ pub(super) trait Source: Copy {
     /// # Safety
     /// Here and below: the source was made from a group that holds unit `unit`, laid out for `S`.
     unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes;
+    /// Stores the eight quads of the unit, each with `shift` added, one after the other.
+    ///
+    /// # Safety
+    /// As for [`Source::quad`]; `out` is writable for eight fragments.
+    #[inline(always)]
+    unsafe fn store_quads<S: Simd>(self, s: S, unit: usize, shift: S::Bytes, out: *mut u8) {
+        macro_rules! quad {
+            ($($j:literal)+) => {$(
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let quad = self.quad::<S, $j>(s, unit);
+                    s.bytes_store(out.add($j * 4 * S::LANES), s.words_add(quad, shift));
+                }
+            )+};
+        }
+        quad!(0 1 2 3 4 5 6 7);
+    }
     /// The scales of run `run` of the unit.
     unsafe fn scale<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32;
     /// The minima of the unit; called for formats that have them.

@@ -6,8 +6,7 @@
 //! [`CHUNK`] elements from a fresh zero, `part = fma(w, x, part)`, and `y` adds the parts: shorter
 //! chains of additions, so a smaller error than one long one.
 
-use super::fragments::PackedGroup;
-use super::panel::{AnyPanel, Converter, PIECE, Panel, with_panel};
+use super::panel::{AnyPanel, Format, PIECE, Panel};
 use super::{MatmulArgs, Output, activations, group_sets, groups_at_once, with_gemv, with_tile};
 use crate::kernels::stored::Stored;
 use crate::simd::{Simd, WithSimd};
@@ -40,29 +39,25 @@ pub(super) unsafe fn dense<S: Simd, E: Stored>(args: &MatmulArgs) {
 
 /// Bytes of scratch that a worker needs for block formats: pieces of panels, and for several tokens
 /// groups that are widened whole.
-pub(super) fn scratch_bytes<S: Simd, W: PackedGroup>(cols: usize) -> usize {
+pub(super) fn scratch_bytes<S: Simd, P: AnyPanel>(cols: usize) -> usize {
     let wide = S::TILE_GROUPS * cols * S::LANES * size_of::<f32>();
-    with_panel!(W, |P| { P::piece_bytes::<S>(S::GEMV_GROUPS).max(P::piece_bytes::<S>(1) + wide) })
+    P::piece_bytes::<S>(S::GEMV_GROUPS).max(P::piece_bytes::<S>(1) + wide)
 }
 
-/// The product with the weights of a block format: taken apart on the way for one token, widened
-/// a few groups at a time for several, which then are dense.
+/// The product with the weights of a block format by way of panels: of pieces for one token, which
+/// are widened in registers; for several, groups are widened a few at a time, and then are dense.
 ///
 /// # Safety
-/// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says.
-pub(super) unsafe fn blocks<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
-    let converter = Converter::new::<S, W>(args.weights, args.cols);
-    // SAFETY: the caller's promise.
-    unsafe { with_panel!(W, |P| over_panels::<S, P>(args, converter)) }
-}
-
-/// # Safety
-/// As for [`blocks`]; the panels are those of `converter`.
-#[inline(never)] // once for all formats with these panels
-unsafe fn over_panels<S: Simd, P: AnyPanel + Rows32>(args: &MatmulArgs, converter: Converter) {
+/// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says; the panels are those
+/// of `format`.
+pub(super) unsafe fn over_panels<S: Simd, P: AnyPanel + Rows32>(
+    args: &MatmulArgs,
+    format: &Format,
+) {
     const { assert!(PIECE * 32 == CHUNK) };
     // SAFETY: the caller's promise.
     let s = unsafe { S::assume() };
+    let converter = format.converter(args.weights, args.cols);
     let units = converter.units();
     let piece_bytes = P::piece_bytes::<S>(1);
     if args.tokens == 1 {
@@ -172,7 +167,7 @@ unsafe fn matmul<S: Simd, W: Rows32>(
 }
 
 /// A row group whose weights can be had as f32, `[k][R]`.
-trait Rows32: Copy {
+pub(super) trait Rows32: Copy {
     /// Adds to `parts[m][n]` the products of `ks` (at most [`CHUNK`], a multiple of 32 for block
     /// formats) elements from `k` on. `x` is the tile at element `k`.
     ///

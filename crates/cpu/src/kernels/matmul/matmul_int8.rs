@@ -13,30 +13,23 @@
 
 use super::activations::{self, BLOCK_BYTES, word};
 use super::fragments::{PackedGroup, Source};
-use super::panel::{AnyPanel, Converter, PIECE, with_panel};
+use super::panel::{AnyPanel, Format, PIECE};
 use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile};
 use crate::simd::{Simd, WithSimd};
 use std::ops::Range;
 
-/// Whether kernels for several tokens, too, read the weights as they are packed: whole bytes.
-const fn is_direct<W: PackedGroup>() -> bool {
-    W::DIRECT && W::Source::WHOLE_BYTES
+/// Bytes of scratch that a worker needs for panels.
+pub(super) fn scratch_bytes<S: Simd, P: AnyPanel>(cols: usize) -> usize {
+    let panel = P::groups::<S>(cols) * (cols / 32) * P::unit_bytes::<S>();
+    panel.max(P::piece_bytes::<S>(S::GEMV_GROUPS))
 }
 
-/// Bytes of scratch for one worker.
-pub(super) fn scratch_bytes<S: Simd, W: PackedGroup>(cols: usize) -> usize {
-    if is_direct::<W>() {
-        return 0;
-    }
-    with_panel!(W, |P| {
-        let panel = P::groups::<S>(cols) * (cols / 32) * P::unit_bytes::<S>();
-        panel.max(P::piece_bytes::<S>(S::GEMV_GROUPS))
-    })
-}
-
+/// One token by weights that are taken apart as they are multiplied; any number of tokens for whole
+/// bytes, which are ready as they are packed.
+///
 /// # Safety
 /// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says.
-pub(super) unsafe fn matmul<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
+pub(super) unsafe fn direct<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
     let stride = W::stride::<S>(args.cols);
     let group = |g: usize| {
         // SAFETY: the caller names groups of this matrix only.
@@ -45,27 +38,24 @@ pub(super) unsafe fn matmul<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
     let units = 0..args.cols / 32;
     // SAFETY: the caller's promise.
     unsafe {
-        if is_direct::<W>() && args.tokens > 1 {
+        if W::Source::WHOLE_BYTES && args.tokens > 1 {
             // All tiles pass over a few groups while these are in cache.
             return run_tiles::<S, _>(args, S::GEMV_GROUPS, |_| {}, |g, _| group(g));
         }
-        if W::DIRECT && args.tokens == 1 {
-            for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
-                with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, units.clone(), |m| {
-                    group(set.group(m))
-                }));
-            }
-            return;
+        for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
+            with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, units.clone(), |m| {
+                group(set.group(m))
+            }));
         }
-        let converter = Converter::new::<S, W>(args.weights, args.cols);
-        with_panel!(W, |P| over_panels::<S, P>(args, converter));
     }
 }
 
+/// Any number of tokens by way of panels.
+///
 /// # Safety
-/// As for [`matmul`]; the panels are those of `converter`.
-#[inline(never)] // once for all formats with these panels
-unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, converter: Converter) {
+/// As for [`direct`]; the panels are those of `format`.
+pub(super) unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, format: &Format) {
+    let converter = format.converter(args.weights, args.cols);
     let units = converter.units();
     let unit_bytes = P::unit_bytes::<S>();
     if args.tokens > 1 {
@@ -102,7 +92,7 @@ unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, converter: Conver
 /// `source(g, first)` is row group `g` of the share that starts at `first`.
 ///
 /// # Safety
-/// As for [`matmul`].
+/// As for [`direct`].
 unsafe fn run_tiles<S: Simd, W: Source>(
     args: &MatmulArgs,
     share: usize,
@@ -135,7 +125,7 @@ unsafe fn run_tiles<S: Simd, W: Source>(
 /// first units add to what y holds.
 ///
 /// # Safety
-/// As for [`matmul`]; `source(m)` is group `m` of the set from the first of these units on.
+/// As for [`direct`]; `source(m)` is group `m` of the set from the first of these units on.
 unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
     args: &MatmulArgs,
     start: usize,

@@ -25,8 +25,10 @@ mod panel;
 pub use activations::{PrepareArgs, PrepareFn};
 
 use crate::simd::{Isa, IsaVisitor, Simd};
+use fragments::{PackedGroup, Source};
 use gristmill_core::{DType, Error, Result, for_each_format};
 use gristmill_ir::Activations;
+use panel::{Format, with_panel};
 use std::ops::Range;
 
 /// One matrix product, or one worker's share of it.
@@ -51,7 +53,18 @@ pub struct MatmulArgs {
 }
 
 /// Computes a matrix product; see [`MatmulArgs`].
-pub type MatmulFn = unsafe fn(&MatmulArgs);
+type MatmulFn = unsafe fn(&MatmulArgs);
+/// The same by way of panels of a format.
+type OverPanelsFn = unsafe fn(&MatmulArgs, &Format);
+
+/// How a kernel reads its weights, for one token and for several.
+#[derive(Clone, Copy, Debug)]
+enum Run {
+    /// As they are packed.
+    Direct(MatmulFn),
+    /// By way of panels; if there is a function, as they are packed for one token.
+    Panels(OverPanelsFn, Format, Option<MatmulFn>),
+}
 
 /// The functions of one (instruction set, weight format, activation form).
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +72,7 @@ pub struct MatmulKernel {
     activations: Activations,
     tile_tokens: usize,
     prepare: PrepareFn,
-    matmul: MatmulFn,
+    run: Run,
     scratch_bytes: fn(cols: usize) -> usize,
 }
 
@@ -102,7 +115,13 @@ impl MatmulKernel {
     #[inline]
     pub unsafe fn matmul(&self, args: &MatmulArgs) {
         // SAFETY: the caller's promise; `select` has seen the instruction set detected.
-        unsafe { (self.matmul)(args) }
+        unsafe {
+            match &self.run {
+                Run::Direct(matmul) => matmul(args),
+                Run::Panels(_, _, Some(one)) if args.tokens == 1 => one(args),
+                Run::Panels(matmul, format, _) => matmul(args, format),
+            }
+        }
     }
 }
 
@@ -123,33 +142,18 @@ impl IsaVisitor for Select {
     type Output = Option<MatmulKernel>;
     fn visit<S: Simd>(self, _: S) -> Option<MatmulKernel> {
         let Select(dtype, activations) = self;
-        let kernel = |activations, matmul: MatmulFn, scratch_bytes| {
-            let prepare = activations::prepare_fn::<S>(activations);
-            let tile_tokens = S::TILE_TOKENS;
-            Some(MatmulKernel { activations, tile_tokens, prepare, matmul, scratch_bytes })
-        };
         macro_rules! dense {
             ($d:ident, $t:ty) => {
                 if dtype == DType::$d {
-                    return kernel(Activations::F32, matmul_f32::dense::<S, $t>, |_| 0);
+                    let run = Run::Direct(matmul_f32::dense::<S, $t>);
+                    return Some(kernel::<S>(Activations::F32, run, |_| 0));
                 }
             };
         }
         macro_rules! blocks {
             ($d:ident, $w:ty) => {
                 if dtype == DType::$d {
-                    return match activations {
-                        Activations::F32 => kernel(
-                            activations,
-                            matmul_f32::blocks::<S, $w>,
-                            matmul_f32::scratch_bytes::<S, $w>,
-                        ),
-                        Activations::Int8 => kernel(
-                            activations,
-                            matmul_int8::matmul::<S, $w>,
-                            matmul_int8::scratch_bytes::<S, $w>,
-                        ),
-                    };
+                    return Some(block_kernel::<S, $w>(activations));
                 }
             };
         }
@@ -173,6 +177,34 @@ impl IsaVisitor for Select {
         for_each_format!(coded: coded);
         for_each_format!(packed: packed);
         None
+    }
+}
+
+fn kernel<S: Simd>(
+    activations: Activations,
+    run: Run,
+    scratch_bytes: fn(cols: usize) -> usize,
+) -> MatmulKernel {
+    let prepare = activations::prepare_fn::<S>(activations);
+    MatmulKernel { activations, tile_tokens: S::TILE_TOKENS, prepare, run, scratch_bytes }
+}
+
+/// The kernel for a block format.
+fn block_kernel<S: Simd, W: PackedGroup>(activations: Activations) -> MatmulKernel {
+    let format = Format::new::<S, W>();
+    let direct = if W::DIRECT { Some(matmul_int8::direct::<S, W> as MatmulFn) } else { None };
+    match (activations, direct) {
+        (Activations::Int8, Some(direct)) if W::Source::WHOLE_BYTES => {
+            kernel::<S>(activations, Run::Direct(direct), |_| 0)
+        }
+        (Activations::Int8, direct) => with_panel!(W, |P| {
+            let run = Run::Panels(matmul_int8::over_panels::<S, P>, format, direct);
+            kernel::<S>(activations, run, matmul_int8::scratch_bytes::<S, P>)
+        }),
+        (Activations::F32, _) => with_panel!(W, |P| {
+            let run = Run::Panels(matmul_f32::over_panels::<S, P>, format, None);
+            kernel::<S>(activations, run, matmul_f32::scratch_bytes::<S, P>)
+        }),
     }
 }
 

@@ -106,21 +106,37 @@ macro_rules! with_panel {
 }
 pub(super) use with_panel;
 
-/// Converts row groups of one format.
+/// Converts some units of a packed row group of `cols` columns; see [`Converter::run`].
+type ConvertFn = unsafe fn(group: *const u8, cols: usize, units: Range<usize>, out: *mut u8);
+
+/// What kernels over panels need of a format.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Format {
+    stride: fn(cols: usize) -> usize,
+    convert: ConvertFn,
+}
+
+impl Format {
+    pub(super) fn new<S: Simd, W: PackedGroup>() -> Self {
+        Format { stride: W::stride::<S>, convert: convert::<S, W> }
+    }
+
+    /// The converter of a matrix of `cols` columns.
+    pub(super) fn converter(&self, weights: *const u8, cols: usize) -> Converter {
+        Converter { weights, stride: (self.stride)(cols), cols, convert: self.convert }
+    }
+}
+
+/// Converts row groups of one matrix.
 #[derive(Clone, Copy)]
 pub(super) struct Converter {
     weights: *const u8,
     stride: usize,
     cols: usize,
-    convert: unsafe fn(group: *const u8, cols: usize, units: Range<usize>, out: *mut u8),
+    convert: ConvertFn,
 }
 
 impl Converter {
-    /// For weights of type `W` and `cols` columns.
-    pub(super) fn new<S: Simd, W: PackedGroup>(weights: *const u8, cols: usize) -> Self {
-        Converter { weights, stride: W::stride::<S>(cols), cols, convert: convert::<S, W> }
-    }
-
     /// Units of a row.
     pub(super) fn units(&self) -> usize {
         self.cols / 32
@@ -168,14 +184,8 @@ impl<W: Source> WithSimd for Convert<W> {
             // SAFETY: whoever made this gave a source and an output of these units.
             unsafe {
                 self.source.prefetch(s, u);
-                macro_rules! quad {
-                    ($($j:literal)+) => {$(
-                        let quad = self.source.quad::<S, $j>(s, u);
-                        s.bytes_store(out, s.words_add(quad, shift));
-                        out = out.add(4 * S::LANES);
-                    )+};
-                }
-                quad!(0 1 2 3 4 5 6 7);
+                self.source.store_quads(s, u, shift, out);
+                out = out.add(8 * 4 * S::LANES);
                 for run in 0..32 / W::SUB {
                     s.store(out.cast(), self.source.scale(s, u, run));
                     out = out.add(4 * S::LANES);

@@ -115,9 +115,10 @@ fn every_field_may_hold_any_size() {
                 let len = b.len();
                 LARGEST.set(0);
                 assert!(exercise(b) <= limit, "{value:#x} at {at}");
-                // Tables of a few hundred bytes aside, no allocation is above the file's size.
+                // Our rows of the tables are larger than the file's, by a few times; beside them
+                // no allocation is above the size of the file.
                 let largest = LARGEST.get();
-                assert!(largest <= len.max(1024), "{largest} for {value:#x} at {at}");
+                assert!(largest <= len.max(4096), "{largest} for {value:#x} at {at}");
             }
         }
     }

@@ -4,9 +4,27 @@
 use super::dequantize;
 use crate::{DType, f16};
 
+/// Bits of the types of packed integers, which are the only block types without a GGUF id.
+fn packed_bits(dtype: DType) -> Option<u32> {
+    let packed = dtype.block_len() > 1 && dtype.ggml().is_none();
+    dtype.name()[1..2].parse().ok().filter(|_| packed)
+}
+
 /// Sets the scales of a block to `v`, or the power of two nearest to it.
 fn set_scales(dtype: DType, block: &mut [u8], v: f32) {
     let half = f16::from_f32(v);
+    if let Some(bits) = packed_bits(dtype) {
+        let width = if dtype.name().ends_with("F32") { 4 } else { 2 };
+        match width {
+            4 => block[..4].copy_from_slice(&v.to_le_bytes()),
+            _ => block[..2].copy_from_slice(&half.to_le_bytes()),
+        }
+        if bits < 8 {
+            // The zero is one of the integers.
+            block[width] &= (1 << bits) - 1;
+        }
+        return;
+    }
     let halves: &[usize] = match dtype {
         DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
         DType::Q2_K => &[80, 82],
@@ -26,9 +44,6 @@ fn set_scales(dtype: DType, block: &mut [u8], v: f32) {
                 block[49 + 2 * i] = block[49 + 2 * i] & 15 | nibble << 4;
             }
             return;
-        }
-        _ if dtype.ggml().is_none() && dtype.name().ends_with("F32") => {
-            return block[..4].copy_from_slice(&v.to_le_bytes());
         }
         _ => &[0],
     };

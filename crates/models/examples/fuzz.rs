@@ -73,7 +73,7 @@ fn search(target: &Target, seed: u64, time: Duration) -> usize {
     let note = std::env::temp_dir().join(format!("fuzz-{}-{}", target.name, std::process::id()));
     let program = std::env::current_exe().expect("this program");
     let begin = Instant::now();
-    let (mut first, mut found) = (0, 0);
+    let (mut first, mut found) = (0u64, 0);
     while begin.elapsed() < time {
         fs::write(&note, first.to_le_bytes()).expect("written");
         let limited = format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"");

@@ -21,7 +21,7 @@ const CASES: u64 = 20_000;
 /// Address space of a child, in KiB: a reader needs a few times the size of its file.
 const MEMORY: u64 = 2 << 20;
 /// Seconds that one case may take.
-const PATIENCE: u64 = 20;
+const PATIENCE: u64 = 60;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -21,7 +21,7 @@ const CASES: u64 = 20_000;
 /// Address space of a child, in KiB: a reader needs a few times the size of its file.
 const MEMORY: u64 = 2 << 20;
 /// Seconds that one case may take.
-const PATIENCE: u64 = 20;
+const PATIENCE: u64 = 60;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -73,7 +73,7 @@ fn search(target: &Target, seed: u64, time: Duration) -> usize {
     let note = std::env::temp_dir().join(format!("fuzz-{}-{}", target.name, std::process::id()));
     let program = std::env::current_exe().expect("this program");
     let begin = Instant::now();
-    let (mut first, mut found) = (0, 0);
+    let (mut first, mut found) = (0u64, 0);
     while begin.elapsed() < time {
         fs::write(&note, first.to_le_bytes()).expect("written");
         let limited = format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"");

@@ -15,6 +15,12 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub struct Weights(HashMap<String, HostTensor>);
 
+impl FromIterator<HostTensor> for Weights {
+    fn from_iter<I: IntoIterator<Item = HostTensor>>(tensors: I) -> Weights {
+        Weights(tensors.into_iter().map(|t| (t.name.clone(), t)).collect())
+    }
+}
+
 impl Weights {
     /// Random weights; `format` says how a matrix or table is stored, by its name.
     pub fn random(p: &Program, seed: u64, format: impl Fn(&str) -> DType) -> Weights {

@@ -3,7 +3,7 @@
 use crate::bundled;
 use crate::placement::Placement;
 use crate::settings::Settings;
-use gristmill_core::{Error, HostTensor, Result};
+use gristmill_core::{HostTensor, Result};
 use gristmill_cpu::Cpu;
 use gristmill_engine::{Engine, EngineOptions, Probe};
 use gristmill_ir::{Backend, Options, Program, TensorDecl};
@@ -28,7 +28,7 @@ impl Model {
     /// nothing and `path` is the name of the bundled model, that one.
     ///
     /// # Errors
-    /// [`Error::Model`] when it is missing, damaged or of another format.
+    /// [`crate::Error::Model`] when it is missing, damaged or of another format.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         Model::open_with(path, LoadMode::Auto)
     }
@@ -81,7 +81,7 @@ impl Model {
     /// What an engine needs to know.
     ///
     /// # Errors
-    /// [`Error::Model`] for an architecture that is not supported, or a damaged file.
+    /// [`crate::Error::Model`] for an architecture that is not supported, or a damaged file.
     pub fn info(&self, kv: KvTypes) -> Result<ModelInfo> {
         Ok(arch::architecture(&self.gguf, kv)?.info)
     }
@@ -99,7 +99,7 @@ impl Model {
     /// The tokenizer.
     ///
     /// # Errors
-    /// [`Error::Model`] when the file has none, or one of a kind that is not supported.
+    /// [`crate::Error::Model`] when the file has none, or one of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
         Tokenizer::from_gguf(&self.gguf).map(Arc::new)
     }
@@ -107,7 +107,7 @@ impl Model {
     /// The chat template, where the file has one.
     ///
     /// # Errors
-    /// [`Error::Model`] for one that does not parse.
+    /// [`crate::Error::Model`] for one that does not parse.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         ChatTemplate::from_gguf(&self.gguf)
     }
@@ -145,7 +145,7 @@ impl Model {
     /// An engine on the processor.
     ///
     /// # Errors
-    /// Those of [`Model::program`] and [`Engine::new`]; [`Error::Memory`] when a context that was
+    /// Those of [`Model::program`] and [`Engine::new`]; [`crate::Error::Memory`] when a context that was
     /// asked for does not fit.
     pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
         let cpu = Cpu::new(settings.cpu)?;

@@ -217,6 +217,8 @@ fn specs() -> Vec<Spec> {
     let yarned = Rope { yarn, scale: 0.25, magnitude: 1.14, ..adjacent.clone() };
     let yarned_halves = Rope { pairs: RopePairs::Halves, theta: 150.0, ..yarned.clone() };
     let yarned_part = Rope { dims: 12, scale: 1.0 / 32.0, ..yarned_halves.clone() };
+    let exact = yarned_part.yarn.clone().map(|y| Yarn { truncate: false, ..y });
+    let yarned_exact = Rope { yarn: exact, ..yarned_part.clone() };
     let longrope = Rope { dims: 12, magnitude: 1.19, ..ROPE };
     let sections = Rope { sections: Some([3, 3, 2]), ..ROPE };
     let (f16, bf16) = (DType::F16, DType::BF16);
@@ -245,6 +247,7 @@ fn specs() -> Vec<Spec> {
         Spec { name: "rope yarn", rope: Some(yarned), ..PLAIN },
         Spec { name: "rope yarn halves", rope: Some(yarned_halves), ..PLAIN },
         Spec { name: "rope yarn partial", rope: Some(yarned_part), ..PLAIN },
+        Spec { name: "rope yarn not truncated", rope: Some(yarned_exact), ..PLAIN },
         Spec { name: "rope longrope", rope: Some(longrope), factors: true, ..PLAIN },
         Spec { name: "rope sections", rope: Some(sections), ..PLAIN },
         Spec { name: "bias", biases: 1, ..PLAIN },

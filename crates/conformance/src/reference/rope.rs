@@ -7,16 +7,24 @@ use gristmill_ir::{Rope, RopePairs, Yarn};
 ///
 /// YaRN (Peng et al. 2023) tells pairs apart by the turns they make in the original context: those
 /// up to the last that makes `fast` turns or more are left alone, those from the first that makes
-/// `slow` turns or fewer are scaled, and between them the mixture changes evenly.
+/// `slow` turns or fewer are scaled, and between them the mixture changes evenly. Where its ends are
+/// not truncated to pairs, they lie between them, where a pair would make just so many turns.
 pub(super) fn frequencies(r: &Rope, factors: Option<&[f64]>) -> Vec<f32> {
     let plain = |i: u32| (f64::from(r.theta).ln() * -2.0 * f64::from(i) / f64::from(r.dims)).exp();
     let scaled_share = |i: u32, y: &Yarn| {
         let turns = |i: &u32| plain(*i) * f64::from(y.original_context) / std::f64::consts::TAU;
         let all = 0..r.dims;
-        let alone = all.clone().filter(|i| turns(i) >= f64::from(y.fast)).max().unwrap_or(0);
-        let scaled = all.clone().find(|i| turns(i) <= f64::from(y.slow)).unwrap_or(r.dims - 1);
-        let width = (f64::from(scaled) - f64::from(alone)).max(0.001);
-        ((f64::from(i) - f64::from(alone)) / width).clamp(0.0, 1.0)
+        let (alone, scaled) = if y.truncate {
+            let alone = all.clone().filter(|i| turns(i) >= f64::from(y.fast)).max().unwrap_or(0);
+            let scaled = all.clone().find(|i| turns(i) <= f64::from(y.slow));
+            (f64::from(alone), f64::from(scaled.unwrap_or(r.dims - 1)))
+        } else {
+            // turns(i) falls by the same factor from pair to pair.
+            let fall = (turns(&0) / turns(&1)).ln();
+            let place = |n: f32| (turns(&0) / f64::from(n)).ln() / fall;
+            (place(y.fast).max(0.0), place(y.slow).min(f64::from(r.dims - 1)))
+        };
+        ((f64::from(i) - alone) / (scaled - alone).max(0.001)).clamp(0.0, 1.0)
     };
     let pair = |i: u32| {
         let share = r.yarn.as_ref().map_or(1.0, |y| scaled_share(i, y));

@@ -45,7 +45,7 @@ impl PackedScale for f32 {
 /// 1 for fewer, which bring it along.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, packed)]
-pub struct Packed<S: PackedScale, const ZEROS: usize, const BITS: usize, const UNITS: usize> {
+pub struct Packed<S, const ZEROS: usize, const BITS: usize, const UNITS: usize> {
     d: S,
     z: [u8; ZEROS],
     q: [[[u8; 4]; BITS]; UNITS],

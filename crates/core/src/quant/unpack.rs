@@ -73,13 +73,14 @@ impl PackedMatrix<'_> {
             return refuse(format!("has {rows} rows of {cols} columns"));
         }
         let group = self.group.unwrap_or(cols);
-        let Some(block) = [128, 64, 32].into_iter().find(|&b| group % b == 0 && cols % b == 0)
+        let Some(block) =
+            [128, 64, 32].into_iter().find(|&b| group.is_multiple_of(b) && cols.is_multiple_of(b))
         else {
             return refuse(format!(
                 "has groups of {group} in rows of {cols}; only multiples of 32 can be packed"
             ));
         };
-        if group == 0 || cols % group != 0 {
+        if !cols.is_multiple_of(group) {
             return refuse(format!("has groups of {group} in rows of {cols}"));
         }
         let groups = cols / group;

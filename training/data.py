@@ -16,32 +16,29 @@ _MARKS = ("\x01", "\x02")  # never in a story
 
 
 def encode_document(tok, doc, slot_weight=1.0):
-    """(ids, weights) of one document, which may hold marks."""
+    """(ids, weights) of one document, which may hold marks: slot_weight to the power of how many enclose a token."""
     ids, weights = [], []
     for marked, target in doc:
-        text, spans = _unmark(marked)
+        text, depth = _unmark(marked)
         encoded = tok.encode(text)
         ids += encoded.ids
-        inside = [False] * (len(text) + 1)
-        for start, end in spans:
-            inside[start:end] = [True] * (end - start)
         for start, end in encoded.offsets:
-            weights.append((slot_weight if any(inside[start:end]) else 1.0) if target else 0.0)
+            weights.append(slot_weight ** max(depth[start:end], default=0) if target else 0.0)
     return ids, weights
 
 
 def _unmark(text):
-    """The text without marks, and the (start, end) of what they enclosed."""
-    out, spans, length = [], [], 0
-    for i, piece in enumerate(text.split(_MARKS[0])):
-        known, mark, rest = piece.partition(_MARKS[1])
-        if mark:
-            spans.append((length, length + len(known)))
-        elif i:
-            raise ValueError("unbalanced marks")
-        out += [known, rest]
-        length += len(known) + len(rest)
-    return "".join(out), spans
+    """The text without marks, and how many pairs of them enclose each character."""
+    out, depth, now = [], [], 0
+    for c in text:
+        if c in _MARKS:
+            now += 1 if c == _MARKS[0] else -1
+        else:
+            out.append(c)
+            depth.append(now)
+    if now:
+        raise ValueError("unbalanced marks")
+    return "".join(out), depth
 
 
 def batch(tok, seed, step, rows, length, slot_weight=1.0, single=False):

@@ -79,7 +79,8 @@ def render(node, value):
 def write(nodes, bindings, rng, marks=("", "")):
     """Text for a template; unbound variables are drawn and stored in `bindings`.
 
-    What follows from an earlier choice (a variable said again) is put between the two marks.
+    What depends on an earlier choice (a variable said again, a name that must fit a kind) is put
+    between the two marks; twice where stories say it so rarely that it is hard to learn.
     """
     out = []
     for node in nodes:
@@ -89,11 +90,10 @@ def write(nodes, bindings, rng, marks=("", "")):
             out.append(write(rng.choice(node[1]), bindings, rng, marks))
         else:
             key = node[1]
-            if key in bindings:
-                out.append(marks[0] + render(node, bindings[key]) + marks[1])
-            else:
+            follows = (key in bindings or key in world.DEPENDENT) + (key in world.RARE)
+            if key not in bindings:
                 bindings[key] = rng.choice(world.domain(key, bindings))
-                out.append(render(node, bindings[key]))
+            out.append(marks[0] * follows + render(node, bindings[key]) + marks[1] * follows)
     return "".join(out)
 
 

@@ -8,8 +8,8 @@ GIRLS = ["Mia", "Lily", "Nora", "Ada", "Tilda", "Juno", "Hazel", "Wren", "Elsie"
          "Clara", "Ivy", "Maren", "Greta", "Rosa", "June"]
 BOYS = ["Pip", "Tom", "Finn", "Oscar", "Bram", "Milo", "Otto", "Hugo", "Jasper", "Theo",
         "Rufus", "Leo", "Ned", "Arlo", "Sam", "Kit"]
-ELDER_WOMEN = ["Mrs. Alder", "Miss Tansy", "Granny Birch", "Aunt Dora", "Mrs. Pell", "Madam Quill"]
-ELDER_MEN = ["Mr. Hobb", "Old Bartle", "Uncle Fen", "Mr. Marsh", "Grandpa Reed", "Captain Loy"]
+ELDER_WOMEN = ["Mrs. Alder", "Miss Tansy", "Granny Birch", "Aunt Dora", "Madam Quill"]
+ELDER_MEN = ["Mr. Hobb", "Old Bartle", "Uncle Fen", "Grandpa Reed", "Captain Loy"]
 ROLES = ["baker", "miller", "beekeeper", "clockmaker", "gardener", "weaver", "potter",
          "lamplighter", "toymaker", "carpenter"]
 ANIMALS = ["fox", "rabbit", "hedgehog", "mouse", "badger", "otter", "squirrel", "bear", "owl",
@@ -63,6 +63,11 @@ GAMES = ["hide and seek", "leapfrog", "tag", "marbles", "hopscotch", "follow the
 TRAPS = ["on a rock in the stream", "in the top of a tall tree", "on a broken bridge",
          "on a drifting raft", "at the bottom of a ditch", "on the roof of a shed"]
 FEARS = ["the dark", "thunder", "deep water", "high places", "the old bridge", "strangers"]
+
+# Variables whose values depend on what is bound before them.
+DEPENDENT = {"hero", "hero.kind", "friend", "friend.kind", "place2", "place.spot", "place2.spot", "part"}
+# Variables that most stories say only a few times.
+RARE = {"place", "place2", "place.spot", "place2.spot", "part", "elder", "game"}
 
 FORMS = {"he", "him", "his", "He", "His", "in", "In", "Cap"}
 _PRONOUNS = {"f": {"he": "she", "him": "her", "his": "her", "He": "She", "His": "Her"},

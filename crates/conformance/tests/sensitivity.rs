@@ -56,7 +56,7 @@ const CHANGES: [(&str, Change); 35] = [
     }),
     ("attention rope longrope [4, 2, 16]", |op| rope(op, |r| r.magnitude = 1.0)),
     ("attention rope yarn halves [4, 2, 16]", |op| {
-        rope(op, |r| r.yarn = Some(Yarn { fast: 16.0, ..r.yarn.clone().unwrap() }))
+        rope(op, |r| r.yarn = Some(Yarn { fast: 2.0, ..r.yarn.clone().unwrap() }))
     }),
     ("attention scale [4, 2, 16]", |op| {
         if let Op::Attention { scale, .. } = op {

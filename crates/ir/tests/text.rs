@@ -107,7 +107,7 @@ fn refuses_with_the_line() {
         (", eps=0.00001", "", "the field `eps` is missing"),
         ("tensor @k [1, 32, 64]", "tensor @k [1, 32, 60]", "k is [1, 32, 60], not [1, 32, 64]"),
         ("head_dim=8, rope", "head_dim=9, rope", "outputs for 8 + 2"),
-        ("window=16", "window=17", "whose pages go after Some(16)"),
+        (", window=16", ", window=17", "whose pages go after Some(16)"),
         ("output hidden", "output hiden", "`hiden` is no output"),
         ("state $0 paged group=0", "state $0 paged group=3", "of group 3, not declared"),
     ] {

@@ -121,7 +121,7 @@ fn shards_by_an_index() {
     };
     let map: serde_json::Map<_, _> = all.iter().enumerate().map(place).collect();
     let index = |map: &serde_json::Map<String, Value>| json!({ "weight_map": map }).to_string();
-    let folder = |map| {
+    let folder = |map: &serde_json::Map<String, Value>| {
         let f = Folder::new().with("config.json", config().to_string());
         let f = f.with("a.safetensors", zeros(a)).with("b.safetensors", zeros(b));
         f.with("model.safetensors.index.json", index(map))

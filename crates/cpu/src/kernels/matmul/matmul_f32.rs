@@ -365,6 +365,7 @@ mod tests {
             let args = PrepareArgs {
                 x: x.as_ptr(),
                 x_stride: cols,
+                rows: std::ptr::null(),
                 tokens,
                 cols,
                 out: prepared.as_mut_ptr().cast(),

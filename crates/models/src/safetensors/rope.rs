@@ -87,7 +87,7 @@ fn dimensions(c: &Config, p: &Config, model_type: &str) -> Result<u32> {
     };
     let part = given.unwrap_or(if model_type == "glm4" { 0.5 } else { 1.0 });
     let dims = (f64::from(head_dim) * part) as u32;
-    if dims == 0 || dims % 2 != 0 || dims > head_dim {
+    if dims == 0 || !dims.is_multiple_of(2) || dims > head_dim {
         let what = format!("is {part}: {dims} of {head_dim} elements cannot rotate in pairs");
         return Err(c.wrong(key, what));
     }

@@ -103,7 +103,7 @@ impl<F: CodedFormat> Codes<F> {
     unsafe fn block_scales<S: Simd>(self, unit: usize) -> *const u8 {
         // SAFETY: the caller's promise.
         unsafe {
-            let block = unit / (F::BLOCK / 32) >> self.shared;
+            let block = (unit / (F::BLOCK / 32)) >> self.shared;
             self.scales.add(block * coded::block_scales_bytes::<F>(S::LANES))
         }
     }

@@ -248,7 +248,7 @@ impl WithSimd for Fragments {
         };
         static TWO: [[u32; 2]; 8] =
             [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12], [13, 14], [15, u32::MAX]];
-        let table: [u8; 16] = std::array::from_fn(|i| (i * 17 ^ 0xa5) as u8);
+        let table: [u8; 16] = std::array::from_fn(|i| ((i * 17) ^ 0xa5) as u8);
         let mut state = 3u64;
         for n in 0..200u32 {
             let [a, b]: [[u32; 16]; 2] = std::array::from_fn(|_| {

@@ -251,6 +251,9 @@ pub fn run(args: DiffArgs) -> Done {
     report(&args, [&a_is, &b_is], &rows)
 }
 
+/// What is done with an output: its name, the operation's, its shape and its values.
+type Visit<'a> = dyn FnMut(String, &'static str, Shape, &[f32]) -> Result<()> + 'a;
+
 /// Runs one side and hands over each value: its name, its operation, its shape, its numbers.
 /// Returns what the side is.
 fn pass(
@@ -259,7 +262,7 @@ fn pass(
     side: &Side,
     model: &Model,
     ids: &[u32],
-    each: &mut dyn FnMut(String, &'static str, Shape, &[f32]) -> Result<()>,
+    each: &mut Visit<'_>,
 ) -> Done<String> {
     let settings = side.settings()?;
     let described = side.describe(model, &settings);

@@ -222,7 +222,8 @@ mod tests {
     #[test]
     fn mxfp4_blocks() {
         // One block: element i has nibble i mod 16.
-        let pairs: Vec<u8> = (0..16u8).map(|k| (2 * k) % 16 | ((2 * k + 1) % 16) << 4).collect();
+        let pairs: Vec<u8> =
+            (0..16u8).map(|k| ((2 * k) % 16) | (((2 * k + 1) % 16) << 4)).collect();
         let recipe = Recipe::Mxfp4 {
             blocks: whole(0, 16),
             scales: whole(1, 1),

@@ -140,9 +140,11 @@ macro_rules! scalar_ops {
         }
         #[inline(always)]
         unsafe fn store_n(self, p: *mut f32, n: usize, a: Self::F32) {
-            for l in 0..Self::LANES.min(n) {
-                // SAFETY: written only where `n` covers it.
-                unsafe { *p.add(l) = a[l] }
+            for l in 0..Self::LANES {
+                if l < n {
+                    // SAFETY: written only where `n` covers it.
+                    unsafe { *p.add(l) = a[l] }
+                }
             }
         }
         #[inline(always)]
@@ -164,9 +166,11 @@ macro_rules! scalar_ops {
         }
         #[inline(always)]
         unsafe fn store_f16_n(self, p: *mut f16, n: usize, a: Self::F32) {
-            for l in 0..Self::LANES.min(n) {
-                // SAFETY: written only where `n` covers it.
-                unsafe { *p.add(l) = f16::from_f32_const(a[l]) }
+            for l in 0..Self::LANES {
+                if l < n {
+                    // SAFETY: written only where `n` covers it.
+                    unsafe { *p.add(l) = f16::from_f32_const(a[l]) }
+                }
             }
         }
         #[inline(always)]
@@ -188,9 +192,11 @@ macro_rules! scalar_ops {
         }
         #[inline(always)]
         unsafe fn store_bf16_n(self, p: *mut bf16, n: usize, a: Self::F32) {
-            for l in 0..Self::LANES.min(n) {
-                // SAFETY: written only where `n` covers it.
-                unsafe { *p.add(l) = bf16::from_f32_const(a[l]) }
+            for l in 0..Self::LANES {
+                if l < n {
+                    // SAFETY: written only where `n` covers it.
+                    unsafe { *p.add(l) = bf16::from_f32_const(a[l]) }
+                }
             }
         }
         #[inline(always)]

@@ -104,10 +104,15 @@ pub trait CodedFormat: BlockFormat {
     /// Subtracted from every `sc`.
     const SC_ZERO: i32 = 0;
 
-    /// The bytes of `d`, and what else there is, at the front of the result.
-    fn scale_bytes(&self) -> [u8; 8];
-    /// The body: `4 · WORDS` bytes.
-    fn body(&self) -> &[u8];
+    /// The bytes of `d`, and what else there is, at the front of the result. In most formats a block
+    /// begins with them.
+    fn scale_bytes(&self) -> [u8; 8] {
+        padded(&bytemuck::bytes_of(self)[..Self::SCALE.bytes()])
+    }
+    /// The body: `4 · WORDS` bytes. In most formats it is what follows.
+    fn body(&self) -> &[u8] {
+        &bytemuck::bytes_of(self)[Self::SCALE.bytes()..]
+    }
     /// The four integers of quad `j` (0..8) of unit `unit` of the block, the first in the lowest
     /// byte.
     fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word;

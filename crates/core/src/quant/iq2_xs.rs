@@ -28,14 +28,6 @@ impl CodedFormat for IQ2_XS {
     const UNIT: f32 = 0.125;
     const HAS_SC: bool = true;
 
-    fn scale_bytes(&self) -> [u8; 8] {
-        coded::padded(&self.d)
-    }
-
-    fn body(&self) -> &[u8] {
-        self.body.as_flattened()
-    }
-
     #[inline(always)]
     fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word {
         let (k, half) = (j / 2, j % 2);

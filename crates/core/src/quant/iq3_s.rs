@@ -27,14 +27,6 @@ impl CodedFormat for IQ3_S {
     const SUB: usize = 32;
     const HAS_SC: bool = true;
 
-    fn scale_bytes(&self) -> [u8; 8] {
-        coded::padded(&self.d)
-    }
-
-    fn body(&self) -> &[u8] {
-        self.body.as_flattened()
-    }
-
     #[inline(always)]
     fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word {
         let low = w.and(w.shr(w.word(2 * unit + j / 4), 8 * (j % 4)), 255);

@@ -29,14 +29,6 @@ impl CodedFormat for IQ3_XXS {
     const UNIT: f32 = 0.25;
     const HAS_SC: bool = true;
 
-    fn scale_bytes(&self) -> [u8; 8] {
-        coded::padded(&self.d)
-    }
-
-    fn body(&self) -> &[u8] {
-        self.body.as_flattened()
-    }
-
     #[inline(always)]
     fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word {
         let index = w.shr(w.word(2 * unit + j / 4), 8 * (j % 4));

@@ -45,14 +45,6 @@ impl CodedFormat for IQ4_NL {
     const ZERO: i32 = 128;
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 8] {
-        coded::padded(&self.d)
-    }
-
-    fn body(&self) -> &[u8] {
-        &self.q
-    }
-
     #[inline(always)]
     fn quad<W: Words>(w: W, _: usize, j: usize) -> W::Word {
         nibbles(w, 0, j)

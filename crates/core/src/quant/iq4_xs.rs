@@ -54,10 +54,6 @@ impl CodedFormat for IQ4_XS {
     const HAS_SC: bool = true;
     const SC_ZERO: i32 = 32;
 
-    fn scale_bytes(&self) -> [u8; 8] {
-        coded::padded(&self.d)
-    }
-
     fn body(&self) -> &[u8] {
         bytemuck::bytes_of(self)
     }

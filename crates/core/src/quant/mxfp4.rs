@@ -50,14 +50,6 @@ impl CodedFormat for MXFP4 {
     const SCALE: Scale = Scale::Exponent;
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 8] {
-        coded::padded(&[self.e])
-    }
-
-    fn body(&self) -> &[u8] {
-        &self.q
-    }
-
     #[inline(always)]
     fn quad<W: Words>(w: W, _: usize, j: usize) -> W::Word {
         coded::nibbles(w, &TABLE, 0, j)

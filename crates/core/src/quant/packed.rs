@@ -139,14 +139,6 @@ impl<S: PackedScale, const ZEROS: usize, const BITS: usize, const UNITS: usize> 
     const SCALE: Scale = S::SCALES[ZEROS];
     const HAS_SC: bool = false;
 
-    fn scale_bytes(&self) -> [u8; 8] {
-        coded::padded(&bytemuck::bytes_of(self)[..Self::SCALE.bytes()])
-    }
-
-    fn body(&self) -> &[u8] {
-        &bytemuck::bytes_of(self)[Self::SCALE.bytes()..]
-    }
-
     #[inline(always)]
     fn quad<W: Words>(w: W, unit: usize, j: usize) -> W::Word {
         let word = w.word(unit * BITS + j % BITS);

@@ -43,6 +43,8 @@ enum Verb {
     Logits(verbs::logits::LogitsArgs),
     /// Measure how well a model predicts a text
     Perplexity(verbs::perplexity::PerplexityArgs),
+    /// Show the tokens of a text
+    Tokenize(verbs::tokenize::TokenizeArgs),
     /// Write a float model in a smaller format
     Quantize(verbs::quantize::QuantizeArgs),
 }
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Some(Verb::Bench(a)) => verbs::bench::run(a),
         Some(Verb::Logits(a)) => verbs::logits::run(a),
         Some(Verb::Perplexity(a)) => verbs::perplexity::run(a),
+        Some(Verb::Tokenize(a)) => verbs::tokenize::run(a),
         Some(Verb::Quantize(a)) => verbs::quantize::run(a),
     };
     term::exit_code(done)

@@ -20,7 +20,7 @@ mod source;
 use crate::gguf::Gguf;
 use gristmill_core::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Rest;
+use minijinja::value::{Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, Value};
 use std::fmt;
 use std::io;
@@ -116,6 +116,9 @@ impl ChatTemplate {
         env.set_fuel(Some(FUEL));
         env.set_recursion_limit(DEPTH);
         env.set_formatter(|out, _, value| {
+            if value.kind() == ValueKind::Invalid {
+                return Err(minijinja::Error::new(ErrorKind::BadSerialization, value.to_string()));
+            }
             out.write_str(&python::text(value)).map_err(minijinja::Error::from)
         });
         env.add_filter("tojson", json::tojson);

@@ -121,11 +121,11 @@ impl Tokenizer {
             "gpt2" | "gemma4" | "whitespace" => Some(bpe::family(gguf, name)?),
             _ => None,
         };
-        let mut vocab = match name {
-            _ if let Some(family) = family => bpe::vocab(gguf, tokens, &kinds, family.symbols)?,
-            "llama" | "bert" | "t5" => spm::vocab(gguf, tokens, &kinds)?,
-            "rwkv" => rwkv::vocab(gguf, tokens, &kinds)?,
-            _ => {
+        let mut vocab = match (family, name) {
+            (Some(family), _) => bpe::vocab(gguf, tokens, &kinds, family.symbols)?,
+            (None, "llama" | "bert" | "t5") => spm::vocab(gguf, tokens, &kinds)?,
+            (None, "rwkv") => rwkv::vocab(gguf, tokens, &kinds)?,
+            (None, _) => {
                 return Err(gguf.error(format!(
                     "the tokenizer kind '{name}' is not supported; supported are gpt2, llama, t5, \
                      bert, rwkv, gemma4 and whitespace"
@@ -143,8 +143,8 @@ impl Tokenizer {
         // A space that encoding put first is taken away by decoding.
         let mut strip_space = false;
         let lowercase = flag(gguf, "normalizer.lowercase")?;
-        let model = match name {
-            _ if let Some(family) = family => {
+        let model = match (family, name) {
+            (Some(family), _) => {
                 add_bos = family.add_bos;
                 if family.nfc {
                     normalizer.push(Normalizer::Nfc);
@@ -155,10 +155,10 @@ impl Tokenizer {
                 let scheme = bpe::scheme(gguf, family, unknown)?;
                 let merges = bpe::merges(gguf)?;
                 let key = "tokenizer.ggml.merges";
-                let refuse = |what| gguf.error(format!("'{key}': {what}"));
+                let refuse = |what: String| gguf.error(format!("'{key}': {what}"));
                 Model::Bpe(Box::new(bpe::Bpe::new(&vocab, scheme, merges, refuse)?))
             }
-            "llama" => {
+            (None, "llama") => {
                 // SentencePiece's own defaults, where the file names none.
                 bos = bos.or_else(|| control(1));
                 eos = eos.or_else(|| control(2));
@@ -169,7 +169,7 @@ impl Tokenizer {
                 }
                 Model::Spm(Box::new(spm::Spm::new(gguf, &vocab, unknown)?))
             }
-            "t5" => {
+            (None, "t5") => {
                 eos = eos.or_else(|| control(1));
                 add_eos = true;
                 normalizer.extend(charsmap(gguf)?.map(Normalizer::Charsmap));
@@ -185,7 +185,7 @@ impl Tokenizer {
                 let unknown = unknown.or(Some(2).filter(|_| n > 2));
                 Model::Unigram(Box::new(unigram(gguf, &vocab, unknown)?))
             }
-            "bert" => {
+            (None, "bert") => {
                 bos = token("cls")?.or(bos);
                 add_bos = true;
                 strip_space = true;
@@ -199,7 +199,7 @@ impl Tokenizer {
                 });
                 Model::WordPiece(wordpiece::WordPiece::new(unknown, wordpiece::MAX_WORD))
             }
-            _ => Model::Rwkv(rwkv::Rwkv::new(&vocab, unknown)),
+            (None, _) => Model::Rwkv(rwkv::Rwkv::new(&vocab, unknown)),
         };
         // Many Gemma 4 files say that it wants no BOS, and it does.
         let add_bos = flag(gguf, "add_bos_token")?.unwrap_or(add_bos) || name == "gemma4";

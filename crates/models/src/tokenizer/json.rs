@@ -268,7 +268,7 @@ fn build(file: &File<'_>, config: &Config, refuse: &dyn Fn(String) -> Error) -> 
                 fuse_unknown: part.fuse_unk,
             };
             let merges = merges.iter().map(|m| m.halves());
-            let what = |what| refuse(format!("'merges': {what}"));
+            let what = |what: String| refuse(format!("'merges': {what}"));
             Model::Bpe(Box::new(Bpe::new(&vocab, scheme, merges, what)?))
         }
         Kind::Unigram => {

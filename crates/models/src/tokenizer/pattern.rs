@@ -51,7 +51,7 @@ pub(super) fn step(pattern: &str) -> Result<Step, String> {
     }
     let literals = CONTRACTIONS.map(|c| Alt::Literal(c.into()));
     if alternatives.starts_with(&literals) {
-        alternatives.splice(..literals.len(), [Alt::Contraction { any_case: false }]);
+        drop(alternatives.splice(..literals.len(), [Alt::Contraction { any_case: false }]));
     }
     Ok(Step::First(alternatives))
 }

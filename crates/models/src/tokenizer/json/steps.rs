@@ -35,7 +35,9 @@ fn parts<'v>(value: &'v Value, name: &str) -> Known<Vec<&'v Value>> {
     let mut open = vec![value];
     while let Some(part) = open.pop() {
         if part.is_null() {
-        } else if kind(part)? == "Sequence" {
+            continue;
+        }
+        if kind(part)? == "Sequence" {
             let list = part[name].as_array().ok_or("a Sequence without parts")?;
             open.extend(list.iter().rev());
         } else {

@@ -160,7 +160,7 @@ fn pairs() -> &'static [Pair] {
         let mut json = neox;
         json["normalizer"] = json!({"type": "Sequence", "normalizers":
             [{"type": "NFKC"}, {"type": "Lowercase"}]});
-        for (i, text) in ["<A>", "<b>", "ab", "é", "  x"].into_iter().enumerate() {
+        for (i, text) in ["<A>", "<b>", "ab", "ß-Ü", "  x"].into_iter().enumerate() {
             for flags in 0..4 {
                 let n = 4 * i + flags;
                 json["added_tokens"].as_array_mut().unwrap().push(json!({
@@ -243,8 +243,15 @@ fn small() -> Vec<Pair> {
     .collect()
 }
 
-fn check(text: &str) -> Result<(), TestCaseError> {
+/// The parts of the crate that know characters know those of Unicode 9; `young` says that the text
+/// may have others.
+fn check(text: &str, young: bool) -> Result<(), TestCaseError> {
+    let by_character =
+        ["manners", "bert", "bert-rerank", "unigram words", "unigram collapse", "unigram strip"];
     for Pair { name, ours, theirs } in pairs() {
+        if young && by_character.contains(&name.as_str()) {
+            continue;
+        }
         for special in [false, true] {
             let want = theirs.encode_fast(text, special).unwrap();
             let got = ours.encode(text, special, true);
@@ -263,14 +270,14 @@ proptest! {
 
     #[test]
     fn ids_are_those_of_the_tokenizers_crate(
-        text in r"([ \n\t]{0,3}(the|[abcxyz]{1,6}|[A-Z][a-z]{0,6}|'(s|LL|ve)|[0-9]{1,5}|[.,!?'(/_-]{1,3}|[éß今Ж가々ǅ①]{1,3}|e\u{301}|<A>|<b>z|ab|abzz|é|  xz|``|▁|😀|<s>|</s>)?){0,12}"
+        text in r"([ \n\t]{0,3}(the|[abcxyz]{1,6}|[A-Z][a-z]{0,6}|'(s|LL|ve)|[0-9]{1,5}|[.,!?'(/_-]{1,3}|[éß今Ж가々ǅ①]{1,3}|e\u{301}|<A>|<b>z|ab|abzz|ß-ÜZ|  xz|``|▁|😀|<s>|</s>)?){0,12}"
     ) {
-        check(&text)?;
+        check(&text, false)?;
     }
 
     #[test]
     fn on_any_text_too(text in any::<String>()) {
-        check(&text)?;
+        check(&text, true)?;
     }
 }
 

@@ -216,7 +216,7 @@ mod tests {
             rewrite("{%- for a, b in f('in', [1]) if a in c recursive -%}"),
             "{%- for a, b in ( f('in', [1]) )|__iterable if a in c recursive -%}"
         );
-        assert_eq!(rewrite("{% for x in y %}"), "{% for x in ( y )|__iterable  %}");
+        assert_eq!(rewrite("{% for x in y %}"), "{% for x in ( y )|__iterable %}");
         assert_eq!(
             rewrite("{{- 'a+'|safe + f(b + c) + d | tojson() -}}"),
             "{{-  __concat( 'a+'|safe , f(b + c) , d | tojson() )  -}}"

@@ -192,7 +192,11 @@ mod tests {
         /// The oracle: the `tokenizers` crate.
         #[test]
         fn as_the_tokenizers_crate(
-            text in prop_oneof![any::<String>(), r"([ \t\n\u{a0}]{0,3}[a-cÄÉßσΣİﬁ①今々\u{301}\u{327}\u{200b}\u{7f}\u{ad}\u{fffd}]{0,3}){0,6}"]
+            text in prop_oneof![
+                // Its tables are of Unicode 8: no younger characters.
+                r"[\u{0}-\u{2af}\u{370}-\u{377}\u{386}-\u{3ff}\u{900}-\u{950}\u{4e00}-\u{4fff}\u{1f600}-\u{1f640}]{0,20}",
+                r"([ \t\n\u{a0}]{0,3}[a-cÄÉßσΣİﬁ①今々\u{301}\u{327}\u{200b}\u{7f}\u{ad}\u{fffd}]{0,3}){0,6}",
+            ]
         ) {
             let flags = |n: u32| (n & 1 != 0, n & 2 != 0, n & 4 != 0, n & 8 != 0);
             for n in 0..16 {

@@ -190,7 +190,7 @@ static FAMILIES: &[Family] = &[
     Family { names: &["ufakzeka"], steps: &[UFAKZEKA], ..PLAIN },
     Family { names: &["bailingmoe", "bailingmoe2", "llada-moe"], steps: &[BAILING], ..PLAIN },
     Family { names: &["minicpm5"], steps: &[DIGITS_3, MINICPM5], ignore_merges: true, ..PLAIN },
-    Family { names: &["qwen35"], steps: &[QWEN35], nfc: true, ..PLAIN },
+    Family { names: &["qwen35"], steps: &[QWEN35], ..PLAIN },
     Family {
         names: &["deepseek-llm"],
         steps: &[

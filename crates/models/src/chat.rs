@@ -126,6 +126,7 @@ impl ChatTemplate {
         env.add_filter("length", python::length);
         env.add_filter("count", python::length);
         env.add_filter(source::ITERABLE, python::iterable);
+        env.add_filter(source::BACKWARDS, python::backwards);
         env.add_function(source::CONCAT, |parts: Rest<Value>| python::concat(&parts));
         env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
         env.add_test("sequence", python::is_sequence);
@@ -224,7 +225,14 @@ impl ChatTemplate {
 
         let template = self.env.get_template("chat").map_err(|e| model_error(&self.file, &e))?;
         let mut out = Bounded(Vec::new());
-        match template.render_captured_to(context, &mut out).map(drop) {
+        // No input may end the program: a panic of the engine is a template that fails.
+        let render = || template.render_captured_to(context, &mut out).map(drop);
+        let rendered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(render));
+        let Ok(rendered) = rendered else {
+            let what = "chat template: the template engine failed on it";
+            return Err(Error::model(&self.file, what));
+        };
+        match rendered {
             Ok(()) => String::from_utf8(out.0)
                 .map_err(|_| Error::model(&self.file, "chat template: its output is not UTF-8")),
             Err(e) if was_raised(&e) => {

@@ -177,6 +177,40 @@ pub(super) fn iterable(value: Value) -> Result<Value, Error> {
     }
 }
 
+/// `value[from:to:step]` for a negative step.
+pub(super) fn backwards(
+    value: &Value,
+    from: Option<i64>,
+    to: Option<i64>,
+    step: i64,
+) -> Result<Value, Error> {
+    let text = value.as_str().map(|text| text.chars().map(Value::from));
+    let items: Vec<Value> = match (text, value.kind()) {
+        (Some(text), _) => text.collect(),
+        (None, ValueKind::Seq | ValueKind::Iterable) => value.try_iter()?.collect(),
+        (None, kind) => {
+            let what = format!("a value of kind {kind} cannot be sliced");
+            return Err(Error::new(ErrorKind::InvalidOperation, what));
+        }
+    };
+    let n = items.len() as i64;
+    let place = |given: Option<i64>, default: i64| match given {
+        None => default,
+        Some(at) if at < 0 => at.saturating_add(n).max(-1),
+        Some(at) => at.min(n - 1),
+    };
+    let (mut at, to) = (place(from, n - 1), place(to, -1));
+    let mut out = Vec::new();
+    while at > to {
+        out.extend(items.get(at as usize).cloned());
+        at = at.saturating_add(step.min(-1));
+    }
+    Ok(match value.as_str() {
+        Some(_) => Value::from(out.iter().map(Value::to_string).collect::<String>()),
+        None => Value::from(out),
+    })
+}
+
 /// `length`: what is undefined has none, of `None` it is an error.
 pub(super) fn length(value: &Value) -> Result<usize, Error> {
     match value.kind() {

@@ -5,6 +5,8 @@
 //! - `{% generation %}` marks what the assistant said, for training; to a reader it is nothing. It
 //!   becomes a condition that holds, which keeps the rules of white space.
 //! - A loop over `none` is an error: what it walks over goes through the filter [`ITERABLE`].
+//! - A slice that goes backwards, `x[::-1]`, becomes the filter [`BACKWARDS`]: the engine's own panics
+//!   on what is empty.
 //! - A sum with a part marked as safe escapes the other parts for HTML: it becomes a call of
 //!   [`CONCAT`].
 //!
@@ -14,6 +16,9 @@
 pub(super) const ITERABLE: &str = "__iterable";
 /// The function that adds texts of which one is marked as safe.
 pub(super) const CONCAT: &str = "__concat";
+
+/// The filter of slices that go backwards: from, to, step.
+pub(super) const BACKWARDS: &str = "__backwards";
 
 /// The source for the engine.
 pub(super) fn rewrite(source: &str) -> String {
@@ -113,15 +118,53 @@ fn rewrite_tag(tag: &str, change: fn(&str) -> Option<String>, out: &mut String) 
     let start = inside.len() - inside.strip_prefix(['-', '+']).unwrap_or(inside).len();
     let inner = &inside[start..];
     let inner = inner.strip_suffix(['-', '+']).unwrap_or(inner);
-    match change(inner) {
-        None => out.push_str(tag),
-        Some(changed) => {
-            let after = 2 + start + inner.len();
-            out.push_str(&tag[..2 + start]);
-            out.push_str(&changed);
-            out.push_str(&tag[after..]);
+    let sliced = slices(inner);
+    out.push_str(&tag[..2 + start]);
+    out.push_str(&change(&sliced).unwrap_or(sliced));
+    out.push_str(&tag[2 + start + inner.len()..]);
+}
+
+/// An expression with its backward slices as filters.
+fn slices(inner: &str) -> String {
+    let mut out = String::with_capacity(inner.len());
+    let mut quote = None;
+    let mut escaped = false;
+    let mut skip_to = 0;
+    for (at, c) in inner.char_indices() {
+        if at < skip_to {
+            continue;
         }
+        if let Some(q) = quote {
+            quote = Some(q).filter(|_| escaped || c != q);
+            escaped = !escaped && c == '\\';
+        } else if c == '\'' || c == '"' {
+            quote = Some(c);
+        } else if c == '['
+            && let Some((filter, end)) = backward_slice(&inner[at..])
+        {
+            out.push_str(&filter);
+            skip_to = at + end;
+            continue;
+        }
+        out.push(c);
     }
+    out
+}
+
+/// The filter for a slice that a text begins with, and the slice's length.
+fn backward_slice(text: &str) -> Option<(String, usize)> {
+    let end = text.find(']')?;
+    let inside = &text[1..end];
+    let mut parts = inside.split(':').map(str::trim);
+    let (from, to, step) = (parts.next()?, parts.next()?, parts.next()?);
+    let digits = step.strip_prefix('-')?;
+    let plain = !inside.contains(['[', '(', '{', '"', '\'', ',']) && parts.next().is_none();
+    let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    // What follows a filter must not be part of its name.
+    let last = !text[end + 1..].trim_start().starts_with(['[', '.', '(']);
+    let or_none = |part: &str| if part.is_empty() { "none".to_owned() } else { part.to_owned() };
+    let filter = || format!("|{BACKWARDS}({}, {}, {step})", or_none(from), or_none(to));
+    (plain && whole && last).then(|| (filter(), end + 1))
 }
 
 fn statement(inner: &str) -> Option<String> {
@@ -215,6 +258,10 @@ mod tests {
         assert_eq!(
             rewrite("{%- for a, b in f('in', [1]) if a in c recursive -%}"),
             "{%- for a, b in ( f('in', [1]) )|__iterable if a in c recursive -%}"
+        );
+        assert_eq!(
+            rewrite("{{ x['[::-1]'][::-1] + y[a:b : -2] }}"),
+            "{{ x['[::-1]']|__backwards(none, none, -1) + y|__backwards(a, b, -2) }}"
         );
         assert_eq!(rewrite("{% for x in y %}"), "{% for x in ( y )|__iterable %}");
         assert_eq!(

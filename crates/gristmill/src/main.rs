@@ -45,6 +45,8 @@ enum Verb {
     Perplexity(verbs::perplexity::PerplexityArgs),
     /// Compare two ways to run a model, operation by operation
     Diff(verbs::diff::DiffArgs),
+    /// Show the tokens of a text
+    Tokenize(verbs::tokenize::TokenizeArgs),
     /// Write a float model in a smaller format
     Quantize(verbs::quantize::QuantizeArgs),
     /// Write a model again: split over several files, or joined to one
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Some(Verb::Logits(a)) => verbs::logits::run(a),
         Some(Verb::Perplexity(a)) => verbs::perplexity::run(a),
         Some(Verb::Diff(a)) => verbs::diff::run(a),
+        Some(Verb::Tokenize(a)) => verbs::tokenize::run(a),
         Some(Verb::Quantize(a)) => verbs::quantize::run(a),
         Some(Verb::Copy(a)) => verbs::copy::run(a),
     };

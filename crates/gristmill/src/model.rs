@@ -101,7 +101,11 @@ impl Model {
     /// # Errors
     /// [`crate::Error::Model`] when the file has none, or one of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
-        Tokenizer::from_gguf(&self.gguf).map(Arc::new)
+        let tokenizer = match self.gguf.folder() {
+            Some(folder) => Tokenizer::from_folder(folder),
+            None => Tokenizer::from_gguf(&self.gguf),
+        };
+        tokenizer.map(Arc::new)
     }
 
     /// The chat template, where the file has one.
@@ -109,7 +113,10 @@ impl Model {
     /// # Errors
     /// [`crate::Error::Model`] for one that does not parse.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        ChatTemplate::from_gguf(&self.gguf)
+        match self.gguf.folder() {
+            Some(folder) => ChatTemplate::from_folder(folder),
+            None => ChatTemplate::from_gguf(&self.gguf),
+        }
     }
 
     /// The tokens of a conversation of one user's message, up to where the answer begins. For a

@@ -4,7 +4,9 @@
 //! what it renders must be byte for byte what that library would: a space too many is a prompt
 //! the model has never seen. So the engine is set up as theirs is (`trim_blocks`,
 //! `lstrip_blocks`, no escaping, Python's methods on strings, lists and maps), with their
-//! additions: `raise_exception`, `strftime_now`, their `tojson`, and `{% generation %}`.
+//! additions: `raise_exception`, `strftime_now`, their `tojson`, and `{% generation %}`. Where the
+//! engine reads a template otherwise than Jinja2, the source is changed first ([`source`]); where
+//! it writes a value otherwise than Python, we write it ([`python`]).
 //!
 //! A template is a stranger's program. It runs on a budget of instructions, of depth and of
 //! output, and sees only the conversation. When it fails, that is an error with its line; no
@@ -12,14 +14,18 @@
 
 mod clock;
 mod json;
+mod python;
+mod source;
 
 use crate::gguf::Gguf;
+use crate::source::whole;
 use gristmill_core::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Rest;
+use minijinja::value::{Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, Value};
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Instructions a rendering may take: a conversation of thousands of messages takes under one
@@ -29,6 +35,8 @@ const FUEL: u64 = 20_000_000;
 const DEPTH: usize = 100;
 /// Bytes a rendering may put out.
 const MAX_OUTPUT: usize = 64 << 20;
+/// Bytes of a file that may hold a template.
+const MAX_FILE: usize = 16 << 20;
 
 /// One turn of a conversation.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +86,47 @@ impl ChatTemplate {
         source.map(|s| ChatTemplate::new(gguf.name(), s)).transpose()
     }
 
+    /// The template of a model's folder: `chat_template.jinja`, else the one in
+    /// `tokenizer_config.json`; `None` when it has neither.
+    ///
+    /// # Errors
+    /// A file that cannot be read; as [`ChatTemplate::from_config`].
+    pub fn from_folder(folder: &Path) -> Result<Option<ChatTemplate>> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            let shown = path.display().to_string();
+            path.exists().then(|| whole(&path, MAX_FILE).map(|b| (shown, b))).transpose()
+        };
+        if let Some((name, bytes)) = read("chat_template.jinja")? {
+            let text = std::str::from_utf8(&bytes).map_err(|_| Error::model(&name, "not UTF-8"))?;
+            return ChatTemplate::new(name, text).map(Some);
+        }
+        match read("tokenizer_config.json")? {
+            Some((name, bytes)) => ChatTemplate::from_config(&name, &bytes),
+            None => Ok(None),
+        }
+    }
+
+    /// The template of a `tokenizer_config.json`: the one there is, or of several the one named
+    /// `default`; `None` when it has none. `file` stands for it in messages.
+    ///
+    /// # Errors
+    /// Text that is not JSON; a template that does not parse, with its line.
+    pub fn from_config(file: &str, config: &[u8]) -> Result<Option<ChatTemplate>> {
+        let config: serde_json::Value =
+            serde_json::from_slice(config).map_err(|e| Error::model(file, e.to_string()))?;
+        let template = &config["chat_template"];
+        let named = || {
+            let list = template.as_array()?;
+            list.iter().find(|t| t["name"] == "default")?["template"].as_str()
+        };
+        match template.as_str().or_else(named) {
+            Some(source) => ChatTemplate::new(file, source).map(Some),
+            None if template.is_null() => Ok(None),
+            None => Err(Error::model(file, "'chat_template' is neither a text nor has a default")),
+        }
+    }
+
     /// A template from its source; `file` stands for where it comes from in messages.
     ///
     /// # Errors
@@ -91,16 +140,28 @@ impl ChatTemplate {
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.set_fuel(Some(FUEL));
         env.set_recursion_limit(DEPTH);
+        env.set_formatter(|out, _, value| {
+            if value.kind() == ValueKind::Invalid {
+                return Err(minijinja::Error::new(ErrorKind::BadSerialization, value.to_string()));
+            }
+            out.write_str(&python::text(value)).map_err(minijinja::Error::from)
+        });
         env.add_filter("tojson", json::tojson);
-        // In Python `None` is not iterable, and templates ask.
+        env.add_filter("string", |v: &Value| python::text(v));
+        env.add_filter("length", python::length);
+        env.add_filter("count", python::length);
+        env.add_filter(source::ITERABLE, python::iterable);
+        env.add_filter(source::BACKWARDS, python::backwards);
+        env.add_function(source::CONCAT, |parts: Rest<Value>| python::concat(&parts));
         env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
+        env.add_test("sequence", python::is_sequence);
         env.add_function("raise_exception", |message: Rest<Value>| -> Result<Value, _> {
             let text = message.first().map(Value::to_string).unwrap_or_default();
             Err::<Value, _>(
                 minijinja::Error::new(ErrorKind::InvalidOperation, text).with_source(Raised),
             )
         });
-        let added = env.add_template_owned("chat", without_generation_tags(source));
+        let added = env.add_template_owned("chat", source::rewrite(source));
         added.map_err(|e| model_error(&file, &e))?;
         let template = ChatTemplate { file, env };
         #[cfg(not(target_family = "wasm"))]
@@ -139,9 +200,11 @@ impl ChatTemplate {
         eos: &str,
     ) -> Result<String> {
         let turn = |m: &Message| {
-            Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
+            let text = |text: &str| Value::from(text);
+            let fields = [("role", text(&m.role)), ("content", text(&m.content))];
+            Value::from_object(python::Dict::new(fields.into_iter()))
         };
-        let messages = messages.iter().map(turn).collect();
+        let messages = Value::from_object(python::List(messages.iter().map(turn).collect()));
         self.render_values(messages, &serde_json::Map::new(), add_generation_prompt, bos, eos)
     }
 
@@ -187,7 +250,14 @@ impl ChatTemplate {
 
         let template = self.env.get_template("chat").map_err(|e| model_error(&self.file, &e))?;
         let mut out = Bounded(Vec::new());
-        match template.render_captured_to(context, &mut out).map(drop) {
+        // No input may end the program: a panic of the engine is a template that fails.
+        let render = || template.render_captured_to(context, &mut out).map(drop);
+        let rendered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(render));
+        let Ok(rendered) = rendered else {
+            let what = "chat template: the template engine failed on it";
+            return Err(Error::model(&self.file, what));
+        };
+        match rendered {
             Ok(()) => String::from_utf8(out.0)
                 .map_err(|_| Error::model(&self.file, "chat template: its output is not UTF-8")),
             Err(e) if was_raised(&e) => {
@@ -252,27 +322,4 @@ fn model_error(file: &str, e: &minijinja::Error) -> Error {
     }
     let what = what.replace('\n', " ");
     Error::model(file, format!("chat template{line}: {what}"))
-}
-
-/// `{% generation %}` marks what the assistant said, for training; to a reader it is nothing. It
-/// becomes a condition that holds, which keeps the white space rules and the line numbers.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let (before, tag) = rest.split_at(open);
-        out.push_str(before);
-        let Some(close) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let (tag, after) = tag.split_at(close);
-        match tag[2..].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace()) {
-            "generation" => out.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out + rest
 }

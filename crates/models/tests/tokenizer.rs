@@ -193,6 +193,84 @@ proptest! {
     }
 }
 
+/// The same for any further folder of such files: the vocabularies that llama.cpp's own tests use.
+/// Where its ids are not those of the model's own tokenizer, the lines that differ are counted.
+#[test]
+fn further_vocabularies_where_given() {
+    let Ok(folder) = std::env::var("GRISTMILL_VOCABULARIES") else {
+        eprintln!("skipped: GRISTMILL_VOCABULARIES names no folder");
+        return;
+    };
+    let mut wrong = 0;
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "gguf")) {
+        let read = |end: &str| std::fs::read_to_string(format!("{}{end}", path.display()));
+        let (Ok(inputs), Ok(outputs)) = (read(".inp"), read(".out")) else { continue };
+        let tokenizer = load(path);
+        let cases: Vec<&str> = inputs.split("\n__ggml_vocab_test__\n").collect();
+        for (text, line) in cases.iter().zip(outputs.lines()) {
+            let want: Vec<u32> = line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            let got = tokenizer.encode(text, false, false);
+            if got != want {
+                eprintln!("{}: {text:?}\n got {got:?}\nwant {want:?}", path.display());
+                wrong += 1;
+            }
+        }
+        eprintln!("{}: {} cases", path.display(), outputs.lines().count());
+    }
+    assert_eq!(wrong, 0);
+}
+
+/// A million texts of any characters come back as they were:
+/// `cargo test --release -p gristmill-models --test tokenizer -- --ignored --nocapture million`
+#[test]
+#[ignore = "takes minutes"]
+fn a_million_texts_come_back() {
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed >> 16
+    };
+    let mut lossless = Vec::new();
+    for name in ["gpt-2", "llama-bpe", "deepseek-llm", "falcon"] {
+        let Some(path) = data(&format!("tokenizers/gguf/ggml-vocab-{name}.gguf")) else { return };
+        lossless.push(load(&path));
+    }
+    let Some(path) = data("tokenizers/rwkv-world/rwkv_vocab_v20230424.txt") else { return };
+    let text = std::fs::read_to_string(path).unwrap();
+    lossless.push(Tokenizer::from_rwkv_text("world", &text).unwrap());
+    let Some(path) = data("golden/llama/tokenizer.json") else { return };
+    let json = std::fs::read(path).unwrap();
+    lossless.push(Tokenizer::from_json("llama", &json, None).unwrap());
+    let (mut n, mut bytes) = (0u64, 0);
+    while n < 1_000_000 {
+        let len = random() % 40;
+        let kind = random() % 8;
+        let text: String = (0..len)
+            .filter_map(|_| {
+                let n = random();
+                match if kind == 7 { n % 7 } else { kind } {
+                    0 => char::from_u32(n as u32 % 0x11_0000),
+                    1 => Some(char::from(b' ' + (n % 95) as u8)),
+                    2 => char::from_u32(n as u32 % 0x250),
+                    3 => char::from_u32(0x4e00 + n as u32 % 0x5200),
+                    4 => " \n\t\r\u{a0}\u{3000}a1".chars().nth(n as usize % 8),
+                    5 => char::from_u32(0x1f300 + n as u32 % 0x400),
+                    _ => char::from_u32(0x300 + n as u32 % 0x600),
+                }
+            })
+            .collect();
+        let t = &lossless[n as usize % lossless.len()];
+        assert_eq!(t.decode(&t.encode(&text, n % 3 == 0, false)), text, "{t:?}");
+        bytes += text.len();
+        n += 1;
+    }
+    eprintln!("{n} texts, {bytes} bytes");
+}
+
 /// Not a check: `cargo test --release -p gristmill-models --test tokenizer -- --ignored --nocapture`
 #[test]
 #[ignore = "prints timings"]
@@ -278,73 +356,4 @@ proptest! {
             prop_assert_eq!(ours.encode(&text, false, false), want.get_ids(), "{}", name);
         }
     }
-}
-
-/// The bytes of a Python string or bytes literal.
-fn python_literal(text: &str) -> Vec<u8> {
-    let (bytes, text) = match text.strip_prefix('b') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let mut out = Vec::new();
-    let mut chars = text[1..text.len() - 1].chars();
-    let mut put = |n: u32| {
-        if bytes {
-            out.push(u8::try_from(n).unwrap());
-        } else {
-            out.extend(char::from_u32(n).unwrap().to_string().as_bytes());
-        }
-    };
-    while let Some(c) = chars.next() {
-        let hex = |chars: &mut std::str::Chars<'_>, n| {
-            u32::from_str_radix(&chars.take(n).collect::<String>(), 16).unwrap()
-        };
-        put(match c {
-            '\\' => match chars.next().unwrap() {
-                'n' => 10,
-                't' => 9,
-                'r' => 13,
-                'x' => hex(&mut chars, 2),
-                'u' => hex(&mut chars, 4),
-                c => c.into(),
-            },
-            c => c.into(),
-        });
-    }
-    out
-}
-
-/// RWKV's vocabulary of 65,000 tokens, against its own tokenizer's ids.
-#[test]
-fn rwkv_world_gives_the_stored_ids() {
-    use std::fmt::Write;
-    let Some(path) = data("tokenizers/rwkv-world/rwkv_vocab_v20230424.txt") else { return };
-    let mut tokens = vec!["<s>".to_string()];
-    for line in std::fs::read_to_string(&path).unwrap().lines() {
-        let (id, rest) = line.split_once(' ').unwrap();
-        let (literal, len) = rest.rsplit_once(' ').unwrap();
-        let bytes = python_literal(literal);
-        assert_eq!((tokens.len(), bytes.len()), (id.parse().unwrap(), len.parse().unwrap()));
-        let mut escaped = String::new();
-        bytes.iter().for_each(|b| write!(escaped, "\\x{b:02x}").unwrap());
-        tokens.push(escaped);
-    }
-    let kinds: Vec<i32> = (0..tokens.len()).map(|i| if i == 0 { 3 } else { 1 }).collect();
-    let mut w = gristmill_models::gguf::GgufWriter::new("world");
-    w.set("tokenizer.ggml.model", "rwkv").unwrap();
-    w.set("tokenizer.ggml.tokens", tokens.as_slice()).unwrap();
-    w.set("tokenizer.ggml.token_type", kinds.as_slice()).unwrap();
-    let t =
-        Tokenizer::from_gguf(&common::open(w.write(Vec::new(), &[]).unwrap()).unwrap()).unwrap();
-    let golden = std::fs::read(path.with_file_name("golden.json")).unwrap();
-    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
-    let mut n = 0;
-    for case in golden.as_array().unwrap() {
-        let text = case["text"].as_str().unwrap();
-        let want = ids(&case["ids"]).unwrap();
-        assert_eq!(t.encode(text, true, false), want, "{text:?}");
-        assert_eq!(t.decode(&want), text);
-        n += 1;
-    }
-    eprintln!("rwkv world: {n} cases");
 }

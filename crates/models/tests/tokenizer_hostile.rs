@@ -92,6 +92,31 @@ fn rwkv() -> Keys {
         .with("token_type", list(vec![3i32, 1, 1, 1, 1, 1]))
 }
 
+/// Unigram, with the smallest table of replacements: none.
+fn unigram() -> Keys {
+    Keys::default()
+        .with("model", "t5")
+        .with("tokens", list(vec!["<pad>", "</s>", "<unk>", "▁a", "a", "b", "▁ab", "▁", "<x>"]))
+        .with("token_type", list(vec![3i32, 3, 2, 1, 1, 1, 1, 1, 4]))
+        .with("scores", list(vec![0f32, 0.0, 0.0, -1.0, -2.0, -2.5, -4.0, -3.0, 0.0]))
+        .with("precompiled_charsmap", list(vec![4u8, 0, 0, 0, 0, 4, 0, 0, b'x', 0]))
+        .with("unknown_token_id", 2u32)
+        .with("eos_token_id", 1u32)
+}
+
+/// SentencePiece's BPE as merges.
+fn marked() -> Keys {
+    Keys::default()
+        .with("model", "gemma4")
+        .with(
+            "tokens",
+            list(vec!["<bos>", "<0x0A>", "<0xC3>", "<0xA9>", "a", "▁", "▁a", "\n\n", "\n"]),
+        )
+        .with("token_type", list(vec![3i32, 6, 6, 6, 1, 1, 1, 1, 1]))
+        .with("merges", list(vec!["▁ a"]))
+        .with("bos_token_id", 0u32)
+}
+
 #[test]
 fn small_vocabularies_work() {
     let t = bpe().load().unwrap();
@@ -114,6 +139,14 @@ fn small_vocabularies_work() {
     assert_eq!(t.decode(&[2, 4, 5, 6, 4, 3]), "ab , a");
     assert_eq!(t.encode(&"ab".repeat(51), false, false), [1]);
 
+    let t = unigram().load().unwrap();
+    assert_eq!(t.encode("a ab<x>é!a", true, false), [3, 3, 5, 8, 7, 2, 4, 1]);
+    assert_eq!(t.decode(&[3, 5, 6, 1]), "ab ab");
+
+    let t = marked().load().unwrap();
+    assert_eq!(t.encode("a a\n\né", true, false), [0, 4, 6, 7, 2, 3]);
+    assert_eq!(t.decode(&[0, 4, 6, 7, 2, 3]), "a a\n\né");
+
     let t = rwkv().load().unwrap();
     assert_eq!(t.encode("aba\né", true, false), [3, 1, 2, 4]);
     assert_eq!(t.decode(&[3, 5, 0, 1]), "ab\u{fffd}a");
@@ -130,7 +163,7 @@ fn control_tokens_are_not_made_by_merging() {
 #[test]
 fn wrong_vocabularies_are_refused_by_name() {
     for (keys, wanted) in [
-        (bpe().with("model", "t5"), "'t5' is not supported"),
+        (bpe().with("model", "plamo2"), "'plamo2' is not supported"),
         (bpe().without("model"), "'tokenizer.ggml.model' is missing"),
         (bpe().with("pre", "mystery"), "'mystery', which is not supported; known are: a.x-4.0,"),
         (bpe().without("pre"), "'tokenizer.ggml.pre' is missing"),
@@ -138,7 +171,7 @@ fn wrong_vocabularies_are_refused_by_name() {
         (bpe().with("tokens", list::<&str>(vec![])), "holds no strings"),
         (bpe().with("tokens", list(vec![1u32])), "holds no strings"),
         (bpe().without("merges"), "'tokenizer.ggml.merges' is missing"),
-        (bpe().with("merges", list(vec!["ab"])), "'ab', is not a pair"),
+        (bpe().with("merges", list(vec!["ab"])), "merge 0 is not a pair"),
         (bpe().with("merges", list(vec!["a é"])), "names a token that is not in the vocabulary"),
         (bpe().with("merges", list(vec!["a 今"])), "stands for no byte"),
         (bpe().with("bos_token_id", 9u32), "'tokenizer.ggml.bos_token_id' is 9"),
@@ -149,6 +182,10 @@ fn wrong_vocabularies_are_refused_by_name() {
         (spm().with("scores", list(vec![0f32])), "has 1 entries for 9 tokens"),
         (spm().without("scores"), "'tokenizer.ggml.scores' is missing"),
         (spm().with("token_type", list(vec![6i32; 9])), "marked as a byte but is none"),
+        (unigram().without("scores"), "'tokenizer.ggml.scores' is missing"),
+        (unigram().with("precompiled_charsmap", list(vec![9u8, 0, 0, 0])), "sizes that do not fit"),
+        (unigram().with("precompiled_charsmap", list(vec![9i32])), "does not hold bytes"),
+        (marked().without("merges"), "'tokenizer.ggml.merges' is missing"),
         (rwkv().with("tokens", list(vec!["", "", "", "", "", r"\x"])), "broken escape"),
     ] {
         let what = keys.refusal();
@@ -161,12 +198,12 @@ proptest! {
 
     #[test]
     fn damaged_vocabularies_never_panic(
-        kind in 0..4usize,
+        kind in 0..6usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
         text in r"[ab ,\né▁<>/sx0A]{0,24}",
         ids in prop::collection::vec(0..12u32, 0..8),
     ) {
-        let mut b = [bpe, spm, wordpiece, rwkv][kind]().bytes();
+        let mut b = [bpe, spm, wordpiece, rwkv, unigram, marked][kind]().bytes();
         for (at, byte) in changes {
             let at = at.index(b.len());
             b[at] = byte;

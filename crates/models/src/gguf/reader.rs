@@ -8,7 +8,7 @@ use crate::source::{Bytes, LoadMode, Source};
 use gristmill_core::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// More keys or tensors than any model has: a damaged count stops here.
@@ -55,7 +55,8 @@ pub struct Gguf {
     names: HashMap<String, usize>,
     /// Of tensors that are made from the files' bytes, by their place in the table.
     recipes: HashMap<usize, Recipe>,
-    assembled: bool,
+    /// Where the files are that it was put together from, if they are of another container.
+    folder: Option<PathBuf>,
 }
 
 impl Gguf {
@@ -102,7 +103,7 @@ impl Gguf {
             tensors: Vec::new(),
             names: HashMap::new(),
             recipes: HashMap::new(),
-            assembled: false,
+            folder: None,
         };
         let mut c = Cursor::new(&source);
         let (n_tensors, n_keys) = gguf.read_header(&mut c)?;
@@ -350,13 +351,18 @@ impl Gguf {
     /// # Errors
     /// That it is such a model.
     pub fn check_writable(&self) -> Result<()> {
-        if self.assembled {
+        if self.folder.is_some() {
             return Err(self.error(
                 "these are safetensors, which are run as they are; to write a GGUF file, convert \
                  the model with llama.cpp's convert_hf_to_gguf.py first",
             ));
         }
         Ok(())
+    }
+
+    /// The folder of a model in safetensors, which holds its other files; `None` for a GGUF file.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// The format version, 2 or 3.
@@ -501,20 +507,21 @@ impl Gguf {
         })
     }
 
-    /// A model put together from other files: `head` is a GGUF of metadata alone, tensors lie in
+    /// A model put together from other files, in `folder`: `head` is a GGUF of metadata alone, tensors lie in
     /// `parts`, which are counted from 1, or are made from them.
     ///
     /// # Errors
     /// Two tensors of one name.
     pub(crate) fn assembled(
         name: String,
+        folder: PathBuf,
         head: Vec<u8>,
         parts: Vec<Source>,
         tensors: Vec<(TensorInfo, Option<Recipe>)>,
     ) -> Result<Gguf> {
         let mut gguf = Gguf::from_bytes(name, Arc::new(head))?;
         gguf.parts.extend(parts);
-        gguf.assembled = true;
+        gguf.folder = Some(folder);
         for (t, recipe) in tensors {
             let i = gguf.tensors.len();
             if gguf.names.insert(t.name.clone(), i).is_some() {

@@ -1,6 +1,6 @@
 //! `config.json`: a model's facts under the names that Hugging Face's `transformers` gives them.
 
-use crate::source::{LoadMode, Source};
+use crate::source;
 use gristmill_core::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -21,7 +21,7 @@ impl Config {
     /// # Errors
     /// [`Error::Model`] when it cannot be read or is no object.
     pub(super) fn open(path: &Path) -> Result<Config> {
-        let text = text(path, MAX_BYTES)?;
+        let text = source::whole(path, MAX_BYTES)?;
         Config::parse(path.display().to_string(), &text)
     }
 
@@ -86,21 +86,6 @@ impl Config {
     pub(super) fn get<'a, T: FromField<'a>>(&'a self, key: &str) -> Result<T> {
         self.opt(key)?.ok_or_else(|| self.wrong(key, "is missing: the configuration is incomplete"))
     }
-}
-
-/// The whole of a small file.
-///
-/// # Errors
-/// [`Error::Model`] when it has more than `max` bytes, or cannot be read.
-pub(super) fn text(path: &Path, max: usize) -> Result<Vec<u8>> {
-    let source = Source::open(path, LoadMode::Read)?;
-    if source.len() > max {
-        let what = format!("has {} bytes, more than the {max} allowed", source.len());
-        return Err(Error::model(source.name(), what));
-    }
-    let mut text = vec![0; source.len()];
-    source.read_at(0, &mut text)?;
-    Ok(text)
 }
 
 /// A value for a message: short, whatever the file holds.

@@ -3,9 +3,8 @@
 //! Its weights are `model.safetensors`, or the files that `model.safetensors.index.json` names, an
 //! object whose `weight_map` says in which file each tensor is.
 
-use super::config;
 use super::container::{self, Entry};
-use crate::source::{LoadMode, Source};
+use crate::source::{self, LoadMode, Source};
 use gristmill_core::{Error, Result};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
@@ -27,6 +26,7 @@ pub(super) struct Files {
     /// The folder's own name, for people.
     pub(super) name: String,
     pub(super) config: PathBuf,
+    pub(super) folder: PathBuf,
     weights: Weights,
 }
 
@@ -84,7 +84,7 @@ pub(super) fn find(path: &Path) -> Result<Files> {
     }
     let own = folder.canonicalize().ok();
     let own = own.as_deref().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
-    Ok(Files { name: own.unwrap_or(file), config, weights })
+    Ok(Files { name: own.unwrap_or(file), config, folder: folder.to_owned(), weights })
 }
 
 /// What to say of a folder without weights.
@@ -128,7 +128,7 @@ impl Shard {
 }
 
 fn indexed(path: &Path, mode: LoadMode) -> Result<Vec<Shard>> {
-    let text = config::text(path, MAX_INDEX)?;
+    let text = source::whole(path, MAX_INDEX)?;
     let fail = |what: String| Error::model(path.display().to_string(), what);
     let index: Index<'_> =
         serde_json::from_slice(&text).map_err(|e| fail(format!("is no index: {e}")))?;

@@ -24,7 +24,7 @@ use crate::source::{Bytes, LoadMode, Source};
 use assemble::Held;
 use config::Config;
 use gristmill_core::{DType, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Whether a path is for [`open`]: a folder, or a file of this container.
@@ -51,7 +51,8 @@ pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
     // Before the weights are looked at, because what cannot run need not be whole.
     let model_type = facts::model_type(&config)?;
     let shards = folder::read(&files, mode)?;
-    put_together(path.as_ref().display().to_string(), &files.name, &config, model_type, shards)
+    let place = path.as_ref().display().to_string();
+    put_together(place, &files.name, files.folder, &config, model_type, shards)
 }
 
 /// The model of a `config.json` and a file of weights that are in memory; `name` stands for it in
@@ -64,13 +65,14 @@ pub fn from_bytes(name: impl Into<String>, config: &[u8], weights: Bytes) -> Res
     let config = Config::parse(format!("{name}/config.json"), config)?;
     let model_type = facts::model_type(&config)?;
     let shard = folder::Shard::read(Source::from_bytes(name.clone(), weights))?;
-    put_together(name.clone(), &name, &config, model_type, vec![shard])
+    put_together(name.clone(), &name, PathBuf::from(&name), &config, model_type, vec![shard])
 }
 
-/// The model that `place` stands for in messages, which calls itself `own_name`.
+/// The model in `folder`, which `place` stands for in messages and which calls itself `own_name`.
 fn put_together(
     place: String,
     own_name: &str,
+    folder: PathBuf,
     config: &Config,
     model_type: &'static str,
     shards: Vec<folder::Shard>,
@@ -102,5 +104,5 @@ fn put_together(
     }
     let mut parts: Vec<Source> = shards.iter().map(|s| s.source.clone()).collect();
     parts.push(Source::from_bytes(place.clone(), Arc::new(computed)));
-    Gguf::assembled(place, facts.head()?, parts, tensors)
+    Gguf::assembled(place, folder, facts.head()?, parts, tensors)
 }

@@ -62,6 +62,21 @@ struct Opened {
     mapping: Option<Arc<Mapping>>,
 }
 
+/// The whole of a small file.
+///
+/// # Errors
+/// [`Error::Model`] when it has more than `max` bytes, or cannot be read.
+pub(crate) fn whole(path: &Path, max: usize) -> Result<Vec<u8>> {
+    let source = Source::open(path, LoadMode::Read)?;
+    if source.len() > max {
+        let what = format!("has {} bytes, more than the {max} allowed", source.len());
+        return Err(Error::model(source.name(), what));
+    }
+    let mut bytes = vec![0; source.len()];
+    source.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
 impl Source {
     /// Opens the regular file at `path`.
     ///

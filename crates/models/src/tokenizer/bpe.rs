@@ -1,17 +1,20 @@
-//! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`): GPT-2's scheme and its many descendants.
+//! BPE by a list of merges (`tokenizer.ggml.model` = `gpt2`): GPT-2's scheme and its many
+//! descendants.
 //!
-//! Text is cut into words ([`super::pretokenize`]); the bytes of a word are its first symbols, and
-//! pairs are joined by the rank of their merge. Files write a token's bytes as characters of a
-//! printable alphabet (GPT-2's `bytes_to_unicode`); here they are bytes again from the start.
+//! Text is cut into words ([`super::split`]); the symbols of a word are joined in pairs, the pair
+//! whose merge has the lowest rank first. At first the symbols are the word's bytes: files write
+//! those as characters of a printable alphabet (GPT-2's `bytes_to_unicode`), and here they are
+//! bytes again from the start. In some vocabularies, SentencePiece's written as merges, the symbols
+//! are characters, and what is no token becomes bytes at the end.
 
 use super::merge::Merger;
-use super::pretokenize::{self, Family, PreTokenizer};
+use super::pretokenize::{self, Family, Symbols};
+use super::split::{self, Step};
+use super::spm;
 use super::vocab::{Fold, NONE, TokenKind, Vocab};
 use crate::gguf::{Array, Gguf};
-use gristmill_core::Result;
-use std::borrow::Cow;
+use gristmill_core::{Error, Result};
 use std::collections::{HashMap, HashSet};
-use tokenizers::NormalizedString;
 
 /// The byte that a character of the printable alphabet stands for.
 ///
@@ -47,42 +50,73 @@ fn decode_into(text: &[u8], out: &mut Vec<u8>) -> bool {
     true
 }
 
+/// How a model works, but for its vocabulary.
+pub(super) struct Scheme {
+    pub steps: Vec<Step>,
+    pub symbols: Symbols,
+    /// Whether a word that is a token as a whole is that token, whatever the merges say.
+    pub ignore_merges: bool,
+    /// Whether that holds for words of line feeds alone.
+    pub whole_newlines: bool,
+    /// What a symbol without a token becomes.
+    pub unknown: Option<u32>,
+    /// Whether several of those side by side become one.
+    pub fuse_unknown: bool,
+}
+
 /// The model: a token for each byte, and the merges.
 pub(super) struct Bpe {
-    pre: PreTokenizer,
+    scheme: Scheme,
     byte_ids: [u32; 256],
     /// By the pair's ids, left in the upper half: the merge's rank and what it makes.
     merges: HashMap<u64, (u32, u32), Fold>,
-    ignore_merges: bool,
-    nfc: bool,
-    /// What a byte without a token becomes.
-    unknown: Option<u32>,
+    /// Whether text can be cut before a space that follows another character.
+    cut_at_spaces: bool,
 }
 
-/// Reads the tokens' bytes, not yet indexed.
-pub(super) fn vocab(gguf: &Gguf, tokens: Array<'_>, kinds: &[TokenKind]) -> Result<Vocab> {
-    let mut vocab = Vocab::with_capacity(tokens.len(), tokens.raw().len());
-    for (raw, &kind) in tokens.byte_strings().zip(kinds) {
-        let pushed = vocab.push(kind, |out| {
-            let start = out.len();
-            let as_text = matches!(kind, TokenKind::Control | TokenKind::UserDefined);
+/// Appends the bytes that a token's text stands for.
+pub(super) fn token_into(raw: &[u8], kind: TokenKind, symbols: Symbols, out: &mut Vec<u8>) {
+    let start = out.len();
+    let as_text = matches!(kind, TokenKind::Control | TokenKind::UserDefined);
+    match symbols {
+        Symbols::Bytes => {
             // A token outside the alphabet was added by its text, whatever its kind says.
             if as_text || !decode_into(raw, out) {
                 out.truncate(start);
                 out.extend_from_slice(raw);
             }
-        });
-        if pushed.is_none() {
+        }
+        Symbols::Marked | Symbols::Chars if kind == TokenKind::Byte => {
+            out.extend(spm::byte_of(raw));
+        }
+        Symbols::Marked if kind != TokenKind::Control => spm::plain_into(raw, out),
+        Symbols::Marked | Symbols::Chars => out.extend_from_slice(raw),
+    }
+}
+
+/// Reads the tokens' bytes, not yet indexed.
+pub(super) fn vocab(
+    gguf: &Gguf,
+    tokens: Array<'_>,
+    kinds: &[TokenKind],
+    symbols: Symbols,
+) -> Result<Vocab> {
+    let mut vocab = Vocab::with_capacity(tokens.len(), tokens.raw().len());
+    for (raw, &kind) in tokens.byte_strings().zip(kinds) {
+        if vocab.push(kind, |out| token_into(raw, kind, symbols, out)).is_none() {
             return Err(gguf.error("the vocabulary holds more than 4 GiB of text"));
         }
     }
     Ok(vocab)
 }
 
-/// The family that the file names.
-pub(super) fn family(gguf: &Gguf) -> Result<&'static Family> {
+/// The family that the file names; `kind` is the name of the kind of tokenizer.
+pub(super) fn family(gguf: &Gguf, kind: &str) -> Result<&'static Family> {
     let key = "tokenizer.ggml.pre";
-    let Some(name) = gguf.opt::<&str>(key)? else {
+    let named: Option<&str> = gguf.opt(key)?;
+    // These kinds are families of their own.
+    let own = Some(kind).filter(|kind| ["gemma4", "whitespace"].contains(kind));
+    let Some(name) = own.or(named) else {
         return Err(gguf.error(format!(
             "'{key}' is missing: how this model cuts words is unknown; convert it again with a \
              converter that writes it"
@@ -100,30 +134,66 @@ fn hidden_tokens(vocab: &Vocab) -> HashSet<&[u8]> {
     vocab.kinds().filter(|(_, kind)| hidden.contains(kind)).map(|(id, _)| vocab.bytes(id)).collect()
 }
 
+/// The scheme of a family.
+pub(super) fn scheme(gguf: &Gguf, family: &Family, unknown: Option<u32>) -> Result<Scheme> {
+    Ok(Scheme {
+        steps: family.steps().map_err(|e| gguf.error(format!("cutting words by {e}")))?,
+        symbols: family.symbols,
+        ignore_merges: family.ignore_merges,
+        whole_newlines: family.symbols == Symbols::Marked,
+        unknown,
+        fuse_unknown: false,
+    })
+}
+
+/// A file's merges as pairs.
+pub(super) fn merges(gguf: &Gguf) -> Result<impl Iterator<Item = Option<(&[u8], &[u8])>>> {
+    let list: Array<'_> = gguf.get("tokenizer.ggml.merges")?;
+    Ok(list.byte_strings().map(pair))
+}
+
+/// The halves of a merge: a space is in no token, but a merge of spaces' stand-in may begin with
+/// one, so it is the first space after the first byte.
+pub(super) fn pair(raw: &[u8]) -> Option<(&[u8], &[u8])> {
+    let space = 1 + raw.get(1..)?.iter().position(|&b| b == b' ')?;
+    Some((&raw[..space], &raw[space + 1..]))
+}
+
 impl Bpe {
-    /// Reads the merges of a vocabulary.
-    pub fn new(gguf: &Gguf, vocab: &Vocab, family: &Family, unknown: Option<u32>) -> Result<Self> {
-        let key = "tokenizer.ggml.merges";
-        let list: Array<'_> = gguf.get(key)?;
-        let mut merges = HashMap::with_capacity_and_hasher(list.len(), Fold::default());
+    /// The model of a vocabulary and its merges, the first of them the best. `refuse` makes an
+    /// error of what is wrong with one.
+    pub fn new<'m>(
+        vocab: &Vocab,
+        scheme: Scheme,
+        merges: impl Iterator<Item = Option<(&'m [u8], &'m [u8])>>,
+        refuse: impl Fn(String) -> Error,
+    ) -> Result<Self> {
+        let mut by_pair = HashMap::with_capacity_and_hasher(merges.size_hint().0, Fold::default());
         let mut joined = Vec::new();
         let mut last = 0;
         let mut hidden = None;
-        for (rank, raw) in list.byte_strings().enumerate() {
-            let bad = |what: &str| {
-                let merge = String::from_utf8_lossy(raw);
-                Err(gguf.error(format!("'{key}'[{rank}], '{merge}', {what}: damaged")))
+        let symbols = scheme.symbols;
+        // Appends what half a merge stands for.
+        let half = |raw: &[u8], out: &mut Vec<u8>| match symbols {
+            Symbols::Bytes => decode_into(raw, out),
+            _ => {
+                token_into(raw, TokenKind::Normal, symbols, out);
+                true
+            }
+        };
+        for (rank, merge) in merges.enumerate() {
+            let Some((left, right)) = merge else {
+                return Err(refuse(format!("merge {rank} is not a pair: damaged")));
             };
-            // A space is not in the alphabet, so the first one separates the halves.
-            let Some(space) = raw.iter().position(|&b| b == b' ') else {
-                return bad("is not a pair");
+            let bad = |what: &str| {
+                let (left, right) = (String::from_utf8_lossy(left), String::from_utf8_lossy(right));
+                Err(refuse(format!("merge {rank}, '{left} {right}', {what}: damaged")))
             };
             joined.clear();
-            if !decode_into(&raw[..space], &mut joined) {
-                return bad("has a character that stands for no byte");
-            }
+            let mut sound = half(left, &mut joined);
             let middle = joined.len();
-            if !decode_into(&raw[space + 1..], &mut joined) {
+            sound &= half(right, &mut joined);
+            if !sound {
                 return bad("has a character that stands for no byte");
             }
             let (left, right) = (vocab.find(&joined[..middle]), vocab.find(&joined[middle..]));
@@ -146,43 +216,79 @@ impl Bpe {
             };
             last = id;
             let pair = u64::from(left) << 32 | u64::from(right);
-            merges.entry(pair).or_insert((rank as u32, id));
+            by_pair.entry(pair).or_insert((rank as u32, id));
         }
-        let mut byte_ids = [NONE; 256];
-        for (byte, id) in byte_ids.iter_mut().enumerate() {
-            *id = vocab.find(&[byte as u8]).unwrap_or(NONE);
+        let mut byte_ids = vocab.byte_ids();
+        if symbols == Symbols::Bytes {
+            for (byte, id) in byte_ids.iter_mut().enumerate() {
+                *id = vocab.find(&[byte as u8]).unwrap_or(NONE);
+            }
         }
-        let pre = PreTokenizer::new(family).map_err(|e| gguf.error(e))?;
-        let (ignore_merges, nfc) = (family.ignore_merges, family.nfc);
-        Ok(Bpe { pre, byte_ids, merges, ignore_merges, nfc, unknown })
+        let cut_at_spaces = symbols == Symbols::Marked && spm::spaces_begin_tokens(vocab);
+        Ok(Bpe { scheme, byte_ids, merges: by_pair, cut_at_spaces })
+    }
+
+    /// Whether a space is written as a mark.
+    pub fn is_marked(&self) -> bool {
+        self.scheme.symbols == Symbols::Marked
     }
 
     /// Appends the tokens of a text without special tokens.
     pub fn encode(&self, vocab: &Vocab, text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
-        let text: Cow<'_, str> = match self.nfc && !text.is_ascii() {
-            true => NormalizedString::from(text).nfc().get().to_owned().into(),
-            false => text.into(),
-        };
-        self.pre.words(&text, &mut |word| {
-            let bytes = word.as_bytes();
-            if let Some(id) = self.whole(vocab, bytes) {
-                return out.push(id);
+        split::words(&self.scheme.steps, text, &mut |word| {
+            let mut rest = word;
+            while !rest.is_empty() {
+                let end = if self.cut_at_spaces { spm::first_word(rest) } else { rest.len() };
+                let (word, after) = rest.split_at(end);
+                self.word(vocab, word, merger, out);
+                rest = after;
             }
-            merger.clear();
+        });
+    }
+
+    /// Appends the tokens of a word.
+    fn word(&self, vocab: &Vocab, word: &str, merger: &mut Merger, out: &mut Vec<u32>) {
+        let bytes = word.as_bytes();
+        if let Some(id) = self.whole(vocab, bytes) {
+            return out.push(id);
+        }
+        merger.clear();
+        if self.scheme.symbols == Symbols::Bytes {
             for &b in bytes {
                 merger.push(1, self.byte_ids[usize::from(b)]);
             }
-            merger.run(|l, r| self.merges.get(&(u64::from(l.id) << 32 | u64::from(r.id))).copied());
-            let ids = merger.symbols().map(|s| s.id);
-            out.extend(ids.filter_map(|id| if id == NONE { self.unknown } else { Some(id) }));
-        });
+        } else {
+            let mut buffer = [0; 4];
+            for c in word.chars() {
+                let c = c.encode_utf8(&mut buffer).as_bytes();
+                merger.push(c.len() as u32, vocab.find(c).unwrap_or(NONE));
+            }
+        }
+        merger.run(|l, r| self.merges.get(&(u64::from(l.id) << 32 | u64::from(r.id))).copied());
+        let mut after_unknown = false;
+        for s in merger.symbols() {
+            let unknown = s.id == NONE;
+            let covered = &bytes[s.start as usize..(s.start + s.len) as usize];
+            let byte_id = |b: &u8| self.byte_ids[usize::from(*b)];
+            if !unknown {
+                out.push(s.id);
+            } else if covered.iter().all(|b| byte_id(b) != NONE) {
+                out.extend(covered.iter().map(byte_id));
+            } else if !(after_unknown && self.scheme.fuse_unknown) {
+                out.extend(self.scheme.unknown);
+            }
+            after_unknown = unknown;
+        }
     }
 
     /// The token of a whole word, where the family asks for that first.
     fn whole(&self, vocab: &Vocab, word: &[u8]) -> Option<u32> {
+        let newlines = || self.scheme.whole_newlines && word.iter().all(|&b| b == b'\n');
         match word {
-            [byte] => Some(self.byte_ids[usize::from(*byte)]).filter(|&id| id != NONE),
-            _ if self.ignore_merges => vocab.find(word),
+            [byte] if self.scheme.symbols == Symbols::Bytes => {
+                Some(self.byte_ids[usize::from(*byte)]).filter(|&id| id != NONE)
+            }
+            _ if self.scheme.ignore_merges || newlines() => vocab.find(word),
             _ => None,
         }
     }

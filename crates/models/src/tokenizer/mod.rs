@@ -1,47 +1,63 @@
-//! Text to token ids and back, by the rules that a model file names.
+//! Text to token ids and back, by the rules that a model's files name.
 //!
-//! `tokenizer.ggml.model` names the kind: `gpt2` (byte-level BPE, in `bpe.rs`), `llama`
-//! (SentencePiece's BPE, in `spm.rs`), `bert` (WordPiece) or `rwkv` (longest match). A kind or a
-//! way of cutting words that is not known exactly is an error, never a guess: a wrong guess shows
-//! only as a model that seems stupid.
+//! The rules come from a GGUF file's metadata (`gguf.rs`) or from a `tokenizer.json` (`json`), and
+//! are of one of five kinds: BPE by merges (`bpe.rs`: GPT-2's and what followed), SentencePiece's
+//! BPE (`spm.rs`) and unigram model (`unigram.rs`), WordPiece (`wordpiece.rs`) and RWKV's longest
+//! match (`rwkv.rs`). A kind or a way of cutting words that is not known exactly is an error, never
+//! a guess: a wrong guess shows only as a model that seems stupid.
 //!
 //! Special tokens are found in a text before anything else. Control tokens, those that steer the
 //! model, are found only where the caller says that the text may hold them; user-defined tokens,
-//! which are text that is always one token (a run of spaces, `<think>`), are found always.
+//! which are text that is always one token (a run of spaces, `<think>`), are found always. What is
+//! between them is normalized, cut into words and made tokens.
 
 mod bpe;
+mod charsmap;
+mod class;
 mod decode;
+mod files;
+mod gguf;
+mod json;
 mod merge;
+mod normalize;
+mod pattern;
 mod pretokenize;
 mod rwkv;
 mod special;
+mod split;
 mod spm;
+mod trie;
+mod unigram;
 mod vocab;
 mod wordpiece;
 
 pub use decode::Decoder;
 pub use vocab::TokenKind;
 
-use crate::gguf::{Array, Gguf};
-use gristmill_core::Result;
 use merge::Merger;
-use special::Matcher;
+use normalize::{Normalizer, normalize};
+use special::{Manners, Matcher};
 use std::borrow::Cow;
-use vocab::{NONE, Vocab};
+use vocab::Vocab;
 
 /// A model's tokenizer. It is immutable; share it by `Arc`.
 pub struct Tokenizer {
     vocab: Vocab,
     model: Model,
+    normalizer: Vec<Normalizer>,
+    /// Special tokens in a text as it comes.
     matcher: Matcher,
+    /// Special tokens in a text that is normalized.
+    normalized: Option<Matcher>,
+    prefix: Prefix,
+    /// Whether decoding takes a first space away.
+    strip_space: bool,
     bos: Option<u32>,
     eos: Option<u32>,
     mask: Option<u32>,
-    /// What follows a text where special tokens are asked for: EOS, or BERT's separator.
-    end: Option<u32>,
-    add_bos: bool,
-    /// Whether a space is put before a text, and after each special token in it.
-    add_space: bool,
+    /// What goes before and after a text where special tokens are asked for.
+    before: Vec<u32>,
+    after: Vec<u32>,
     /// Sorted.
     end_of_generation: Vec<u32>,
 }
@@ -49,129 +65,110 @@ pub struct Tokenizer {
 enum Model {
     Bpe(Box<bpe::Bpe>),
     Spm(Box<spm::Spm>),
+    Unigram(Box<unigram::Unigram>),
     WordPiece(wordpiece::WordPiece),
     Rwkv(rwkv::Rwkv),
 }
 
-/// The value of `tokenizer.ggml.{name}_token_id`, checked against the vocabulary.
-fn token_key(gguf: &Gguf, name: &str, n: usize) -> Result<Option<u32>> {
-    let key = format!("tokenizer.ggml.{name}_token_id");
-    let id: Option<u32> = gguf.opt(&key)?;
-    match id {
-        Some(id) if id as usize >= n => {
-            Err(gguf.error(format!("'{key}' is {id}, but there are only {n} tokens: damaged")))
-        }
-        id => Ok(id),
-    }
+/// Where a space is put before text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Prefix {
+    when: When,
+    /// Not where the text begins with one already.
+    unless_there: bool,
 }
 
-/// The kind of each token. Where the file does not say, `<0xAB>` is a byte and the rest is text.
-fn token_kinds(gguf: &Gguf, tokens: Array<'_>) -> Result<Vec<TokenKind>> {
-    let key = "tokenizer.ggml.token_type";
-    let Some(types) = gguf.opt::<Vec<i32>>(key)? else {
-        let byte =
-            |raw| if spm::byte_of(raw).is_some() { TokenKind::Byte } else { TokenKind::Normal };
-        return Ok(tokens.byte_strings().map(byte).collect());
-    };
-    if types.len() != tokens.len() {
-        return Err(gguf.error(format!(
-            "'{key}' has {} entries for {} tokens: damaged",
-            types.len(),
-            tokens.len()
-        )));
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum When {
+    Never,
+    /// Where the text begins.
+    First,
+    /// There, and after each special token.
+    AfterSpecial,
+}
+
+impl Prefix {
+    const NONE: Prefix = Prefix { when: When::Never, unless_there: false };
+}
+
+/// What a tokenizer is made of.
+struct Parts {
+    /// Indexed.
+    vocab: Vocab,
+    model: Model,
+    normalizer: Vec<Normalizer>,
+    manners: Vec<(u32, Manners)>,
+    /// Special tokens that are looked for in the normalized text.
+    normalized: Vec<u32>,
+    prefix: Prefix,
+    strip_space: bool,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    mask: Option<u32>,
+    before: Vec<u32>,
+    after: Vec<u32>,
+    end_of_generation: Vec<u32>,
+}
+
+impl Parts {
+    /// Nothing but tokens and a model.
+    fn plain(vocab: Vocab, model: Model) -> Parts {
+        Parts {
+            vocab,
+            model,
+            normalizer: Vec::new(),
+            manners: Vec::new(),
+            normalized: Vec::new(),
+            prefix: Prefix::NONE,
+            strip_space: false,
+            bos: None,
+            eos: None,
+            mask: None,
+            before: Vec::new(),
+            after: Vec::new(),
+            end_of_generation: Vec::new(),
+        }
     }
-    let kind = |(i, &id): (usize, &i32)| {
-        TokenKind::from_id(id)
-            .ok_or_else(|| gguf.error(format!("'{key}'[{i}] is {id}, not a kind of token")))
-    };
-    types.iter().enumerate().map(kind).collect()
 }
 
 impl Tokenizer {
-    /// The tokenizer that a model file describes.
-    ///
-    /// # Errors
-    /// A missing or inconsistent key, by its name; a kind of tokenizer or a way of cutting words
-    /// that is not supported, with those that are.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
-        if gguf.value("tokenizer.ggml.model").is_none() && gguf.check_writable().is_err() {
-            return Err(gguf.error(
-                "the tokenizer of a model in safetensors is not read yet: give token ids with \
-                 --ids, or take the model's GGUF",
-            ));
-        }
-        let name = gguf.get_str("tokenizer.ggml.model")?;
-        let tokens: Array<'_> = gguf.get("tokenizer.ggml.tokens")?;
-        if tokens.is_empty() || tokens.ty() != crate::gguf::ValueType::Str {
-            return Err(gguf.error("'tokenizer.ggml.tokens' holds no strings: damaged"));
-        }
-        // `NONE` is no token's id, and twice the count must be a number.
-        if u32::try_from(tokens.len()).is_err() || tokens.len() > NONE as usize / 2 {
-            return Err(gguf.error("'tokenizer.ggml.tokens' holds more tokens than supported"));
-        }
-        let n = tokens.len();
-        let kinds = token_kinds(gguf, tokens)?;
-        let token = |name: &str| token_key(gguf, name, n);
-        let unknown = token("unknown")?;
-
-        let mut vocab = match name {
-            "gpt2" => bpe::vocab(gguf, tokens, &kinds)?,
-            "llama" | "bert" => spm::vocab(gguf, tokens, &kinds)?,
-            "rwkv" => rwkv::vocab(gguf, tokens, &kinds)?,
-            _ => {
-                return Err(gguf.error(format!(
-                    "the tokenizer kind '{name}' is not supported yet; supported are gpt2, llama, \
-                     bert and rwkv"
-                )));
-            }
+    fn new(parts: Parts) -> Tokenizer {
+        let Parts { vocab, normalizer, manners, mut normalized, .. } = parts;
+        let special = [TokenKind::Control, TokenKind::Unknown, TokenKind::UserDefined];
+        let ids = || vocab.kinds().filter(|(_, k)| special.contains(k)).map(|(id, _)| id);
+        normalized.sort_unstable();
+        let later = |id: &u32| normalized.binary_search(id).is_ok();
+        let plain = ids().filter(|id| !later(id));
+        let matcher = Matcher::new(plain.map(|id| (vocab.bytes(id), id)), manners.clone());
+        let normalized = if normalized.is_empty() {
+            None
+        } else {
+            // They are looked for as the normalizer leaves them.
+            let text = |id| String::from_utf8_lossy(vocab.bytes(id)).into_owned();
+            let texts: Vec<(String, u32)> = ids()
+                .filter(later)
+                .map(|id| (normalize(&normalizer, &text(id)).into_owned(), id))
+                .collect();
+            Some(Matcher::new(texts.iter().map(|(t, id)| (t.as_bytes(), *id)), manners))
         };
-        let mut end_of_generation = special::end_of_generation(&mut vocab);
-        vocab.index();
-
-        let (mut bos, mut eos) = (token("bos")?, token("eos")?);
-        let (model, add_bos, add_space) = match name {
-            "gpt2" => {
-                let family = bpe::family(gguf)?;
-                let model = bpe::Bpe::new(gguf, &vocab, family, unknown)?;
-                (Model::Bpe(Box::new(model)), family.add_bos, false)
-            }
-            "llama" => {
-                // SentencePiece's own defaults, where the file names none.
-                let control = |id| (vocab.kind(id) == Some(TokenKind::Control)).then_some(id);
-                bos = bos.or_else(|| control(1));
-                eos = eos.or_else(|| control(2));
-                let add_space = gguf.opt("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-                let model = spm::Spm::new(gguf, &vocab, unknown)?;
-                (Model::Spm(Box::new(model)), true, add_space)
-            }
-            "bert" => {
-                bos = token("cls")?.or(bos);
-                (Model::WordPiece(wordpiece::WordPiece::new(gguf, unknown)?), true, true)
-            }
-            _ => (Model::Rwkv(rwkv::Rwkv::new(&vocab, unknown)), false, false),
-        };
-        let add_bos = gguf.opt("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
-        let add_eos = gguf.opt("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
-        let separator = token("seperator")?.filter(|_| name == "bert");
-        if name != "bert" {
-            end_of_generation.extend(eos);
-            end_of_generation.extend(token("eot")?);
-            end_of_generation.extend(token("eom")?);
-        }
+        let mut end_of_generation = parts.end_of_generation;
         end_of_generation.sort_unstable();
         end_of_generation.dedup();
-        Ok(Tokenizer {
-            matcher: Matcher::new(&vocab),
+        Tokenizer {
             vocab,
-            model,
-            bos,
-            eos,
-            mask: token("mask")?,
-            end: separator.or(eos.filter(|_| add_eos)),
-            add_bos,
-            add_space,
+            model: parts.model,
+            normalizer,
+            matcher,
+            normalized,
+            prefix: parts.prefix,
+            strip_space: parts.strip_space,
+            bos: parts.bos,
+            eos: parts.eos,
+            mask: parts.mask,
+            before: parts.before,
+            after: parts.after,
             end_of_generation,
-        })
+        }
     }
 
     /// The tokens of a text.
@@ -183,49 +180,69 @@ impl Tokenizer {
     /// where the model has none. A text must be shorter than 4 GiB.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
-        let bos = self.bos.filter(|_| add_special && self.add_bos);
-        out.extend(bos);
+        if add_special {
+            out.extend_from_slice(&self.before);
+        }
+        let from = out.len();
         let mut merger = Merger::default();
         let wanted = |id| parse_special || self.vocab.kind(id) == Some(TokenKind::UserDefined);
-        // A space goes before the text, and before what follows a special token.
-        let mut prefix = self.add_space;
-        let mut at = 0;
-        while at < text.len() {
-            let found = self.matcher.next(text, at, wanted);
-            let end = found.map_or(text.len(), |(start, _, _)| start);
-            if at < end {
-                self.encode_plain(&text[at..end], prefix, &mut merger, &mut out);
-                prefix = false;
+        partition(&self.matcher, text, wanted, &mut |piece| match piece {
+            Piece::Token(id) => out.push(id),
+            Piece::Text(text, first) => {
+                let text = normalize(&self.normalizer, text);
+                let Some(matcher) = &self.normalized else {
+                    return self.encode_plain(&text, first, &mut merger, &mut out);
+                };
+                partition(matcher, &text, wanted, &mut |piece| match piece {
+                    Piece::Token(id) => out.push(id),
+                    Piece::Text(text, also_first) => {
+                        self.encode_plain(text, first && also_first, &mut merger, &mut out);
+                    }
+                });
             }
-            at = end;
-            if let Some((_, end, id)) = found {
-                out.push(id);
-                prefix = self.add_space;
-                at = end;
-            }
+        });
+        // What the text itself begins or ends with is not doubled.
+        if from > 0 && self.bos.is_some() && self.before.last() == self.bos.as_ref() {
+            let doubled = out.get(from) == self.bos.as_ref();
+            out.drain(from..from + usize::from(doubled));
         }
-        if bos.is_some() && out.get(1) == bos.as_ref() {
-            out.remove(0);
-        }
-        if let Some(end) = self.end.filter(|end| add_special && out.last() != Some(end)) {
-            out.push(end);
+        if add_special {
+            let there = out.len() > from && out.last() == self.after.first();
+            out.extend(self.after.iter().skip(usize::from(there)));
         }
         out
     }
 
-    fn encode_plain(&self, text: &str, prefix: bool, merger: &mut Merger, out: &mut Vec<u32>) {
+    /// Appends the tokens of a text without special tokens; `first` says that it is where the
+    /// whole text begins.
+    fn encode_plain(&self, text: &str, first: bool, merger: &mut Merger, out: &mut Vec<u32>) {
+        let marked = match &self.model {
+            Model::Spm(_) | Model::Unigram(_) => true,
+            Model::Bpe(m) => m.is_marked(),
+            _ => false,
+        };
+        let mut text: Cow<'_, str> = if marked { spm::unmark(text.into()) } else { text.into() };
+        let wanted = match self.prefix.when {
+            When::Never => false,
+            When::First => first,
+            When::AfterSpecial => true,
+        };
+        if wanted && !(self.prefix.unless_there && text.starts_with(' ')) {
+            text.to_mut().insert(0, ' ');
+        }
         match &self.model {
-            Model::Bpe(m) => m.encode(&self.vocab, text, merger, out),
-            Model::Spm(m) => m.encode(&self.vocab, text, prefix, merger, out),
-            Model::WordPiece(m) => m.encode(&self.vocab, text, out),
-            Model::Rwkv(m) => m.encode(&self.vocab, text, out),
+            Model::Bpe(m) => m.encode(&self.vocab, &text, merger, out),
+            Model::Spm(m) => m.encode(&self.vocab, &text, merger, out),
+            Model::Unigram(m) => m.encode(&text, out),
+            Model::WordPiece(m) => m.encode(&self.vocab, &text, out),
+            Model::Rwkv(m) => m.encode(&text, out),
         }
     }
 
     /// The text of a whole sequence, from its first token: control tokens give none, the space
     /// that encoding put first is taken away, bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let mut state = decode::State::new(self.add_space);
+        let mut state = decode::State::new(self.strip_space);
         let mut out = String::new();
         for &id in ids {
             state.push(self, id, &mut out);
@@ -287,15 +304,46 @@ impl Tokenizer {
 
     /// Whether a text gets a space in front, which a whole text's decoding takes away.
     pub(super) fn adds_space(&self) -> bool {
-        self.add_space
+        self.strip_space
+    }
+}
+
+/// A piece of a text.
+enum Piece<'t> {
+    Token(u32),
+    /// Text without special tokens, never empty, and whether the whole begins with it.
+    Text(&'t str, bool),
+}
+
+/// Cuts a text at the special tokens that `wanted` allows.
+fn partition<'t>(
+    matcher: &Matcher,
+    text: &'t str,
+    wanted: impl Fn(u32) -> bool + Copy,
+    piece: &mut dyn FnMut(Piece<'t>),
+) {
+    let mut at = 0;
+    while at < text.len() {
+        let found = matcher.next(text, at, wanted);
+        let end = found.as_ref().map_or(text.len(), |f| f.start);
+        if at < end {
+            piece(Piece::Text(&text[at..end], at == 0));
+        }
+        at = end;
+        if let Some(found) = found {
+            piece(Piece::Token(found.id));
+            at = found.end;
+        }
     }
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match &self.model {
-            Model::Bpe(_) => "byte-level BPE",
+            Model::Bpe(m) if m.is_marked() => "SentencePiece BPE",
+            Model::Bpe(_) => "BPE",
             Model::Spm(_) => "SentencePiece BPE",
+            Model::Unigram(_) => "SentencePiece unigram",
             Model::WordPiece(_) => "WordPiece",
             Model::Rwkv(_) => "RWKV",
         };

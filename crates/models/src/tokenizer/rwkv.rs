@@ -3,14 +3,14 @@
 //! Files write a token's bytes with the escapes of a Python string: `\n`, `\t`, `\r`, `\xAB`, and
 //! a backslash before anything else for itself.
 
+use super::trie::Trie;
 use super::vocab::{TokenKind, Vocab};
 use crate::gguf::{Array, Gguf};
 use gristmill_core::Result;
 
-/// The model: which lengths are worth trying.
+/// The model: the tokens by their bytes.
 pub(super) struct Rwkv {
-    /// For each first byte, the lengths of the tokens that begin with it, longest first.
-    lengths: Vec<Vec<usize>>,
+    trie: Trie,
     unknown: Option<u32>,
 }
 
@@ -54,40 +54,91 @@ pub(super) fn vocab(gguf: &Gguf, tokens: Array<'_>, kinds: &[TokenKind]) -> Resu
     Ok(vocab)
 }
 
+/// The number that so many hexadecimal digits write.
+fn hex(chars: &mut std::str::Chars<'_>, digits: usize) -> Option<u32> {
+    let text: String = chars.by_ref().take(digits).collect();
+    let whole = text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    u32::from_str_radix(&text, 16).ok().filter(|_| whole)
+}
+
+/// The bytes of a Python literal, `'…'` or `b'…'` with either quote.
+fn python_literal(text: &str) -> Option<Vec<u8>> {
+    let (is_bytes, text) = match text.strip_prefix('b') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let quote = text.chars().next().filter(|c| ['\'', '"'].contains(c))?;
+    let inner = text.get(1..)?.strip_suffix(quote)?;
+    let mut out = Vec::new();
+    let mut chars = inner.chars();
+    while let Some(c) = chars.next() {
+        let n = match c {
+            '\\' => match chars.next()? {
+                'n' => 10,
+                'r' => 13,
+                't' => 9,
+                'x' => hex(&mut chars, 2)?,
+                'u' => hex(&mut chars, 4)?,
+                'U' => hex(&mut chars, 8)?,
+                c => c.into(),
+            },
+            c => c.into(),
+        };
+        if is_bytes {
+            out.push(u8::try_from(n).ok()?);
+        } else {
+            out.extend(char::from_u32(n)?.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    Some(out)
+}
+
+/// Reads the vocabulary as RWKV itself keeps it: in each line an id, a Python literal, and the
+/// number of its bytes. Id 0 is the end of the text. `Err` with the number of a bad line.
+pub(super) fn text_vocab(text: &str) -> std::result::Result<Vocab, usize> {
+    let mut tokens: Vec<Option<Vec<u8>>> = vec![None];
+    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.is_empty()) {
+        let read = || {
+            let (id, rest) = line.split_once(' ')?;
+            let (literal, len) = rest.rsplit_once(' ')?;
+            let bytes = python_literal(literal)?;
+            let id: usize = id.parse().ok().filter(|id| (1..1 << 24).contains(id))?;
+            (len.trim().parse() == Ok(bytes.len())).then_some((id, bytes))
+        };
+        let (id, bytes) = read().ok_or(i + 1)?;
+        if tokens.len() <= id {
+            tokens.resize(id + 1, None);
+        }
+        if tokens[id].replace(bytes).is_some() {
+            return Err(i + 1);
+        }
+    }
+    let mut vocab = Vocab::with_capacity(tokens.len(), text.len());
+    for (id, bytes) in tokens.iter().enumerate() {
+        let (kind, bytes) = match bytes {
+            _ if id == 0 => (TokenKind::Control, &b"<|endoftext|>"[..]),
+            Some(bytes) => (TokenKind::Normal, bytes.as_slice()),
+            None => (TokenKind::Unused, &[][..]),
+        };
+        vocab.push(kind, |out| out.extend_from_slice(bytes)).ok_or(0usize)?;
+    }
+    Ok(vocab)
+}
+
 impl Rwkv {
-    /// Notes the lengths of the vocabulary's tokens.
+    /// The model of a vocabulary.
     pub fn new(vocab: &Vocab, unknown: Option<u32>) -> Self {
-        let mut lengths = vec![Vec::new(); 256];
-        for (id, kind) in vocab.kinds() {
-            if let (TokenKind::Normal, bytes @ [first, ..]) = (kind, vocab.bytes(id)) {
-                lengths[usize::from(*first)].push(bytes.len());
-            }
-        }
-        for l in &mut lengths {
-            l.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
-            l.dedup();
-        }
-        Rwkv { lengths, unknown }
+        let tokens = vocab.kinds().filter(|(_, kind)| *kind == TokenKind::Normal);
+        Rwkv { trie: Trie::new(tokens.map(|(id, _)| (vocab.bytes(id), id))), unknown }
     }
 
     /// Appends the tokens of a text without special tokens.
-    pub fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
+    pub fn encode(&self, text: &str, out: &mut Vec<u32>) {
         let mut rest = text.as_bytes();
-        while let Some(&first) = rest.first() {
-            let longest = self.lengths[usize::from(first)]
-                .iter()
-                .find_map(|&n| Some((n, vocab.find(rest.get(..n)?)?)));
-            let n = match longest {
-                Some((n, id)) => {
-                    out.push(id);
-                    n
-                }
-                None => {
-                    out.extend(self.unknown);
-                    1
-                }
-            };
-            rest = &rest[n..];
+        while !rest.is_empty() {
+            let longest = self.trie.prefixes(rest).last();
+            out.extend(longest.map(|(_, id)| id).or(self.unknown));
+            rest = &rest[longest.map_or(1, |(n, _)| n)..];
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Special tokens: finding them in a text, and knowing those that end an answer.
 
+use super::class::is_word;
+use super::trie::Trie;
 use super::vocab::{TokenKind, Vocab};
-use std::collections::HashMap;
 
 /// Texts of tokens that end an answer, whatever the file's keys say: the models' own end-of-turn
-/// markers, because many files name only one of several.
-const END_OF_GENERATION: [&str; 20] = [
+/// markers, because many files name only one of several, and the ends of pieces of code that is
+/// being filled in.
+const END_OF_GENERATION: [&str; 34] = [
     "</s>",
     "<eos>",
     "<|eot_id|>",
@@ -14,8 +16,11 @@ const END_OF_GENERATION: [&str; 20] = [
     "<|end|>",
     "<|return|>",
     "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
     "<end_of_turn>",
     "<turn|>",
+    "<|tool_response>",
     "<|endoftext|>",
     "<|end_of_text|>",
     "<|end_of_turn|>",
@@ -26,92 +31,126 @@ const END_OF_GENERATION: [&str; 20] = [
     "<end_of_utterance>",
     "<｜end▁of▁sentence｜>",
     "[e~[",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
 ];
 
 /// The ids that end an answer by their text. Such a token steers the model even where the file
 /// says that it is text, so it becomes a control token.
 pub(super) fn end_of_generation(vocab: &mut Vocab) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut harmony = (false, false, None);
+    let mut found: Vec<(&str, u32)> = Vec::new();
     for id in 0..vocab.len() as u32 {
         let bytes = vocab.bytes(id);
         // Every text in the list begins with one of these.
         if !matches!(bytes.first(), Some(b'<' | b'[' | b'_')) {
             continue;
         }
-        if END_OF_GENERATION.iter().any(|t| t.as_bytes() == bytes) {
-            match bytes {
-                b"<|return|>" => harmony.0 = true,
-                b"<|call|>" => harmony.1 = true,
-                b"<|end|>" => harmony.2 = Some(id),
-                _ => {}
-            }
-            found.push(id);
+        found.extend(END_OF_GENERATION.iter().find(|t| t.as_bytes() == bytes).map(|t| (*t, id)));
+    }
+    let has = |all: &[&str]| all.iter().all(|t| found.iter().any(|(text, _)| text == t));
+    // Where an answer ends by these, <|end|> only ends one of its parts.
+    let parts = has(&["<|return|>", "<|call|>"])
+        || has(&["<|flush|>", "<|call|>"])
+        || has(&["<|flush|>", "<|calls|>"]);
+    // There </s> is a tag like any other.
+    let tags = has(&["<|tool_response>"]);
+    let ends = |&(text, _): &(&str, u32)| !(parts && text == "<|end|>" || tags && text == "</s>");
+    for &(text, id) in &found {
+        if !(tags && text == "</s>") {
+            vocab.set_kind(id, TokenKind::Control);
         }
     }
-    for &id in &found {
-        vocab.set_kind(id, TokenKind::Control);
-    }
-    // Where an answer ends by <|return|> or <|call|>, <|end|> only ends one of its parts.
-    if let (true, true, Some(end)) = harmony {
-        found.retain(|&id| id != end);
-    }
-    found
+    found.into_iter().filter(ends).map(|(_, id)| id).collect()
+}
+
+/// What a special token does to the text around it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Manners {
+    /// It takes the white space before it.
+    pub left: bool,
+    /// It takes the white space after it.
+    pub right: bool,
+    /// It is found only where no letter, digit or the like touches it.
+    pub word: bool,
 }
 
 /// Finds special tokens in a text: at each place the longest, from the left.
 pub(super) struct Matcher {
-    ids: HashMap<Box<[u8]>, u32>,
-    /// For each first byte, the lengths of the tokens that begin with it, longest first.
-    lengths: Vec<Vec<usize>>,
+    trie: Trie,
+    /// Whether a token begins with this byte.
+    begins: [bool; 256],
+    /// Of those that have any, in order of their ids.
+    manners: Vec<(u32, Manners)>,
+}
+
+/// A special token in a text.
+pub(super) struct Found {
+    /// Where what it covers begins, with the white space it takes.
+    pub start: usize,
+    pub end: usize,
+    pub id: u32,
 }
 
 impl Matcher {
-    /// A matcher of the vocabulary's control, unknown and user-defined tokens.
-    pub fn new(vocab: &Vocab) -> Self {
-        let mut ids = HashMap::new();
-        let mut lengths = vec![Vec::new(); 256];
-        let special = [TokenKind::Control, TokenKind::Unknown, TokenKind::UserDefined];
-        for (id, kind) in vocab.kinds() {
-            let bytes = vocab.bytes(id);
-            if !special.contains(&kind) || bytes.is_empty() {
-                continue;
-            }
-            ids.entry(bytes.into()).or_insert(id);
-            let known = &mut lengths[usize::from(bytes[0])];
-            if !known.contains(&bytes.len()) {
-                known.push(bytes.len());
-            }
-        }
-        for l in &mut lengths {
-            l.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
-        }
-        Matcher { ids, lengths }
+    /// A matcher of these tokens; of several with the same text, the first counts.
+    pub fn new<'a>(
+        tokens: impl Iterator<Item = (&'a [u8], u32)>,
+        mut manners: Vec<(u32, Manners)>,
+    ) -> Matcher {
+        manners.retain(|(_, m)| *m != Manners::default());
+        manners.sort_by_key(|&(id, _)| id);
+        let trie = Trie::new(tokens);
+        let begins = std::array::from_fn(|byte| trie.begins(byte as u8));
+        Matcher { trie, begins, manners }
     }
 
     /// The token of exactly this text.
     pub fn find(&self, text: &[u8]) -> Option<u32> {
-        self.ids.get(text).copied()
+        self.trie.prefixes(text).find(|&(n, _)| n == text.len()).map(|(_, id)| id)
     }
 
-    /// The first token at or after `from` that `wanted` allows: its range in bytes, and its id.
-    pub fn next(
-        &self,
-        text: &str,
-        from: usize,
-        wanted: impl Fn(u32) -> bool,
-    ) -> Option<(usize, usize, u32)> {
-        if self.ids.is_empty() {
-            return None;
-        }
+    fn manners(&self, id: u32) -> Manners {
+        let at = self.manners.binary_search_by_key(&id, |&(id, _)| id);
+        at.map_or(Manners::default(), |i| self.manners[i].1)
+    }
+
+    /// The first token at or after `from` that `wanted` allows. What is before `from` is read, to
+    /// see what touches a token, but never covered.
+    pub fn next(&self, text: &str, from: usize, wanted: impl Fn(u32) -> bool) -> Option<Found> {
         let bytes = text.as_bytes();
-        (from..bytes.len()).find_map(|at| {
-            self.lengths[usize::from(bytes[at])].iter().find_map(|&n| {
-                // A token that is not UTF-8 could end within a character of the text.
-                let end = at.checked_add(n).filter(|&end| text.is_char_boundary(end))?;
-                let id = self.find(bytes.get(at..end)?).filter(|&id| wanted(id))?;
-                text.is_char_boundary(at).then_some((at, end, id))
-            })
-        })
+        let mut at = from;
+        loop {
+            at += bytes[at..].iter().position(|&b| self.begins[usize::from(b)])?;
+            // A token that is not UTF-8 could end within a character of the text.
+            let ends = |n: usize| text.is_char_boundary(at) && text.is_char_boundary(at + n);
+            let all = self.trie.prefixes(&bytes[at..]);
+            let Some((n, id)) = all.filter(|&(n, id)| ends(n) && wanted(id)).last() else {
+                at += 1;
+                continue;
+            };
+            let (before, after) = (&text[..at], &text[at + n..]);
+            let manners = self.manners(id);
+            if manners.word && (before.ends_with(is_word) || after.starts_with(is_word)) {
+                at += n;
+                continue;
+            }
+            let mut found = Found { start: at, end: at + n, id };
+            if manners.left {
+                found.start = before.trim_end().len().max(from);
+            }
+            if manners.right {
+                found.end = text.len() - after.trim_start().len();
+            }
+            return Some(found);
+        }
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn byte_of(raw: &[u8]) -> Option<u8> {
 }
 
 /// Appends `raw` with every `▁` as a space.
-fn plain_into(raw: &[u8], out: &mut Vec<u8>) {
+pub(super) fn plain_into(raw: &[u8], out: &mut Vec<u8>) {
     let mut rest = raw;
     let mut mark = [0; 4];
     let mark = META_SPACE.encode_utf8(&mut mark).as_bytes();
@@ -68,6 +68,17 @@ pub(super) fn vocab(gguf: &Gguf, tokens: Array<'_>, kinds: &[TokenKind]) -> Resu
     Ok(vocab)
 }
 
+/// The score of each token.
+pub(super) fn scores(gguf: &Gguf, tokens: usize) -> Result<Vec<f32>> {
+    let key = "tokenizer.ggml.scores";
+    let scores: Vec<f32> = gguf.get(key)?;
+    if scores.len() == tokens {
+        return Ok(scores);
+    }
+    let n = scores.len();
+    Err(gguf.error(format!("'{key}' has {n} entries for {tokens} tokens: damaged")))
+}
+
 /// A number that is lower the higher the score is.
 fn priority(score: f32) -> u32 {
     // Adding zero makes one number of the two zeros.
@@ -79,47 +90,15 @@ fn priority(score: f32) -> u32 {
 impl Spm {
     /// Reads the scores of a vocabulary.
     pub fn new(gguf: &Gguf, vocab: &Vocab, unknown: Option<u32>) -> Result<Self> {
-        let key = "tokenizer.ggml.scores";
-        let scores: Vec<f32> = gguf.get(key)?;
-        if scores.len() != vocab.len() {
-            return Err(gguf.error(format!(
-                "'{key}' has {} entries for {} tokens: damaged",
-                scores.len(),
-                vocab.len()
-            )));
-        }
-        let mut byte_ids = [NONE; 256];
-        for (id, kind) in vocab.kinds() {
-            if let (TokenKind::Byte, [byte]) = (kind, vocab.bytes(id)) {
-                byte_ids[usize::from(*byte)] = id;
-            }
-        }
-        let cut_at_spaces = vocab.kinds().all(|(id, kind)| {
-            let text = vocab.bytes(id);
-            !matches!(kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)
-                || !text.windows(2).any(|pair| pair[0] != b' ' && pair[1] == b' ')
-        });
+        let scores = scores(gguf, vocab.len())?;
         let priorities = scores.into_iter().map(priority).collect();
+        let (byte_ids, cut_at_spaces) = (vocab.byte_ids(), spaces_begin_tokens(vocab));
         Ok(Spm { priorities, byte_ids, unknown, cut_at_spaces })
     }
 
-    /// Appends the tokens of a text without special tokens; `prefix` puts a space before it.
-    pub fn encode(
-        &self,
-        vocab: &Vocab,
-        text: &str,
-        prefix: bool,
-        merger: &mut Merger,
-        out: &mut Vec<u32>,
-    ) {
-        let mut text = Cow::Borrowed(text);
-        if text.contains(META_SPACE) {
-            text = text.replace(META_SPACE, " ").into();
-        }
-        if prefix {
-            text.to_mut().insert(0, ' ');
-        }
-        let mut rest: &str = &text;
+    /// Appends the tokens of a text without special tokens.
+    pub fn encode(&self, vocab: &Vocab, text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
+        let mut rest = text;
         while !rest.is_empty() {
             let end = if self.cut_at_spaces { first_word(rest) } else { rest.len() };
             let (word, tail) = rest.split_at(end);
@@ -156,8 +135,23 @@ impl Spm {
     }
 }
 
+/// Whether in every token of text spaces come first: then no token spans the place before a space
+/// that follows another character.
+pub(super) fn spaces_begin_tokens(vocab: &Vocab) -> bool {
+    vocab.kinds().all(|(id, kind)| {
+        let text = vocab.bytes(id);
+        !matches!(kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)
+            || !text.windows(2).any(|pair| pair[0] != b' ' && pair[1] == b' ')
+    })
+}
+
+/// A text with every `▁` as a space.
+pub(super) fn unmark(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.contains(META_SPACE) { text.replace(META_SPACE, " ").into() } else { text }
+}
+
 /// Where the first space that follows another character is; the end where there is none.
-fn first_word(text: &str) -> usize {
+pub(super) fn first_word(text: &str) -> usize {
     let spaces = text.len() - text.trim_start_matches(' ').len();
     text[spaces..].find(' ').map_or(text.len(), |n| spaces + n)
 }

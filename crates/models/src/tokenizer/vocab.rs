@@ -106,6 +106,8 @@ pub(super) struct Vocab {
     hash: Fold,
     /// Open addressing with linear probing; at most two thirds full.
     slots: Vec<Slot>,
+    /// Bytes of the longest token that can be found.
+    longest: usize,
 }
 
 impl Vocab {
@@ -117,6 +119,7 @@ impl Vocab {
             kinds: Vec::with_capacity(tokens),
             hash: Fold::default(),
             slots: vec![FREE; (tokens * 3 / 2 + 1).next_power_of_two()],
+            longest: 0,
         }
     }
 
@@ -173,6 +176,7 @@ impl Vocab {
     /// Makes every token that plain text may become findable by its bytes. Of tokens with the
     /// same bytes, the last normal one is found, or else the first of another kind.
     pub fn index(&mut self) {
+        self.longest = (0..self.len() as u32).map(|id| self.bytes(id).len()).max().unwrap_or(0);
         let kinds = [TokenKind::Normal, TokenKind::UserDefined, TokenKind::Unused];
         for kind in kinds {
             for id in 0..self.len() as u32 {
@@ -189,10 +193,26 @@ impl Vocab {
         }
     }
 
+    /// Bytes of the longest token.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+
     /// The token of these bytes, if plain text may become it.
     pub fn find(&self, bytes: &[u8]) -> Option<u32> {
         let id = self.slots[self.slot(bytes)].id;
         (id != NONE).then_some(id)
+    }
+
+    /// The token of each byte, or `NONE`.
+    pub fn byte_ids(&self) -> [u32; 256] {
+        let mut out = [NONE; 256];
+        for (id, kind) in self.kinds() {
+            if let (TokenKind::Byte, [byte]) = (kind, self.bytes(id)) {
+                out[usize::from(*byte)] = id;
+            }
+        }
+        out
     }
 
     /// Ids and kinds in order.

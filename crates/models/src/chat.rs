@@ -14,6 +14,7 @@
 
 mod clock;
 mod json;
+mod methods;
 mod python;
 mod source;
 
@@ -137,7 +138,7 @@ impl ChatTemplate {
         let file = file.into();
         env.set_syntax(syntax.map_err(|e| model_error(&file, &e))?);
         env.set_auto_escape_callback(|_| AutoEscape::None);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_unknown_method_callback(methods::call);
         env.set_fuel(Some(FUEL));
         env.set_recursion_limit(DEPTH);
         env.set_formatter(|out, _, value| {
@@ -161,7 +162,9 @@ impl ChatTemplate {
                 minijinja::Error::new(ErrorKind::InvalidOperation, text).with_source(Raised),
             )
         });
-        let added = env.add_template_owned("chat", source::rewrite(source));
+        let source = source::rewrite(source);
+        let source = source.map_err(|e| Error::model(&file, format!("chat template, {e}")))?;
+        let added = env.add_template_owned("chat", source);
         added.map_err(|e| model_error(&file, &e))?;
         let template = ChatTemplate { file, env };
         #[cfg(not(target_family = "wasm"))]

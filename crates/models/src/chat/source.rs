@@ -10,6 +10,9 @@
 //! - A sum with a part marked as safe escapes the other parts for HTML: it becomes a call of
 //!   [`CONCAT`].
 //!
+//! One thing is refused: a loop with a condition on what its own body sets in a namespace. Jinja2 asks
+//! the condition before each turn, the engine before the first.
+//!
 //! No line is added or taken away, so that errors name the right one.
 
 /// The filter of what loops walk over.
@@ -21,10 +24,14 @@ pub(super) const CONCAT: &str = "__concat";
 pub(super) const BACKWARDS: &str = "__backwards";
 
 /// The source for the engine.
-pub(super) fn rewrite(source: &str) -> String {
+///
+/// # Errors
+/// The line of what it reads otherwise, where no other source says the same.
+pub(super) fn rewrite(source: &str) -> Result<String, String> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + source.len() / 8);
     let mut rest = source.as_str();
+    let mut conditions: Vec<&str> = Vec::new(); // of the loops around
     while let Some(open) = next_open(rest) {
         let (before, tag) = rest.split_at(open);
         out.push_str(before);
@@ -43,6 +50,13 @@ pub(super) fn rewrite(source: &str) -> String {
             "{#" => out.push_str(tag),
             "{{" => rewrite_tag(tag, concat, &mut out),
             _ => {
+                if changes_its_loop(tag, &mut conditions) {
+                    let line = 1 + out.matches('\n').count();
+                    return Err(format!(
+                        "line {line}: sets what the condition of the loop around it asks; that is \
+                         not supported: put the condition into the loop, as an if"
+                    ));
+                }
                 rewrite_tag(tag, statement, &mut out);
                 if word_of(&tag[2..]) == "raw" {
                     let end = end_of_raw(rest).unwrap_or(rest.len());
@@ -52,7 +66,28 @@ pub(super) fn rewrite(source: &str) -> String {
             }
         }
     }
-    out + rest
+    Ok(out + rest)
+}
+
+/// Follows the loops, and says whether a tag sets what the condition of one around it asks.
+fn changes_its_loop<'t>(tag: &'t str, conditions: &mut Vec<&'t str>) -> bool {
+    let inside = &tag[2..tag.len() - 2];
+    match word_of(inside) {
+        "for" => {
+            let condition = top_level(inside, |text, at| stands(text, at, "if"));
+            conditions.push(condition.map_or("", |at| &inside[at..]));
+        }
+        "endfor" => drop(conditions.pop()),
+        "set" => {
+            let name = inside.trim_start_matches(['-', '+']).trim_start()["set".len()..].trim_start();
+            let Some((name, _)) = name.split_once('=') else { return false };
+            let Some((space, _)) = name.split_once('.') else { return false };
+            let asks = |c: &&str| c.char_indices().any(|(at, _)| stands(c, at, space.trim_end()));
+            return conditions.iter().any(|c| asks(c));
+        }
+        _ => {}
+    }
+    false
 }
 
 /// Where the next tag or comment opens.
@@ -236,7 +271,24 @@ fn concat(expression: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    fn rewrite(source: &str) -> String {
+        super::rewrite(source).unwrap()
+    }
+
+    #[test]
+    fn a_loop_that_changes_its_own_condition() {
+        let around = |condition: &str, body: &str| {
+            format!("a\n{{% for x in y if {condition} %}}\n{{%- set {body} %}}{{% endfor %}}")
+        };
+        for (condition, body) in [("n.a < 0", "n.a = 1"), ("x and not n . b", "n.a = n.a + 1")] {
+            let refused = super::rewrite(&around(condition, body)).unwrap_err();
+            assert!(refused.starts_with("line 3:"), "{refused}");
+        }
+        for (condition, body) in [("n.a < 0", "m.a = 1"), ("x", "n = n.a"), ("nn.a", "n.a = 1")] {
+            rewrite(&around(condition, body));
+        }
+        rewrite("{% for x in y if n.a %}{% endfor %}{% set n.a = 1 %}");
+    }
 
     #[test]
     fn only_what_differs_is_changed() {
@@ -266,7 +318,7 @@ mod tests {
         assert_eq!(rewrite("{% for x in y %}"), "{% for x in ( y )|__iterable %}");
         assert_eq!(
             rewrite("{{- 'a+'|safe + f(b + c) + d | tojson() -}}"),
-            "{{-  __concat( 'a+'|safe , f(b + c) , d | tojson() )  -}}"
+            "{{- __concat( 'a+'|safe , f(b + c) , d | tojson() ) -}}"
         );
     }
 }

@@ -4,7 +4,7 @@ use super::charsmap::Charsmap;
 use super::class::{is_bert_ideograph, is_nonspacing_mark};
 use std::borrow::Cow;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
-use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// One thing that is done to a text.
 pub(super) enum Normalizer {
@@ -141,13 +141,16 @@ fn nmt(c: char) -> Option<char> {
 }
 
 fn bert(text: &str, clean: bool, ideographs: bool, strip_accents: bool, lower: bool) -> String {
+    use GeneralCategory::{Control, Format, PrivateUse};
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        let space = matches!(c, '\t' | '\n' | '\r') || c.is_whitespace();
-        let other = || c.general_category_group() == GeneralCategoryGroup::Other;
+        // Not what is unassigned: to the library, whose tables are older, much is.
+        let other = || matches!(c.general_category(), Control | Format | PrivateUse);
         match c {
-            _ if clean && space => out.push(' '),
+            '\t' | '\n' | '\r' if clean => out.push(' '),
+            // Control characters first: the vertical tab is one, and white space too.
             _ if clean && (c == '\u{fffd}' || !c.is_ascii_graphic() && other()) => {}
+            _ if clean && c.is_whitespace() => out.push(' '),
             _ if ideographs && is_bert_ideograph(c) => out.extend([' ', c, ' ']),
             _ => out.push(c),
         }

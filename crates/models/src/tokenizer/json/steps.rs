@@ -198,6 +198,7 @@ pub(super) fn cutting(value: &Value, marked: bool) -> Known<Cutting> {
                 };
                 let scheme = part["prepend_scheme"].as_str().unwrap_or(older);
                 let when = match scheme {
+                    "always" if out.spaced_words => When::Never, // each has one already
                     "always" => When::AfterSpecial,
                     "first" if !out.spaced_words => When::First,
                     "never" if !out.spaced_words => When::Never,

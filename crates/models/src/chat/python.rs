@@ -173,6 +173,8 @@ pub(super) fn iterable(value: Value) -> Result<Value, Error> {
         ValueKind::None => {
             Err(Error::new(ErrorKind::InvalidOperation, "'NoneType' object is not iterable"))
         }
+        // A list of its characters, which the loop can count.
+        ValueKind::String => Ok(value.try_iter()?.collect::<Vec<Value>>().into()),
         _ => Ok(value),
     }
 }

@@ -121,8 +121,9 @@ impl Tokenizer {
     /// by its name; an id without a token.
     pub fn from_json(name: &str, json: &[u8], config: Option<&[u8]>) -> Result<Tokenizer> {
         let refuse = |what: String| Error::model(name, what);
-        let file: File<'_> = serde_json::from_slice(json)
+        let mut file: File<'_> = serde_json::from_slice(json)
             .map_err(|e| refuse(format!("not a tokenizer.json that can be read: {e}")))?;
+        file.settle_added();
         let config = match config {
             None => Value::Null,
             Some(config) => serde_json::from_slice(config)

@@ -227,6 +227,7 @@ impl Tokenizer {
             When::First => first,
             When::AfterSpecial => true,
         };
+        let wanted = wanted && !text.is_empty();
         if wanted && !(self.prefix.unless_there && text.starts_with(' ')) {
             text.to_mut().insert(0, ' ');
         }
@@ -322,18 +323,17 @@ fn partition<'t>(
     wanted: impl Fn(u32) -> bool + Copy,
     piece: &mut dyn FnMut(Piece<'t>),
 ) {
-    let mut at = 0;
-    while at < text.len() {
-        let found = matcher.next(text, at, wanted);
+    // A token that takes white space does not hide another that begins there.
+    let (mut covered, mut read) = (0, 0);
+    loop {
+        let found = matcher.next(text, read, covered, wanted);
         let end = found.as_ref().map_or(text.len(), |f| f.start);
-        if at < end {
-            piece(Piece::Text(&text[at..end], at == 0));
+        if covered < end {
+            piece(Piece::Text(&text[covered..end], covered == 0));
         }
-        at = end;
-        if let Some(found) = found {
-            piece(Piece::Token(found.id));
-            at = found.end;
-        }
+        let Some(found) = found else { return };
+        piece(Piece::Token(found.id));
+        (covered, read) = (found.end, found.read);
     }
 }
 

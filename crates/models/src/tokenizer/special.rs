@@ -97,6 +97,8 @@ pub(super) struct Found {
     /// Where what it covers begins, with the white space it takes.
     pub start: usize,
     pub end: usize,
+    /// Where its own text ends.
+    pub read: usize,
     pub id: u32,
 }
 
@@ -123,9 +125,15 @@ impl Matcher {
         at.map_or(Manners::default(), |i| self.manners[i].1)
     }
 
-    /// The first token at or after `from` that `wanted` allows. What is before `from` is read, to
-    /// see what touches a token, but never covered.
-    pub fn next(&self, text: &str, from: usize, wanted: impl Fn(u32) -> bool) -> Option<Found> {
+    /// The first token at or after `from` that `wanted` allows. White space is taken from `covered`
+    /// on; what is before is read only to see what touches a token.
+    pub fn next(
+        &self,
+        text: &str,
+        from: usize,
+        covered: usize,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Option<Found> {
         let bytes = text.as_bytes();
         let mut at = from;
         loop {
@@ -143,9 +151,9 @@ impl Matcher {
                 at += n;
                 continue;
             }
-            let mut found = Found { start: at, end: at + n, id };
+            let mut found = Found { start: at, end: at + n, read: at + n, id };
             if manners.left {
-                found.start = before.trim_end().len().max(from);
+                found.start = before.trim_end().len().max(covered);
             }
             if manners.right {
                 found.end = text.len() - after.trim_start().len();

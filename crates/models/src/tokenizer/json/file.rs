@@ -7,6 +7,7 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 #[derive(Deserialize)]
@@ -21,6 +22,24 @@ pub(super) struct File<'a> {
     pub post_processor: Value,
     #[serde(borrow)]
     pub model: ModelPart<'a>,
+}
+
+impl File<'_> {
+    /// Gives added tokens that are in the vocabulary the ids they have there, as the `tokenizers`
+    /// library does.
+    pub fn settle_added(&mut self) {
+        let places: HashMap<String, usize> =
+            self.added_tokens.iter().map(|t| t.content.to_string()).zip(0..).collect();
+        let mut settle = |text: &Text<'_>, id: u32| {
+            if let Some(&at) = places.get(&*text.0) {
+                self.added_tokens[at].id = id;
+            }
+        };
+        match &self.model.vocab {
+            Entries::Ids(list) => list.iter().for_each(|(text, id)| settle(text, *id)),
+            Entries::Scores(list) => (0..).zip(list).for_each(|(id, (text, _))| settle(text, id)),
+        }
+    }
 }
 
 /// A token that is found in text before the model sees it.

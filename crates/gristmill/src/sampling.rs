@@ -4,7 +4,7 @@ use clap::Args;
 use gristmill::{Error, Mirostat, Result, SamplingParams, Tokenizer};
 use std::hash::{BuildHasher, Hasher};
 
-/// How tokens are chosen, in the order in which it counts. Names and defaults are llama.cpp's.
+/// How tokens are chosen, the most used first. Names and defaults are llama.cpp's.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
@@ -12,7 +12,6 @@ pub struct SamplingArgs {
     #[arg(
         long,
         alias = "temperature",
-        env = "GRISTMILL_TEMP",
         value_name = "T",
         default_value_t = 0.8,
         allow_negative_numbers = true
@@ -20,35 +19,23 @@ pub struct SamplingArgs {
     temp: f32,
 
     /// Among the K most likely; 0: all
-    #[arg(long, env = "GRISTMILL_TOP_K", value_name = "K", default_value_t = 40)]
+    #[arg(long, value_name = "K", default_value_t = 40)]
     top_k: u32,
 
     /// Among the fewest whose probabilities sum to P; 1: all
-    #[arg(
-        long,
-        env = "GRISTMILL_TOP_P",
-        value_name = "P",
-        default_value_t = 0.95,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     top_p: f32,
 
     /// Among those at least P times as likely as the most likely; 0: all
-    #[arg(
-        long,
-        env = "GRISTMILL_MIN_P",
-        value_name = "P",
-        default_value_t = 0.05,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
     min_p: f32,
 
     /// The same seed gives the same text; negative: random (default, shown with -v)
-    #[arg(short, long, env = "GRISTMILL_SEED", value_name = "N", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<i64>,
 
     /// Among scores at most N standard deviations below the best; 0 or -1: all
-    #[arg(long, alias = "top-n-sigma", env = "GRISTMILL_TOP_NSIGMA", value_name = "N",
+    #[arg(long, alias = "top-n-sigma", value_name = "N",
           default_value_t = -1.0, allow_negative_numbers = true)]
     top_nsigma: f32,
 
@@ -56,7 +43,6 @@ pub struct SamplingArgs {
     #[arg(
         long,
         alias = "typical-p",
-        env = "GRISTMILL_TYPICAL",
         value_name = "P",
         default_value_t = 1.0,
         allow_negative_numbers = true
@@ -64,101 +50,53 @@ pub struct SamplingArgs {
     typical: f32,
 
     /// How often all but the last of the choices above the threshold are left out; 0: never
-    #[arg(
-        long,
-        env = "GRISTMILL_XTC_PROBABILITY",
-        value_name = "P",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     xtc_probability: f32,
 
     /// What counts as such a choice: a probability
-    #[arg(
-        long,
-        env = "GRISTMILL_XTC_THRESHOLD",
-        value_name = "P",
-        default_value_t = 0.1,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.1, allow_negative_numbers = true)]
     xtc_threshold: f32,
 
     /// How many tokens back the penalties look; 0: none; -1: the whole text
-    #[arg(
-        long,
-        env = "GRISTMILL_REPEAT_LAST_N",
-        value_name = "N",
-        default_value_t = 64,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
     repeat_last_n: i32,
 
     /// Divides the scores of tokens that are there; 1: not
-    #[arg(
-        long,
-        env = "GRISTMILL_REPEAT_PENALTY",
-        value_name = "X",
-        default_value_t = 1.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     repeat_penalty: f32,
 
     /// Subtracted from the scores of tokens that are there
-    #[arg(
-        long,
-        env = "GRISTMILL_PRESENCE_PENALTY",
-        value_name = "X",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     presence_penalty: f32,
 
     /// Subtracted for each time that a token is there
-    #[arg(
-        long,
-        env = "GRISTMILL_FREQUENCY_PENALTY",
-        value_name = "X",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     frequency_penalty: f32,
 
     /// What going on with a repetition costs, times a power of the base; 0: nothing
-    #[arg(
-        long,
-        env = "GRISTMILL_DRY_MULTIPLIER",
-        value_name = "X",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     dry_multiplier: f32,
 
     /// That base; the power is the length beyond what is allowed
-    #[arg(
-        long,
-        env = "GRISTMILL_DRY_BASE",
-        value_name = "X",
-        default_value_t = 1.75,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 1.75, allow_negative_numbers = true)]
     dry_base: f32,
 
     /// Repetitions shorter than this cost nothing
-    #[arg(long, env = "GRISTMILL_DRY_ALLOWED_LENGTH", value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     dry_allowed_length: u32,
 
     /// How many tokens back repetitions are looked for; 0: none; -1: the whole text
-    #[arg(long, env = "GRISTMILL_DRY_PENALTY_LAST_N", value_name = "N", default_value_t = -1,
+    #[arg(long, value_name = "N", default_value_t = -1,
           allow_negative_numbers = true)]
     dry_penalty_last_n: i32,
 
     /// Text that ends a repetition, in place of \n : " and *; once for each, or `none`
-    #[arg(long, env = "GRISTMILL_DRY_SEQUENCE_BREAKER", value_name = "TEXT",
+    #[arg(long, value_name = "TEXT",
           value_parser = parse_breaker, allow_hyphen_values = true)]
     dry_sequence_breaker: Vec<String>,
 
     /// Aim at an even surprise, in place of --top-k and all other limits: version 1 or 2; 0: off
-    #[arg(long, env = "GRISTMILL_MIROSTAT", value_name = "N", default_value_t = 0,
+    #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = clap::value_parser!(u8).range(0..=2))]
     mirostat: u8,
 
@@ -166,7 +104,6 @@ pub struct SamplingArgs {
     #[arg(
         long,
         alias = "mirostat-eta",
-        env = "GRISTMILL_MIROSTAT_LR",
         value_name = "X",
         default_value_t = 0.1,
         allow_negative_numbers = true
@@ -177,7 +114,6 @@ pub struct SamplingArgs {
     #[arg(
         long,
         alias = "mirostat-tau",
-        env = "GRISTMILL_MIROSTAT_ENT",
         value_name = "X",
         default_value_t = 5.0,
         allow_negative_numbers = true
@@ -185,7 +121,7 @@ pub struct SamplingArgs {
     mirostat_ent: f32,
 
     /// Added to the score of a token, such as 15043+1 or 15043-inf (never)
-    #[arg(short, long, env = "GRISTMILL_LOGIT_BIAS", value_name = "TOKEN+X",
+    #[arg(short, long, value_name = "TOKEN+X",
           value_parser = parse_bias, value_delimiter = ',')]
     logit_bias: Vec<(u32, f32)>,
 }

@@ -6,10 +6,32 @@ use common::{code, gristmill, ids, instruction_sets, json_of, run, stderr};
 
 /// Everything at once.
 const ALL: [&str; 26] = [
-    "--temp", "1.3", "--top-nsigma", "4", "--top-k", "60", "--typical", "0.97", "--top-p", "0.97",
-    "--min-p", "0.01", "--xtc-probability", "0.3", "--xtc-threshold", "0.2", "--repeat-penalty",
-    "1.05", "--presence-penalty", "0.1", "--frequency-penalty", "0.1", "--dry-multiplier", "0.8",
-    "-l", "300+0.5",
+    "--temp",
+    "1.3",
+    "--top-nsigma",
+    "4",
+    "--top-k",
+    "60",
+    "--typical",
+    "0.97",
+    "--top-p",
+    "0.97",
+    "--min-p",
+    "0.01",
+    "--xtc-probability",
+    "0.3",
+    "--xtc-threshold",
+    "0.2",
+    "--repeat-penalty",
+    "1.05",
+    "--presence-penalty",
+    "0.1",
+    "--frequency-penalty",
+    "0.1",
+    "--dry-multiplier",
+    "0.8",
+    "-l",
+    "300+0.5",
 ];
 
 fn tokens(command: &mut std::process::Command) -> Vec<u32> {
@@ -56,18 +78,6 @@ fn flags_reach_the_model() {
     let dry = greedy(&[&dry[..], &["--dry-sequence-breaker", "none"]].concat());
     let longest = dry.chunk_by(|a, b| a == b).map(<[u32]>::len).max().unwrap();
     assert!((3..8).contains(&longest), "{dry:?}");
-}
-
-#[test]
-fn values_from_the_environment() {
-    let by_flag = tokens(gristmill().args(["run", "-s", "5", "--temp", "2.5", "--top-k", "0"]));
-    let mut command = gristmill();
-    command.env("GRISTMILL_SEED", "5").env("GRISTMILL_TEMP", "2.5").env("GRISTMILL_TOP_K", "0");
-    assert_eq!(tokens(command.arg("run")), by_flag);
-    let mut command = gristmill();
-    let output = command.env("GRISTMILL_MIN_P", "nan").args(["run", "x"]).output().unwrap();
-    assert_eq!(code(&output), 2);
-    assert!(stderr(&output).contains("--min-p is NaN; it must be between 0 and 1"));
 }
 
 #[test]

@@ -228,7 +228,24 @@ fn samples<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize>
     let params = [GREEDY; 2];
     let good = SampleBatch { params: &params, ..SampleBatch::default() };
     let with = |p: Sampling| [GREEDY, p];
+    let penalty = Penalty { row: 0, token: 0, repeat: 1.0, subtract: 0.0 };
+    let penalties = [
+        ("a penalty for no row", [penalty, Penalty { row: 2, ..penalty }]),
+        ("a penalty for no token", [penalty, Penalty { token: 70, ..penalty }]),
+        ("a logit divided by 0", [penalty, Penalty { repeat: 0.0, ..penalty }]),
+        ("a logit divided by no number", [penalty, Penalty { repeat: f32::NAN, ..penalty }]),
+        ("a penalty that is no number", [penalty, Penalty { subtract: f32::NAN, ..penalty }]),
+        ("penalties in no order", [Penalty { row: 1, ..penalty }, penalty]),
+    ];
     let bad = [
+        with(Sampling { top_n_sigma: -1.0, ..GREEDY }),
+        with(Sampling { top_n_sigma: f32::INFINITY, ..GREEDY }),
+        with(Sampling { typical_p: 0.0, ..GREEDY }),
+        with(Sampling { typical_p: f32::NAN, ..GREEDY }),
+        with(Sampling { top_p: 0.0, ..GREEDY }),
+        with(Sampling { xtc_probability: 1.01, ..GREEDY }),
+        with(Sampling { xtc_threshold: f32::NAN, ..GREEDY }),
+        with(Sampling { mu: f32::NAN, ..GREEDY }),
         with(Sampling { temperature: f32::NAN, ..GREEDY }),
         with(Sampling { temperature: -1.0, ..GREEDY }),
         with(Sampling { temperature: f32::INFINITY, ..GREEDY }),
@@ -238,6 +255,7 @@ fn samples<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize>
     ];
     let mut batches: Vec<(&str, SampleBatch<'_>)> =
         bad.iter().map(|p| ("bad parameters", SampleBatch { params: p, ..good })).collect();
+    batches.extend(penalties.iter().map(|(n, p)| (*n, SampleBatch { penalties: p, ..good })));
     let allow = [u32::MAX; 3];
     let none = [0u32; 3];
     batches.extend([
@@ -252,6 +270,7 @@ fn samples<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize>
         ("a bias for no row", SampleBatch { bias: &[(2, 0, 1.0)], ..good }),
         ("a bias for no token", SampleBatch { bias: &[(0, 70, 1.0)], ..good }),
         ("a bias that is no number", SampleBatch { bias: &[(0, 7, f32::NAN)], ..good }),
+        ("a bias without end", SampleBatch { bias: &[(0, 7, f32::INFINITY)], ..good }),
         ("guidance of no row", SampleBatch { combine: &[(2, 0, 1.0)], ..good }),
         ("guidance from no row", SampleBatch { combine: &[(0, 2, 1.0)], ..good }),
         ("wanted of no row", SampleBatch { want: &[(2, 0)], ..good }),

@@ -18,11 +18,12 @@ fn ids(a: &Arrays) -> u64 {
     4 * (tokens + optional + seqs + pages + a.rows.len()) as u64
 }
 
-/// What sampling sends up: 32 bytes of parameters a row, and what is asked for.
+/// What sampling sends up: 56 bytes of parameters a row, and what is asked for.
 fn control(b: &SampleBatch<'_>) -> u64 {
     let words = b.slots.len() + b.allow.len() + b.allow_row.len();
     let triples = b.bias.len() + b.combine.len();
-    (32 * b.params.len() + 4 * words + 12 * triples + 8 * b.want.len()) as u64
+    let pairs = b.want.len() + 2 * b.penalties.len();
+    (56 * b.params.len() + 4 * words + 12 * triples + 8 * pairs) as u64
 }
 
 /// What comes down: 12 bytes a row, 8 for each of the most likely, 4 for each wanted.
@@ -90,6 +91,7 @@ fn decoding<B: Backend>(backend: &B, model: &Decoder) -> Result<Result<(), Strin
                 allow: &mask,
                 allow_row: &masks,
                 bias: &[(0, 3, 1.0), (0, 4, -1.0)],
+                penalties: &[Penalty { row: 0, token: 5, repeat: 1.1, subtract: 0.5 }],
                 combine: &[(0, 0, 0.5)],
                 want: &[(0, 7), (0, 8), (0, 9)],
                 top_logprobs: 4,

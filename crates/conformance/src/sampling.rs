@@ -1,22 +1,26 @@
-//! Sampling, against its definition in f64.
+//! Sampling, against its definition in f64: row by row, token by token (`definition`), and by the
+//! frequencies of many draws ([`frequencies`]).
 //!
 //! The program is an embedding table and nothing else: the logits of a token are its row, known
 //! exactly. The draw is a Gumbel maximum (Gumbel 1954): of the tokens kept, the largest
 //! `l / temperature - ln(-ln u)` wins, where `u` is word `id % 4` of Philox under the seed and the
 //! counter `[counter, counter >> 32, id / 4, 0]`, as a number between 0 and 1.
 
+mod definition;
+pub mod frequencies;
+
 use crate::device::{Arrays, Device, Room};
 use crate::random::Random;
 use crate::weights::Weights;
 use crate::work::{Part, Work};
+use definition::{kept, leaves_out_top, softmax};
 use gristmill_core::{DType, philox, unit};
 use gristmill_ir::*;
 
 type Checked<T = ()> = Result<T, String>;
 
 /// Greedy.
-pub const GREEDY: Sampling =
-    Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0, counter: 0 };
+pub const GREEDY: Sampling = Sampling::GREEDY;
 
 /// A table whose rows are logits.
 pub struct Oracle {
@@ -55,7 +59,7 @@ impl Oracle {
         &self.table[id as usize * self.vocab..][..self.vocab]
     }
 
-    /// The definition: guidance, bias, masks; top-k, top-p, min-p at temperature 1; the draw.
+    /// The definition: guidance, bias, penalties, masks; what is left out; the draw.
     fn expect(&self, ids: &[u32], row: usize, b: &SampleBatch<'_>) -> Expected {
         let p = &b.params[row];
         let mut l = self.row(ids[row]).to_vec();
@@ -67,6 +71,12 @@ impl Oracle {
         for &(_, token, v) in b.bias.iter().filter(|c| c.0 as usize == row) {
             l[token as usize] += f64::from(v);
         }
+        for c in b.penalties.iter().filter(|c| c.row as usize == row) {
+            let l = &mut l[c.token as usize];
+            let repeat = f64::from(c.repeat);
+            *l *= if *l > 0.0 { 1.0 / repeat } else { repeat };
+            *l -= f64::from(c.subtract);
+        }
         if let Some(&mask) = b.allow_row.get(row).filter(|&&m| m >= 0) {
             let words = &b.allow[mask as usize * self.vocab.div_ceil(32)..];
             for (i, l) in l.iter_mut().enumerate() {
@@ -76,32 +86,16 @@ impl Oracle {
             }
         }
         let log_sum = l.iter().map(|v| v.exp()).sum::<f64>().ln();
-        let mut order: Vec<(usize, f64)> = l.iter().map(|v| v - log_sum).enumerate().collect();
-        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let logprobs = order.clone();
-        order.retain(|o| o.1 > f64::NEG_INFINITY);
-        if p.top_k > 0 {
-            order.truncate(p.top_k as usize);
-        }
-        let mass: f64 = order.iter().map(|o| o.1.exp()).sum();
-        let mut before = 0.0;
-        order.retain(|o| {
-            let keeps = before < f64::from(p.top_p) * mass || p.top_p >= 1.0;
-            before += o.1.exp();
-            keeps
-        });
-        let floor = logprobs[0].1 + f64::from(p.min_p).ln();
-        order.retain(|o| o.1 >= floor);
-        if p.temperature == 0.0 {
-            order.truncate(1);
-        }
+        let mut logprobs: Vec<(usize, f64)> = l.iter().map(|v| v - log_sum).enumerate().collect();
+        logprobs.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let set = kept(&l, p, leaves_out_top(p));
         let t = if p.temperature == 0.0 { 1.0 } else { f64::from(p.temperature) };
-        let sum: f64 = order.iter().map(|o| (o.1 / t).exp()).sum();
-        let scored = order.iter().map(|&(id, l)| {
+        let top = set.iter().fold(f64::NEG_INFINITY, |m, c| m.max(c.1));
+        let scored = set.iter().zip(softmax(&set, t)).map(|(&(id, l), share)| {
             let n = id as u32;
             let words = philox(p.seed, [p.counter as u32, (p.counter >> 32) as u32, n / 4, 0]);
             let noise = -(-f64::from(unit(words[id % 4])).ln()).ln();
-            (id, l / t + noise, (l / t).exp() / sum)
+            (id, (l - top) / t + noise, share)
         });
         let mut kept: Vec<_> = scored.collect();
         kept.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -203,28 +197,49 @@ pub fn one_each<B: Backend>(
     Ok(arrays)
 }
 
-fn params() -> Vec<Sampling> {
-    let of = |temperature, top_k, top_p, min_p| Sampling {
-        temperature,
-        top_k,
-        top_p,
-        min_p,
-        seed: 7,
-        counter: 0,
-    };
+/// Every way of choosing, alone and together.
+pub fn params() -> Vec<Sampling> {
+    let hot = Sampling { temperature: 1.0, seed: 7, ..GREEDY };
     vec![
         GREEDY,
-        of(1.0, 0, 1.0, 0.0),
-        of(0.7, 0, 1.0, 0.0),
-        of(1.5, 5, 1.0, 0.0),
-        of(1.0, 0, 0.8, 0.0),
-        of(1.3, 9, 0.9, 0.0),
-        of(0.8, 0, 1.0, 0.2),
-        of(1.2, 12, 0.95, 0.05),
-        of(2.0, 1, 1.0, 0.0),
-        of(1.0, 4000, 0.5, 0.9),
+        hot,
+        Sampling { temperature: 0.7, ..hot },
+        Sampling { temperature: 1.5, top_k: 5, ..hot },
+        Sampling { top_p: 0.8, ..hot },
+        Sampling { temperature: 1.3, top_k: 9, top_p: 0.9, ..hot },
+        Sampling { temperature: 0.8, min_p: 0.2, ..hot },
+        Sampling { temperature: 1.2, top_k: 12, top_p: 0.95, min_p: 0.05, ..hot },
+        Sampling { temperature: 2.0, top_k: 1, ..hot },
+        Sampling { top_k: 4000, top_p: 0.5, min_p: 0.9, ..hot },
+        Sampling { top_n_sigma: 1.1, ..hot },
+        Sampling { temperature: 3.0, top_n_sigma: 0.4, min_p: 0.01, ..hot },
+        Sampling { typical_p: 0.6, ..hot },
+        Sampling { typical_p: 0.3, top_p: 0.7, temperature: 1.8, ..hot },
+        Sampling { typical_p: 0.2, temperature: 0.0, ..hot },
+        Sampling { xtc_probability: 1.0, xtc_threshold: 0.05, ..hot },
+        Sampling { xtc_probability: 0.5, xtc_threshold: 0.1, temperature: 1.4, ..hot },
+        Sampling { xtc_probability: 0.5, xtc_threshold: 0.02, temperature: 0.0, ..hot },
+        Sampling { mirostat: Mirostat::V1, mu: 4.0, ..hot },
+        Sampling { mirostat: Mirostat::V1, mu: 9.0, temperature: 1.7, top_k: 2, ..hot },
+        Sampling { mirostat: Mirostat::V2, mu: 3.0, ..hot },
+        Sampling { mirostat: Mirostat::V2, mu: 6.0, temperature: 1.7, min_p: 0.9, ..hot },
+        Sampling { mirostat: Mirostat::V2, mu: -1.0, ..hot },
+        Sampling {
+            top_n_sigma: 2.0,
+            top_k: 30,
+            typical_p: 0.95,
+            top_p: 0.95,
+            min_p: 0.01,
+            xtc_probability: 0.7,
+            xtc_threshold: 0.2,
+            temperature: 1.1,
+            ..hot
+        },
     ]
 }
+
+/// Rows of a step: one for each of [`params`].
+const ROWS: u32 = 24;
 
 /// Runs every check.
 ///
@@ -233,7 +248,7 @@ fn params() -> Vec<Sampling> {
 pub fn check<B: Backend>(backend: &B) -> Checked {
     for vocab in [70, 33, 1000] {
         let oracle = Oracle::new(vocab);
-        let mut d = oracle.device(backend, 10).map_err(|e| e.to_string())?;
+        let mut d = oracle.device(backend, ROWS).map_err(|e| e.to_string())?;
         draws(&oracle, &mut d)?;
         adjustments(&oracle, &mut d)?;
         last_tokens(&oracle, &mut d).map_err(|e| e.to_string())??;
@@ -245,7 +260,7 @@ pub fn check<B: Backend>(backend: &B) -> Checked {
 fn draws<B: Backend>(oracle: &Oracle, d: &mut Device<'_, B>) -> Checked {
     let mut random = Random::new(8);
     for round in 0..30u64 {
-        let ids = random.ids(10, oracle.vocab as u32);
+        let ids = random.ids(ROWS as usize, oracle.vocab as u32);
         let mut params = params();
         for (i, p) in params.iter_mut().enumerate() {
             // The upper half of the counter and of the seed count too.
@@ -270,7 +285,7 @@ fn adjustments<B: Backend>(oracle: &Oracle, d: &mut Device<'_, B>) -> Checked {
     let mut random = Random::new(9);
     let words = oracle.vocab.div_ceil(32);
     for round in 0..8 {
-        let ids = random.ids(10, vocab);
+        let ids = random.ids(ROWS as usize, vocab);
         let mut params = params();
         params.iter_mut().for_each(|p| p.counter = round);
         // One mask with a single token, one with a third of them.
@@ -280,22 +295,38 @@ fn adjustments<B: Backend>(oracle: &Oracle, d: &mut Device<'_, B>) -> Checked {
         for i in (0..oracle.vocab).step_by(3) {
             allow[words + i / 32] |= 1 << (i % 32);
         }
-        let masks = [-1, 0, 1, -1, 1, 1, -1, 0, 1, -1];
-        let mut bias: Vec<_> = (0..20)
-            .map(|_| (random.below(10), random.below(vocab), 3.0 * random.normal()))
+        let masks: Vec<i32> = (0..ROWS).map(|_| random.below(3) as i32 - 1).collect();
+        let mut bias: Vec<_> = (0..50)
+            .map(|_| (random.below(ROWS), random.below(vocab), 3.0 * random.normal()))
             .collect();
+        // None on every third row, and never twice on a token.
+        let mut penalties = vec![];
+        for row in (0..ROWS).filter(|r| r % 3 > 0) {
+            for token in (random.below(4)..vocab).step_by(5) {
+                let repeat = random.normal().exp();
+                penalties.push(Penalty { row, token, repeat, subtract: random.normal() });
+            }
+        }
         // Twice on one token: they add up.
         bias.push(bias[3]);
         let combine = [(3, 4, 1.5), (4, 3, 0.5), (6, 9, 0.0)];
         // In no order.
-        let want: Vec<_> = (0..7).map(|_| (random.below(10), random.below(vocab))).collect();
+        let want: Vec<_> = (0..17).map(|_| (random.below(ROWS), random.below(vocab))).collect();
         let none = SampleBatch { params: &params, ..SampleBatch::default() };
         let masked = SampleBatch { allow: &allow, allow_row: &masks, ..none };
-        let everything =
-            SampleBatch { bias: &bias, combine: &combine, want: &want, top_logprobs: 5, ..masked };
+        let penal = SampleBatch { penalties: &penalties, ..none };
+        let everything = SampleBatch {
+            bias: &bias,
+            penalties: &penalties,
+            combine: &combine,
+            want: &want,
+            top_logprobs: 5,
+            ..masked
+        };
         for (what, b) in [
             ("masks", masked),
             ("bias", SampleBatch { bias: &bias, ..none }),
+            ("penalties", penal),
             ("guidance", SampleBatch { combine: &combine, ..none }),
             ("wanted", SampleBatch { want: &want, ..none }),
             ("top", SampleBatch { top_logprobs: 3, ..none }),

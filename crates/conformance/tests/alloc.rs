@@ -104,13 +104,21 @@ fn backend(cpu: &Cpu, program: &Program, weights: &Weights, options: &Options) -
     // The tables are made before, since windows give pages back: all steps see the last tables.
     let arrays: Vec<_> = steps.iter().map(|w| d.arrays(w).unwrap()).collect();
     let mask = vec![u32::MAX; 5];
-    let params = [Sampling { temperature: 0.9, top_k: 20, top_p: 0.9, ..GREEDY }; 4];
+    let hot = Sampling { temperature: 0.9, ..GREEDY };
+    let params = [
+        Sampling { top_k: 20, top_p: 0.9, min_p: 0.01, ..hot },
+        Sampling { top_n_sigma: 2.0, typical_p: 0.9, ..hot },
+        Sampling { xtc_probability: 1.0, xtc_threshold: 0.1, mirostat: Mirostat::V1, ..hot },
+        Sampling { mirostat: Mirostat::V2, mu: 5.0, ..hot },
+    ];
+    let penalties = [1, 3].map(|row| Penalty { row, token: 9, repeat: 1.3, subtract: 0.5 });
     let all = SampleBatch {
         params: &params,
         slots: &[0, 1, 2, 3],
         allow: &mask,
         allow_row: &[0, -1, 0, 0],
         bias: &[(1, 7, 0.5)],
+        penalties: &penalties,
         combine: &[(2, 3, 1.0)],
         want: &[(3, 1), (0, 1)],
         top_logprobs: 6,
@@ -143,7 +151,13 @@ fn engine(cpu: Cpu, program: &Program, weights: &Weights, options: Options) -> u
     let mut random = Random::new(3);
     for (i, n) in [600, 20, 3, 50].into_iter().enumerate() {
         let mut request = Request::new(random.ids(n, 131), 200);
-        request.sampling = SamplingParams { temperature: i as f32 / 4.0, ..Default::default() };
+        let hot = SamplingParams { temperature: i as f32 / 4.0, ..SamplingParams::default() };
+        request.sampling = match i {
+            1 => SamplingParams { repeat_penalty: 1.1, typical_p: 0.9, top_n_sigma: 3.0, ..hot },
+            2 => SamplingParams { dry_multiplier: 0.8, dry_allowed_length: 1, ..hot },
+            3 => SamplingParams { mirostat: Mirostat::V1, logit_bias: vec![(4, 1.0)], ..hot },
+            _ => hot,
+        };
         engine.submit(request).unwrap();
     }
     let mut events = Vec::with_capacity(2000);

@@ -103,6 +103,14 @@ fn samples() {
     }
 }
 
+/// A million draws of each kind are as frequent as they are likely. What follows the logits is the
+/// same on every instruction set, so one is enough.
+#[test]
+fn frequencies() {
+    let drawn: Vec<_> = sampling::params().into_iter().filter(|p| p.temperature > 0.0).collect();
+    sampling::frequencies::check(&cpu(Isa::best(), 1, false), &drawn).unwrap();
+}
+
 #[test]
 fn only_integers_cross() {
     ledger::check(&cpu(Isa::best(), 2, true)).unwrap();

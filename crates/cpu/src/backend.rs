@@ -8,7 +8,7 @@ use crate::context::{Context, Placed, StateMemory};
 use crate::kernels::table::Table;
 use crate::plan::{self, Plan};
 use crate::pool::Pool;
-use crate::sample;
+use crate::sample::{self, Candidate, adjust, likelier};
 use crate::simd::Isa;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result, quant};
@@ -244,6 +244,7 @@ impl Backend for Cpu {
             + size_of_val(b.allow)
             + size_of_val(b.allow_row)
             + size_of_val(b.bias)
+            + size_of_val(b.penalties)
             + size_of_val(b.combine)
             + size_of_val(b.want);
         c.ledger.control += control as u64;
@@ -334,45 +335,21 @@ impl Cpu {
         p: &Placed,
         b: &SampleBatch<'_>,
         adjusted: &mut Vec<f32>,
-        candidates: &mut Vec<(f32, u32)>,
+        candidates: &mut Vec<Candidate>,
         out: &mut Results,
     ) -> Result<()> {
         let vocab = p.width;
-        let words = vocab.div_ceil(32);
         out.wanted.resize(b.want.len(), 0.0);
         for (row, params) in b.params.iter().enumerate() {
             let logits = result(c, p)?;
-            let logits_of = |r: usize| &logits[r * vocab..(r + 1) * vocab];
-            let mask = b.allow_row.get(row).copied().unwrap_or(-1);
-            let guided = b.combine.iter().find(|g| g.0 as usize == row);
-            let biased = b.bias.iter().any(|&(r, ..)| r as usize == row);
-            let mut values = logits_of(row);
-            if mask >= 0 || guided.is_some() || biased {
-                adjusted.clear();
-                adjusted.extend_from_slice(values);
-                if let Some(&(_, other, g)) = guided {
-                    for (a, &o) in adjusted.iter_mut().zip(logits_of(other as usize)) {
-                        *a = o + (g + 1.0) * (*a - o);
-                    }
-                }
-                for &(r, token, v) in b.bias {
-                    if r as usize == row {
-                        adjusted[token as usize] += v;
-                    }
-                }
-                if mask >= 0 {
-                    let at = mask as usize * words;
-                    let bits = &b.allow[at..at + words];
-                    for (i, a) in adjusted.iter_mut().enumerate() {
-                        if bits[i / 32] >> (i % 32) & 1 == 0 {
-                            *a = f32::NEG_INFINITY;
-                        }
-                    }
-                }
-                values = adjusted;
-            }
+            let values = adjust(row, |r| &logits[r * vocab..][..vocab], b, adjusted);
             // SAFETY: the row holds the vocabulary, and the table is of this machine.
             let peak = unsafe { (self.table.peak)(values.as_ptr(), vocab) };
+            if peak.max == f32::NEG_INFINITY {
+                return Err(Error::Runtime(format!(
+                    "masks and logit bias forbid every token of row {row}"
+                )));
+            }
             if !peak.log_sum.is_finite() {
                 return Err(Error::Runtime(format!(
                     "the logits of row {row} are not finite: the model or its file is damaged"
@@ -385,16 +362,14 @@ impl Cpu {
                 }
             }
             if b.top_logprobs > 0 {
-                let order =
-                    |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
                 candidates.clear();
                 candidates.extend(values.iter().enumerate().map(|(i, &l)| (l, i as u32)));
                 let n = (b.top_logprobs as usize).min(vocab);
                 if n < vocab {
-                    candidates.select_nth_unstable_by(n, order);
+                    candidates.select_nth_unstable_by(n, likelier);
                 }
                 candidates.truncate(n);
-                candidates.sort_unstable_by(order);
+                candidates.sort_unstable_by(likelier);
                 out.top.extend(candidates.iter().map(|&(l, i)| (i, l - peak.log_sum)));
             }
             out.picked.push(picked);

@@ -2,6 +2,7 @@
 
 use crate::kernels::attention::{Item, SPAN, TILE, VALUE_BLOCK};
 use crate::memory::Buffer;
+use crate::sample::Candidate;
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Batch, Layout, Ledger, Move, Output, Results, Rows, StateKind, Step, Token};
 
@@ -49,7 +50,7 @@ pub struct Context {
     /// Results of the steps in flight, by number.
     pub(crate) results: Vec<(u64, Results)>,
     pub(crate) host: Vec<Buffer>,
-    pub(crate) candidates: Vec<(f32, u32)>,
+    pub(crate) candidates: Vec<Candidate>,
     pub(crate) adjusted: Vec<f32>,
     pub(crate) ledger: Ledger,
     pub(crate) poison: bool,

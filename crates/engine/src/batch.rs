@@ -4,6 +4,7 @@
 
 use crate::options::EngineOptions;
 use crate::pages::pages_for;
+use crate::penalties::{Penalties, room};
 use crate::sequence::{NO_SLOT, Sequence};
 use gristmill_ir::{Batch, Move, SampleBatch, Sampling, Token};
 use std::ops::Range;
@@ -36,6 +37,8 @@ pub(crate) struct Arrays {
     rows: Vec<u32>,
     params: Vec<Sampling>,
     row_slots: Vec<u32>,
+    bias: Vec<(u32, u32, f32)>,
+    penalties: Penalties,
 }
 
 impl Arrays {
@@ -58,7 +61,30 @@ impl Arrays {
             rows: Vec::with_capacity(tokens),
             params: Vec::with_capacity(seqs),
             row_slots: Vec::with_capacity(seqs),
+            bias: vec![],
+            penalties: Penalties::default(),
         }
+    }
+
+    /// Makes room for the bias and the penalties of steps with up to `max_seqs` of the `live`
+    /// sequences in them.
+    pub fn reserve<'s>(
+        &mut self,
+        live: impl Iterator<Item = &'s Sequence>,
+        max_seqs: usize,
+        vocab: usize,
+    ) {
+        // Of each: all together, and the most of one.
+        let (mut bias, mut penalties, mut len) = ([0, 0], [0, 0], 0);
+        let count = |sum: &mut [usize; 2], n: usize| *sum = [sum[0] + n, sum[1].max(n)];
+        for s in live {
+            count(&mut bias, s.sampling.logit_bias.len());
+            count(&mut penalties, room(&s.sampling, s.limit as usize, vocab));
+            len = len.max(s.limit as usize);
+        }
+        let most = |[all, one]: [usize; 2]| all.min(one.saturating_mul(max_seqs));
+        self.bias.reserve(most(bias).saturating_sub(self.bias.len()));
+        self.penalties.reserve(most(penalties), len, vocab);
     }
 
     /// Writes a step. Outputs are wanted for tokens whose index in their sequence lies in `wanted`,
@@ -119,6 +145,8 @@ impl Arrays {
         self.rows.clear();
         self.params.clear();
         self.row_slots.clear();
+        self.bias.clear();
+        self.penalties.clear();
     }
 
     fn token(&mut self, s: &Sequence, i: u32) {
@@ -133,15 +161,10 @@ impl Arrays {
     }
 
     fn sample(&mut self, s: &Sequence) {
-        let p = &s.sampling;
-        self.params.push(Sampling {
-            temperature: p.temperature,
-            top_k: p.top_k,
-            top_p: p.top_p,
-            min_p: p.min_p,
-            seed: p.seed,
-            counter: s.len().into(),
-        });
+        let row = self.params.len() as u32;
+        self.params.push(s.sampling.device(s.len().into(), s.mu));
+        self.bias.extend(s.sampling.logit_bias.iter().map(|&(token, v)| (row, token, v)));
+        self.penalties.add(row, &s.tokens, &s.sampling);
         self.row_slots.push(s.slot);
         debug_assert_ne!(s.slot, NO_SLOT, "a running sequence has a slot");
     }
@@ -176,6 +199,12 @@ impl Arrays {
     }
 
     pub fn sample_batch(&self) -> SampleBatch<'_> {
-        SampleBatch { params: &self.params, slots: &self.row_slots, ..SampleBatch::default() }
+        SampleBatch {
+            params: &self.params,
+            slots: &self.row_slots,
+            bias: &self.bias,
+            penalties: &self.penalties.list,
+            ..SampleBatch::default()
+        }
     }
 }

@@ -213,7 +213,7 @@ impl<B: Backend> Engine<B> {
         }
         tokens.extend_from_slice(&request.prompt);
         let mut sequence = Sequence::new(id, tokens, limit, self.memory.groups.len());
-        sequence.sampling = request.sampling;
+        sequence.sample_with(request.sampling);
         sequence.stop_ids = request.stop_ids;
         sequence.keep = request.keep;
         sequence.parent = request.parent;
@@ -224,6 +224,8 @@ impl<B: Backend> Engine<B> {
         });
         self.sequences[index] = Some(sequence);
         self.waiting.push_back(index);
+        let live = self.sequences.iter().flatten();
+        self.runner.arrays.reserve(live, self.options.max_seqs as usize, self.vocab as usize);
         Ok(id)
     }
 

@@ -281,6 +281,7 @@ impl<B: Backend> Engine<B> {
             };
             s.pending -= 1;
             s.tokens.push(picked.id);
+            s.mu = s.sampling.next_mu(s.mu, picked.confidence);
             let finish = if s.stop_ids.contains(&picked.id) {
                 Some(Finish::Stop)
             } else {

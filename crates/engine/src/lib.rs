@@ -11,7 +11,8 @@
 //!   gives up their pages when memory is short
 //! - [`pages`] hands out pages of KV cache and slots of recurrent state, counts who shares them, and
 //!   keeps a page from being reused before the last step that names it has finished
-//! - `batch` writes the integers of the step, `runner` picks the plan and launches it
+//! - `batch` writes the integers of the step, `penalties` those that sampling needs of the text
+//!   before, `runner` picks the plan and launches it
 //! - [`Need`] says what all that takes, before it is allocated; [`Probe`] runs one pass and shows
 //!   the values inside
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
@@ -29,17 +30,21 @@ mod logits;
 mod need;
 mod options;
 pub mod pages;
+mod penalties;
 mod probe;
 mod request;
 mod runner;
+mod sampling;
 pub mod scheduler;
 mod sequence;
 mod waker;
 
 pub use engine::{Engine, PageSnapshot, Snapshot};
 pub use generate::StepInfo;
+pub use gristmill_ir::Mirostat;
 pub use logits::Visit;
 pub use need::Need;
 pub use options::{EngineOptions, PageCount};
 pub use probe::{Probe, Seen};
-pub use request::{Event, Finish, Parent, Request, RequestId, SamplingParams, SequenceId};
+pub use request::{Event, Finish, Parent, Request, RequestId, SequenceId};
+pub use sampling::SamplingParams;

@@ -1,5 +1,6 @@
 //! What is asked of the engine, and what it answers.
 
+use crate::sampling::SamplingParams;
 use gristmill_core::{Error, Result};
 
 /// A request, from [`Engine::submit`](crate::Engine::submit) to its final event. Never reused.
@@ -10,47 +11,6 @@ pub struct RequestId(pub u64);
 /// pages that hold their keys and values. It has the number of its request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SequenceId(pub u64);
-
-/// How tokens are chosen. The order is top-k, top-p, min-p, then temperature. The default is
-/// greedy.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SamplingParams {
-    /// Divides the logits; at least 0; 0 takes the most likely token.
-    pub temperature: f32,
-    /// Keep the k most likely; 0: all.
-    pub top_k: u32,
-    /// Keep the fewest whose probabilities sum to at least this, in (0, 1]; 1: all.
-    pub top_p: f32,
-    /// Keep those at least this fraction as likely as the most likely, in [0, 1]; 0: all.
-    pub min_p: f32,
-    /// Key of the counter-based generator: the same request with the same seed gives the same
-    /// tokens.
-    pub seed: u64,
-}
-
-impl Default for SamplingParams {
-    fn default() -> Self {
-        SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
-    }
-}
-
-impl SamplingParams {
-    /// # Errors
-    /// [`Error::Usage`] naming the parameter that is not a number or out of range.
-    pub fn validate(&self) -> Result<()> {
-        let check = |good: bool, name: &str, value: f32, range: &str| {
-            if good {
-                return Ok(());
-            }
-            Err(Error::Usage(format!("{name} is {value}; it must be {range}")))
-        };
-        let SamplingParams { temperature, top_p, min_p, .. } = *self;
-        let finite = temperature.is_finite() && temperature >= 0.0;
-        check(finite, "temperature", temperature, "a finite number of at least 0")?;
-        check(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, "above 0 and at most 1")?;
-        check((0.0..=1.0).contains(&min_p), "min_p", min_p, "between 0 and 1")
-    }
-}
 
 /// The kept sequence that a request goes on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +59,12 @@ impl Request {
     /// [`Error::Usage`] naming the field and both numbers.
     pub fn validate(&self, before: usize, context: usize, vocab: u32) -> Result<()> {
         self.sampling.validate()?;
+        if let Some((id, _)) = self.sampling.logit_bias.iter().find(|b| b.0 >= vocab) {
+            return Err(Error::Usage(format!(
+                "logit_bias names token {id}; the model's vocabulary ends at {}",
+                vocab.saturating_sub(1)
+            )));
+        }
         let len = before.saturating_add(self.prompt.len());
         if len == 0 {
             return Err(Error::Usage("the prompt is empty; it needs at least one token".into()));

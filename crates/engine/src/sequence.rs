@@ -1,7 +1,8 @@
 //! A sequence while it lives: its tokens, how far they are computed, and what it holds.
 
 use crate::pages::{Pool, Table, first_visible};
-use crate::request::{Parent, RequestId, SamplingParams, SequenceId};
+use crate::request::{Parent, RequestId, SequenceId};
+use crate::sampling::SamplingParams;
 use gristmill_ir::Group;
 
 /// Stands for "no slot" and "start from zero" in batches.
@@ -31,6 +32,8 @@ pub(crate) struct Sequence {
     /// The last step that names its pages.
     pub last_step: u64,
     pub sampling: SamplingParams,
+    /// Mirostat's bound on surprise, after the tokens known.
+    pub mu: f32,
     pub stop_ids: Vec<u32>,
     pub keep: bool,
     pub parent: Option<Parent>,
@@ -52,6 +55,7 @@ impl Sequence {
             tables: std::iter::repeat_with(Table::default).take(groups).collect(),
             last_step: 0,
             sampling: SamplingParams::default(),
+            mu: 0.0,
             stop_ids: vec![],
             keep: false,
             parent: None,
@@ -64,9 +68,17 @@ impl Sequence {
     }
 
     /// Tokens that can be computed now. The very last token of a request is never computed: nothing
-    /// follows it.
+    /// follows it. Where the next choice depends on the last token, that must be known first.
     pub fn ready(&self) -> u32 {
-        if self.len() >= self.limit { 0 } else { self.len() - self.computed }
+        let waits = self.pending > 0 && self.sampling.needs_text();
+        if self.len() >= self.limit || waits { 0 } else { self.len() - self.computed }
+    }
+
+    /// Takes the parameters of a request.
+    pub fn sample_with(&mut self, mut sampling: SamplingParams) {
+        sampling.dry_breakers.sort_unstable();
+        self.mu = sampling.first_mu();
+        self.sampling = sampling;
     }
 
     /// Whether it holds pages or state worth taking.

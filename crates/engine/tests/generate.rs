@@ -127,7 +127,7 @@ fn events_carry_log_probabilities() {
     let id = engine.submit(request(9, 1, 1)).unwrap();
     let events = engine.run_to_end().unwrap();
     let h = oracle(&model, &text(9, 1));
-    let token = Some(pick(h, 0.0, 0, 9));
+    let token = Some(pick(h, 0.0, 0, 9, 0));
     let finish = Some(Finish::Length);
     assert_eq!(events, [Event { id, token, logprob: logprob(h), finish, sequence: None }]);
 }
@@ -339,6 +339,30 @@ fn refused_requests() {
         (sampling(|s| s.top_p = 0.0), "top_p is 0"),
         (sampling(|s| s.top_p = f32::NAN), "top_p is NaN"),
         (sampling(|s| s.min_p = 1.5), "min_p is 1.5"),
+        (sampling(|s| s.top_n_sigma = -0.5), "top_n_sigma is -0.5; it must be a finite number"),
+        (
+            sampling(|s| s.typical_p = f32::NAN),
+            "typical_p is NaN; it must be above 0 and at most 1",
+        ),
+        (sampling(|s| s.xtc_probability = -0.1), "xtc_probability is -0.1"),
+        (sampling(|s| s.xtc_threshold = 1.1), "xtc_threshold is 1.1; it must be between 0 and 1"),
+        (sampling(|s| s.repeat_penalty = 0.0), "repeat_penalty is 0; it must be a finite number"),
+        (sampling(|s| s.repeat_penalty = f32::NAN), "repeat_penalty is NaN"),
+        (sampling(|s| s.repeat_last_n = -2), "repeat_last_n is -2; it must be at least -1"),
+        (sampling(|s| s.frequency_penalty = 101.0), "frequency_penalty is 101"),
+        (sampling(|s| s.presence_penalty = f32::NAN), "presence_penalty is NaN"),
+        (sampling(|s| s.dry_multiplier = -1.0), "dry_multiplier is -1"),
+        (
+            sampling(|s| s.dry_base = 0.9),
+            "dry_base is 0.9; it must be a finite number of at least 1",
+        ),
+        (sampling(|s| s.dry_penalty_last_n = i32::MIN), "dry_penalty_last_n is -2147483648"),
+        (sampling(|s| s.dry_breakers = vec![vec![1], vec![]]), "dry_breakers"),
+        (sampling(|s| s.mirostat_tau = f32::INFINITY), "mirostat_tau is inf"),
+        (sampling(|s| s.mirostat_eta = 1.5), "mirostat_eta is 1.5; it must be between 0 and 1"),
+        (sampling(|s| s.logit_bias = vec![(3, f32::NAN)]), "logit_bias of token 3 is NaN"),
+        (sampling(|s| s.logit_bias = vec![(3, f32::INFINITY)]), "logit_bias of token 3 is inf"),
+        (sampling(|s| s.logit_bias = vec![(VOCAB, 1.0)]), "logit_bias names token 97"),
         (Request { parent, ..request(3, 1, 3) }, "sequence 3 is not kept"),
     ];
     for (request, text) in usage {

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 /// What a user does; numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
 enum Act {
-    Submit { len: usize, seed: u64, max_tokens: usize, stop: bool, hot: bool, keep: bool },
+    Submit { len: usize, seed: u64, max_tokens: usize, stop: bool, keep: bool, how: usize },
     GoOn { which: usize, len: usize, cut: Option<usize>, max_tokens: usize, keep: bool },
     Release(usize),
     Cancel(usize),
@@ -21,14 +21,14 @@ enum Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let submit = (0usize..50, any::<u64>(), 1usize..20, any::<[bool; 3]>()).prop_map(
-        |(len, seed, max_tokens, [stop, hot, keep])| Act::Submit {
+    let submit = (0usize..50, any::<u64>(), 1usize..20, any::<[bool; 2]>(), 0usize..8).prop_map(
+        |(len, seed, max_tokens, [stop, keep], how)| Act::Submit {
             len: len + 1,
             seed,
             max_tokens,
             stop,
-            hot,
             keep,
+            how,
         },
     );
     let cut = prop_oneof![2 => Just(None), 1 => (0usize..60).prop_map(Some)];
@@ -84,12 +84,46 @@ fn options() -> impl Strategy<Value = EngineOptions> {
     })
 }
 
+/// Ways to choose, some of which need to know the text.
+fn sampling(how: usize, seed: u64) -> SamplingParams {
+    let hot = SamplingParams { temperature: 0.8, seed, ..SamplingParams::default() };
+    let penalties = SamplingParams {
+        repeat_penalty: 1.2,
+        frequency_penalty: 0.3,
+        presence_penalty: -0.7,
+        repeat_last_n: (seed % 40) as i32 - 1,
+        ..hot.clone()
+    };
+    let dry = |p: SamplingParams| SamplingParams {
+        dry_multiplier: 0.7,
+        dry_allowed_length: (seed % 3) as u32,
+        dry_penalty_last_n: (seed % 50) as i32 - 1,
+        // In no order.
+        dry_breakers: vec![vec![3, 1], vec![90], vec![3], vec![3, 1, 2], vec![2, 2]],
+        ..p
+    };
+    let logit_bias = vec![(7, 1.5), (3, -2.0), (7, f32::NEG_INFINITY)];
+    match how {
+        0 | 1 => hot,
+        2 => SamplingParams { logit_bias, ..hot },
+        3 => penalties,
+        4 => dry(hot),
+        5 => SamplingParams { mirostat: Mirostat::V2, ..hot },
+        6 => SamplingParams { mirostat: Mirostat::V1, logit_bias, ..dry(penalties) },
+        _ => SamplingParams::default(),
+    }
+}
+
 fn perform(h: &mut Harness, model: &Model, act: &Act) {
     let submitted = match *act {
-        Act::Submit { len, seed, max_tokens, stop, hot, keep } => {
-            let mut r = Request { keep, ..Request::new(text(len, seed), max_tokens) };
-            r.sampling.temperature = if hot { 0.8 } else { 0.0 };
-            r.sampling.seed = seed;
+        Act::Submit { len, seed, max_tokens, stop, keep, how } => {
+            // In half of them a few tokens come again and again.
+            let mut prompt = text(len, seed);
+            if seed % 2 == 0 {
+                prompt.iter_mut().for_each(|t| *t %= 4);
+            }
+            let mut r = Request { keep, ..Request::new(prompt, max_tokens) };
+            r.sampling = sampling(how, seed);
             if stop {
                 let tokens = expect(model, &r);
                 r.stop_ids = vec![tokens[tokens.len() / 2]];

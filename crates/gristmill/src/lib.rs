@@ -34,7 +34,7 @@ pub use bundled::BUNDLED;
 pub use gristmill_core::{DType, Error, Result};
 pub use gristmill_cpu::{Cpu, CpuOptions, Isa};
 pub use gristmill_engine::{
-    Engine, EngineOptions, Event, Finish, Probe, Request, RequestId, SamplingParams, Seen,
+    Engine, EngineOptions, Event, Finish, Mirostat, Probe, Request, RequestId, SamplingParams, Seen,
 };
 pub use gristmill_ir::{Activations, Backend, Program};
 pub use gristmill_models::arch::{KvTypes, ModelInfo};

@@ -2,8 +2,8 @@
 //!
 //! `main` reads the arguments, each verb has a file in `verbs`, and what they share is beside
 //! them: `args` (options of several verbs), `resolve` (which word is a model and which a prompt),
-//! `device` (the one choice of a device), `term` (what goes to stdout and stderr, and how a run
-//! ends).
+//! `device` (the one choice of a device), `sampling` (how tokens are chosen), `term` (what goes to
+//! stdout and stderr, and how a run ends).
 //!
 //! Exit codes: 0 done, 1 it failed while running, 2 called wrongly, 3 the model, 4 the device, 5
 //! out of memory, 130 interrupted.
@@ -11,6 +11,7 @@
 mod args;
 mod device;
 mod resolve;
+mod sampling;
 mod term;
 mod verbs;
 

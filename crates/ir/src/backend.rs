@@ -6,6 +6,7 @@
 
 use crate::op::Input;
 use crate::program::{Output, Program, StateKind, TensorDecl};
+use crate::sample::{Picked, SampleBatch};
 use gristmill_core::{DType, HostTensor, Result};
 use std::task::Waker;
 
@@ -182,57 +183,6 @@ pub struct Batch<'a> {
     pub rows: &'a [u32],
 }
 
-/// How one row is sampled. Order: top-k, top-p, min-p, then temperature, as users of llama.cpp
-/// expect; a temperature of 0 takes the most likely token.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; 0: greedy.
-    pub temperature: f32,
-    /// Keep the k most likely; 0: all.
-    pub top_k: u32,
-    /// Keep the fewest whose probabilities sum to at least this; 1: all.
-    pub top_p: f32,
-    /// Keep those at least this fraction as likely as the most likely; 0: all.
-    pub min_p: f32,
-    /// Key of the counter-based generator.
-    pub seed: u64,
-    /// Its counter: the index of the token being sampled in its sequence.
-    pub counter: u64,
-}
-
-/// What is sampled from a launched step. Built after the launch, so that grammar masks are
-/// computed while the pass runs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SampleBatch<'a> {
-    /// One a wanted row.
-    pub params: &'a [Sampling],
-    /// Slot whose last token each row's sample becomes; `u32::MAX`: none.
-    pub slots: &'a [u32],
-    /// Bitmasks over the vocabulary, `ceil(vocab / 32)` words each.
-    pub allow: &'a [u32],
-    /// Which mask applies to each row; -1: none. Empty: none at all.
-    pub allow_row: &'a [i32],
-    /// `(row, token, added)`: penalties, DRY, logit bias.
-    pub bias: &'a [(u32, u32, f32)],
-    /// `(row, other, g)`: `l[other] + (g + 1)(l[row] - l[other])`, guidance.
-    pub combine: &'a [(u32, u32, f32)],
-    /// `(row, token)` whose log-probability is wanted.
-    pub want: &'a [(u32, u32)],
-    /// Most likely tokens to report for each row.
-    pub top_logprobs: u32,
-}
-
-/// What was sampled for a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Picked {
-    /// The token.
-    pub id: u32,
-    /// Its probability among those kept.
-    pub confidence: f32,
-    /// Its log-probability under the whole distribution at temperature 1.
-    pub logprob: f32,
-}
-
 /// A launched step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Step(pub u64);
@@ -321,7 +271,9 @@ pub trait Backend: Sized + MaybeSend + 'static {
     /// Samples the wanted rows of a launched step; sets the last token of their slots.
     ///
     /// # Errors
-    /// [`gristmill_core::Error::Runtime`] for a step without logits or parameters out of range.
+    /// [`gristmill_core::Error::Runtime`] for a step without logits, an index that does not exist
+    /// or a row of which no token is left; [`gristmill_core::Error::Usage`] for parameters out of
+    /// range.
     fn sample(&self, c: &mut Self::Context, s: Step, b: &SampleBatch<'_>) -> Result<()>;
 
     /// Fetches what was sampled; `false` when it is not there yet. Every launched step is finished

@@ -11,14 +11,17 @@
 //! - [`text`]: a program as text and back, for snapshots and tools
 //! - [`arena`]: liveness of values to one workspace
 //! - [`backend`]: what a device must offer
+//! - [`sample`]: how a token is chosen from logits
 
 pub mod arena;
 pub mod backend;
 pub mod op;
 pub mod program;
+pub mod sample;
 pub mod text;
 pub mod verify;
 
 pub use backend::*;
 pub use op::*;
 pub use program::*;
+pub use sample::{MIROSTAT_FIT, Mirostat, Penalty, Picked, SampleBatch, Sampling};

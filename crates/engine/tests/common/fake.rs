@@ -1,6 +1,7 @@
 //! The backend of the hash model; see the module above. It allocates nothing once it is warm.
 
-use super::{Model, VOCAB, logit, logprob, mix, pick};
+use super::text::Control;
+use super::{Model, VOCAB, confidence, logit, logprob, mix, pick};
 use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::*;
 use std::collections::VecDeque;
@@ -361,10 +362,23 @@ impl Backend for Fake {
         let entry = s.unfinished.back_mut().expect("a step to sample");
         assert_eq!(entry.step, step.0, "the latest step is sampled");
         assert_eq!((b.params.len(), b.slots.len()), (entry.rows.len(), entry.rows.len()));
-        for ((&h, p), &slot) in entry.rows.iter().zip(b.params).zip(b.slots) {
-            let id = pick(h, p.temperature, p.seed, p.counter);
+        assert!(b.penalties.is_sorted_by_key(|p| p.row), "penalties row after row");
+        let rows = entry.rows.iter().zip(b.params).zip(b.slots);
+        for (row, ((&h, p), &slot)) in rows.enumerate() {
+            p.check().expect("parameters were checked");
+            let mut control = Control::default();
+            let of_row = |r: u32| r as usize == row;
+            b.bias.iter().filter(|c| of_row(c.0)).for_each(|c| control.bias(c.1, c.2));
+            let penalties = b.penalties.iter().enumerate().filter(|(_, c)| of_row(c.row));
+            for (i, c) in penalties {
+                let twice = b.penalties[..i].iter().any(|o| (o.row, o.token) == (c.row, c.token));
+                assert!(!twice, "two penalties for a token");
+                control.penalty(c.token, c.repeat, c.subtract);
+            }
+            control.mirostat(p.mirostat, p.mu);
+            let id = pick(h, p.temperature, p.seed, p.counter, control.hash());
             s.last[slot as usize] = Some((id, p.counter));
-            entry.picked.push(Picked { id, confidence: 1.0, logprob: logprob(h) });
+            entry.picked.push(Picked { id, confidence: confidence(h), logprob: logprob(h) });
         }
         s.ledger.results += 12 * b.params.len() as u64;
         Ok(())

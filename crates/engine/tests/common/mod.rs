@@ -11,12 +11,13 @@
 
 mod fake;
 pub mod harness;
+pub mod text;
 
 #[allow(unused_imports)]
 pub use fake::{Fake, Trouble, Wakes};
 
 use gristmill_core::{DType, HostTensor, Result};
-use gristmill_engine::{Engine, EngineOptions, Request, SamplingParams};
+use gristmill_engine::{Engine, EngineOptions, Mirostat, Request, SamplingParams};
 use gristmill_ir::{Op, Output, Program, StateKind, TensorDecl};
 
 pub const VOCAB: u32 = 97;
@@ -56,10 +57,16 @@ pub fn oracle(model: &Model, tokens: &[u32]) -> u64 {
     h
 }
 
-/// The token that sampling picks from a hash.
-pub fn pick(h: u64, temperature: f32, seed: u64, counter: u64) -> u32 {
+/// The token that sampling picks from a hash; `control` is that of [`text::Control`].
+pub fn pick(h: u64, temperature: f32, seed: u64, counter: u64, control: u64) -> u32 {
     let h = if temperature > 0.0 { mix(mix(h, seed), counter) } else { h };
+    let h = if control > 0 { mix(h, control) } else { h };
     (mix(h, 3) % u64::from(VOCAB)) as u32
+}
+
+/// How sure the device says that it was.
+pub fn confidence(h: u64) -> f32 {
+    1.0 / (1 + h % 9) as f32
 }
 
 pub fn logit(h: u64, token: u32) -> f32 {
@@ -79,9 +86,14 @@ pub fn continuation(
     stop: &[u32],
 ) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
+    let mut mu = 2.0 * p.mirostat_tau;
     for _ in 0..most {
         let h = oracle(model, &tokens);
-        let token = pick(h, p.temperature, p.seed, tokens.len() as u64);
+        let control = text::control(&tokens, p, mu);
+        let token = pick(h, p.temperature, p.seed, tokens.len() as u64, control);
+        if p.mirostat != Mirostat::Off {
+            mu -= p.mirostat_eta * (-confidence(h).log2() - p.mirostat_tau);
+        }
         tokens.push(token);
         if stop.contains(&token) {
             break;

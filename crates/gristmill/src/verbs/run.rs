@@ -6,16 +6,15 @@
 use crate::args::{Ids, Loading, RunsOn, Threads, load, open, parse_ids, plan};
 use crate::device;
 use crate::resolve::{self, Source};
+use crate::sampling::SamplingArgs;
 use crate::term::{
     Done, Stop, catch_interrupts, check_interrupt, interrupted, json, note, out, usage,
 };
 use clap::Args;
 use gristmill::{
-    Backend, Cpu, Decoder, Engine, Error, Finish, Model, Request, SamplingParams, Settings,
-    Tokenizer,
+    Backend, Cpu, Decoder, Engine, Error, Finish, Model, Request, Settings, Tokenizer,
 };
 use serde_json::json;
-use std::hash::{BuildHasher, Hasher};
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +69,7 @@ pub struct RunArgs {
     ignore_eos: bool,
 
     #[command(flatten)]
-    sampling: Sampling,
+    sampling: SamplingArgs,
 
     #[command(flatten)]
     runs_on: RunsOn,
@@ -90,53 +89,8 @@ pub struct RunArgs {
     verbose: bool,
 }
 
-/// How tokens are chosen.
-#[derive(Args)]
-#[command(next_help_heading = "Sampling")]
-struct Sampling {
-    /// Divides the scores; 0: always the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
-    temp: f32,
-
-    /// Among the K most likely; 0: all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: u32,
-
-    /// Among the fewest whose probabilities sum to P; 1: all
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
-    top_p: f32,
-
-    /// Among those at least P times as likely as the most likely; 0: all
-    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
-    min_p: f32,
-
-    /// The same seed gives the same text; negative: random (default, shown with -v)
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
-    seed: Option<i64>,
-}
-
-impl Sampling {
-    fn params(&self) -> gristmill::Result<SamplingParams> {
-        let params = SamplingParams {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            seed: self.seed.and_then(|s| u64::try_from(s).ok()).unwrap_or_else(random),
-        };
-        params.validate()?;
-        Ok(params)
-    }
-}
-
-/// A number nobody can guess, from the standard library's own random keys.
-fn random() -> u64 {
-    // A positive i64, so that --seed can repeat it.
-    std::hash::RandomState::new().build_hasher().finish() >> 1
-}
-
 pub fn run(args: RunArgs, started: Instant) -> Done {
-    let sampling = args.sampling.params()?;
+    let mut sampling = args.sampling.params()?;
     device::choose(args.runs_on.device)?; // before anything is read
     if args.predict == 0 {
         return usage("--predict is 0; it must be at least 1, or negative for no limit");
@@ -166,6 +120,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
+    sampling.dry_breakers = args.sampling.breakers(&tokenizer);
     let (ids, decoder) = prompt(&model, &tokenizer, &args, text.as_deref())?;
     let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
     let load_time = started.elapsed();

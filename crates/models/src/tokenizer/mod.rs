@@ -12,6 +12,7 @@
 //! between them is normalized, cut into words and made tokens.
 
 mod bpe;
+mod breakers;
 mod charsmap;
 mod class;
 mod decode;

@@ -147,7 +147,8 @@ pub struct RunsOn {
 #[derive(Args, Clone)]
 pub struct Threads {
     /// Threads (default: every core)
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(short, long, value_name = "N", help_heading = "Device and precision",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
 }
 

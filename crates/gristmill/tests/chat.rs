@@ -80,9 +80,14 @@ fn commands_and_what_is_wrong_with_them() {
     let output = chat(&["-v"], typed);
     assert_eq!(code(&output), 0);
     let text = stderr(&output);
-    for expected in
-        ["/save FILE", "no /nonsense", "'warm'", "no option 'ctx-size'", "takes nothing", "Be brief."]
-    {
+    for expected in [
+        "/save FILE",
+        "no /nonsense",
+        "'warm'",
+        "no option 'ctx-size'",
+        "takes nothing",
+        "Be brief.",
+    ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(text.contains("leaves the system message out"), "{text}");

@@ -51,8 +51,17 @@ fn help_has_groups_defaults_and_variables() {
     for flag in ["-h", "--help"] {
         let help = stdout(&run(&["run", flag]));
         for part in [
-            "Prompt:", "Chat:", "Length:", "Sampling:", "Device and precision:", "Output:",
-            "[default: 0.8]", "GRISTMILL_CTX_SIZE", "GRISTMILL_TEMP", "--interactive", "Examples:",
+            "Prompt:",
+            "Chat:",
+            "Length:",
+            "Sampling:",
+            "Device and precision:",
+            "Output:",
+            "[default: 0.8]",
+            "GRISTMILL_CTX_SIZE",
+            "GRISTMILL_TEMP",
+            "--interactive",
+            "Examples:",
         ] {
             assert!(help.contains(part), "{part}: {help}");
         }

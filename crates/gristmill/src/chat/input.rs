@@ -73,7 +73,11 @@ impl Input {
                 if *shown {
                     out(prompt)?;
                 }
-                plain()
+                let typed = plain()?;
+                if *shown && matches!(typed, Typed::End) {
+                    out("\n")?;
+                }
+                Ok(typed)
             }
             Input::Editor(edited) => match edited.editor.readline(prompt) {
                 Ok(line) => Ok(Typed::Line(line)),
@@ -145,11 +149,8 @@ fn plain() -> Done<Typed> {
     }
 }
 
-/// Where typed lines are kept: `given` (empty: nowhere), else the user's folder for such things.
-pub fn history_file(given: Option<&Path>) -> Option<PathBuf> {
-    if let Some(path) = given {
-        return (!path.as_os_str().is_empty()).then(|| path.to_owned());
-    }
+/// Where typed lines are kept, if nothing else is said: in the user's folder for such things.
+pub fn history_file() -> Option<PathBuf> {
     let folder = |name: &str| {
         let value = std::env::var_os(name).map(PathBuf::from);
         value.filter(|p| p.is_absolute())
@@ -216,11 +217,5 @@ mod tests {
         assert_eq!(names.matching("/set to"), (5, vec!["top-k ".into(), "top-p ".into()]));
         assert_eq!(names.matching("/set temp 0"), (11, vec![]));
         assert_eq!(names.matching("hello /s"), (8, vec![]));
-    }
-
-    #[test]
-    fn where_history_lies() {
-        assert_eq!(history_file(Some(Path::new(""))), None);
-        assert_eq!(history_file(Some(Path::new("/a/b"))), Some("/a/b".into()));
     }
 }

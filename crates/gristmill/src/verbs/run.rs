@@ -86,10 +86,14 @@ pub struct RunArgs {
           conflicts_with_all = ["raw", "ids"])]
     think: Option<Think>,
 
-    /// Where typed lines are kept for the next chat; empty: nowhere (default: `gristmill/history`
-    /// in $XDG_STATE_HOME or ~/.local/state)
-    #[arg(long, value_name = "FILE", help_heading = "Chat")]
+    /// Where typed lines are kept for the next chat (default: `gristmill/history` in
+    /// $XDG_STATE_HOME or ~/.local/state)
+    #[arg(long, value_name = "FILE", help_heading = "Chat", conflicts_with = "no_history")]
     history: Option<PathBuf>,
+
+    /// Keep no typed lines
+    #[arg(long, help_heading = "Chat")]
+    no_history: bool,
 
     /// Tokens to generate at most; negative: until the end or the context is full (default)
     #[arg(short = 'n', long, value_name = "N", alias = "max-tokens", default_value_t = -1,
@@ -297,7 +301,8 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     if chats {
         let prompter = args.prompter(&model, &tokenizer)?;
         let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
-        let history = chat::history_file(args.history.as_deref());
+        let history = args.history.clone().or_else(chat::history_file);
+        let history = history.filter(|_| !args.no_history);
         let talk = Conversation { system: args.system.clone(), ..Conversation::default() };
         let chat = Chat::new(args, engine, tokenizer, prompter, talk, model.name().to_owned())?;
         return chat.run(text, history);
@@ -353,7 +358,9 @@ fn read_text(path: &Path) -> gristmill::Result<String> {
     file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LONGEST {
         let most = LONGEST >> 20;
-        return Err(Error::Usage(format!("{name} is longer than {most} MiB: too much for a prompt")));
+        return Err(Error::Usage(format!(
+            "{name} is longer than {most} MiB: too much for a prompt"
+        )));
     }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();

@@ -1,12 +1,12 @@
 //! Options that several verbs share, and what becomes of them.
 
-use crate::device::{self, Wanted};
+use crate::device::{self, Layers, Wanted};
 use crate::resolve::{self, Source};
-use crate::term::{Done, check_interrupt, note};
+use crate::term::{Done, check_interrupt, is_dumb, note};
 use clap::{Args, ValueEnum};
 use gristmill::{
-    Activations, Cpu, CpuOptions, DType, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan,
-    Model, Program, Result, Settings,
+    Activations, Cpu, DType, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan, Model, Program,
+    Result, Settings,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
@@ -115,9 +115,20 @@ impl KvArg {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Device and precision")]
 pub struct RunsOn {
-    /// The device: auto, cpu, cuda or wgpu
-    #[arg(long, env = "GRISTMILL_DEVICE", default_value = "auto", value_parser = device::parse)]
+    /// The device, also -dev: auto, cpu, cuda or wgpu
+    #[arg(long, default_value = "auto", value_parser = device::parse)]
     pub device: Wanted,
+
+    /// Layers that run on a GPU, also -ngl: auto, all or a number
+    #[arg(long, value_name = "N", alias = "n-gpu-layers", default_value = "auto",
+          allow_negative_numbers = true,
+          value_parser = device::parse_layers)]
+    pub gpu_layers: Layers,
+
+    /// The instruction set, to compare: scalar, avx2 and so on, see `gristmill devices` (default:
+    /// the best there is)
+    #[arg(long, env = "GRISTMILL_CPU", value_name = "SET")]
+    pub cpu: Option<String>,
 
     /// How activations reach quantized weights
     #[arg(long, value_enum, default_value = "int8")]
@@ -136,7 +147,8 @@ pub struct RunsOn {
 #[derive(Args, Clone)]
 pub struct Threads {
     /// Threads (default: every core)
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(short, long, value_name = "N", help_heading = "Device and precision",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
 }
 
@@ -147,7 +159,8 @@ impl RunsOn {
         let default = if exact { KvArg::F32 } else { KvArg::F16 };
         let k = self.cache_type_k.or(self.cache_type_v).unwrap_or(default).dtype();
         let v = self.cache_type_v.map_or(k, KvArg::dtype);
-        let mut cpu = CpuOptions::from_env()?;
+        self.gpu_layers.check()?;
+        let mut cpu = device::cpu_options(self.cpu.as_deref())?;
         cpu.threads = threads.map_or(cpu.threads, |n| n as usize);
         let activations = if exact { Activations::F32 } else { Activations::Int8 };
         Ok(Settings { cpu, activations, kv: KvTypes { k, v }, ..Settings::default() })
@@ -239,7 +252,9 @@ impl LoadingBar {
 /// A bar over bytes on stderr; nothing where that is no terminal.
 pub fn byte_bar(what: &'static str, total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes}");
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let target =
+        if is_dumb() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(total), target);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_message(what);
     bar

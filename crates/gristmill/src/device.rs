@@ -4,7 +4,7 @@
 //! asked for and is not there is an error, never a silent fallback.
 
 use gristmill::cpu::detect;
-use gristmill::{Backend, Cpu, CpuOptions, Error, Result};
+use gristmill::{Backend, Cpu, CpuOptions, Error, Isa, Result};
 
 /// A kind of device that may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,63 @@ pub fn parse(text: &str) -> Result<Wanted, String> {
         ("wgpu", _) => Ok(Wanted::Absent("wgpu")),
         _ => Err("it must be auto, cpu, cuda or wgpu".into()),
     }
+}
+
+/// How many layers are asked to run on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layers {
+    /// As many as suit.
+    Auto,
+    /// Every one.
+    All,
+    /// So many.
+    Some(u32),
+}
+
+impl Layers {
+    /// # Errors
+    /// [`Error::Device`] where some layer shall run on a GPU, and there is none.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Layers::Auto | Layers::Some(0) => Ok(()),
+            Layers::All | Layers::Some(_) => Err(Error::Device(
+                "this build has no GPU backend yet, so no layer can run there; use \
+                 --gpu-layers auto or 0"
+                    .into(),
+            )),
+        }
+    }
+}
+
+/// Reads `--gpu-layers`.
+///
+/// # Errors
+/// What is wrong with it, for clap.
+pub fn parse_layers(text: &str) -> Result<Layers, String> {
+    match text {
+        "auto" | "-1" => Ok(Layers::Auto),
+        "all" => Ok(Layers::All),
+        n => n.parse().map(Layers::Some).map_err(|_| "it must be auto, all or a number".into()),
+    }
+}
+
+/// The processor with the instruction set of this name, or the best one.
+///
+/// # Errors
+/// [`Error::Device`] for one that this machine does not run.
+pub fn cpu_options(name: Option<&str>) -> Result<CpuOptions> {
+    let isa = match name.filter(|n| !n.is_empty()) {
+        Some(name) => Isa::from_name(name).filter(|i| i.is_available()).ok_or_else(|| {
+            let names = Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+            Error::Device(format!(
+                "'{name}' is no instruction set of this machine, which runs {names}; leave --cpu \
+                 or GRISTMILL_CPU out for the best"
+            ))
+        })?,
+        None => Isa::best(),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    Ok(CpuOptions { isa, threads, poison: false })
 }
 
 /// What `devices` shows of one.
@@ -112,6 +169,17 @@ pub fn open(wanted: Wanted, options: CpuOptions) -> Result<(Cpu, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_of_a_gpu() {
+        for good in ["auto", "0", "-1"] {
+            assert!(parse_layers(good).unwrap().check().is_ok(), "{good}");
+        }
+        for absent in ["all", "7"] {
+            assert!(parse_layers(absent).unwrap().check().is_err(), "{absent}");
+        }
+        assert!(parse_layers("some").is_err());
+    }
 
     #[test]
     fn names_of_devices() {

@@ -18,19 +18,28 @@
 //!
 //! [`Engine::step`] instead of `run_to_end` gives the tokens as they come. [`Model`] is one file
 //! with its tokenizer and its program, [`Settings`] says how it shall run, [`MemoryPlan`] what that
-//! takes, [`placement`] what of it runs on a device, [`quantize`] writes it in a smaller format, [`work`] counts what a token costs, [`npy`] writes arrays. What is below
-//! is in the crates re-exported here.
+//! takes, [`placement`] what of it runs on a device, [`quantize`] writes it in a smaller format,
+//! [`work`] counts what a token costs, [`npy`] writes arrays. For more than one turn,
+//! [`Conversation`] is what was said, [`Prompter`] makes prompts of it, [`Continued`] lets the engine
+//! run only what is new, [`thinking`] tells thoughts from answers. What is below is in the crates
+//! re-exported here.
 
 mod bundled;
+mod continued;
+mod conversation;
 pub mod memory;
 mod model;
 pub mod npy;
 pub mod placement;
 pub mod quantize;
+mod saved;
 mod settings;
+pub mod thinking;
 pub mod work;
 
 pub use bundled::BUNDLED;
+pub use continued::{Continued, Reuse};
+pub use conversation::{Conversation, Exchange, Prompt, Prompter};
 pub use gristmill_core::{DType, Error, Result};
 pub use gristmill_cpu::{Cpu, CpuOptions, Isa};
 pub use gristmill_engine::{
@@ -38,10 +47,12 @@ pub use gristmill_engine::{
 };
 pub use gristmill_ir::{Activations, Backend, Program};
 pub use gristmill_models::arch::{KvTypes, ModelInfo};
+pub use gristmill_models::chat::ChatTemplate;
 pub use gristmill_models::tokenizer::Decoder;
 pub use gristmill_models::{Gguf, LoadMode, Tokenizer};
 pub use memory::MemoryPlan;
 pub use model::{Model, Progress};
+pub use saved::Saved;
 pub use settings::Settings;
 
 pub use {

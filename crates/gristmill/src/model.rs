@@ -1,6 +1,7 @@
 //! One model file, with everything between its path and an engine.
 
 use crate::bundled;
+use crate::conversation::{Conversation, Prompter};
 use crate::placement::Placement;
 use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
@@ -8,7 +9,7 @@ use gristmill_cpu::Cpu;
 use gristmill_engine::{Engine, EngineOptions, Probe};
 use gristmill_ir::{Backend, Options, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
-use gristmill_models::chat::{ChatTemplate, Message};
+use gristmill_models::chat::ChatTemplate;
 use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
 use std::path::Path;
 use std::sync::Arc;
@@ -133,15 +134,8 @@ impl Model {
     /// # Errors
     /// As [`Model::chat_prompt`].
     pub fn chat_prompt_with(&self, tokenizer: &Tokenizer, message: &str) -> Result<Vec<u32>> {
-        let Some(template) = self.chat_template()? else {
-            return Ok(raw_prompt(tokenizer, message));
-        };
-        let text = |id: Option<u32>| id.map(|id| tokenizer.text(id).into_owned());
-        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
-        let (bos, eos) = (bos.unwrap_or_default(), eos.unwrap_or_default());
-        let turn = [Message::new("user", message)];
-        let rendered = template.render(&turn, true, &bos, &eos)?;
-        Ok(tokenizer.encode(&rendered, false, true))
+        let prompter = Prompter::new(self, tokenizer)?;
+        Ok(prompter.prompt(tokenizer, &Conversation::default(), message)?.ids)
     }
 
     /// The tokens of a text to be continued as it is: with BOS where the model wants one.
@@ -223,7 +217,7 @@ impl Model {
 
 /// The tokens of a text to be continued: with BOS where the model wants one, and without the EOS
 /// that some models put after a whole text. Special tokens written in the text are read as such.
-fn raw_prompt(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+pub(crate) fn raw_prompt(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     let mut ids = tokenizer.encode(text, true, true);
     if ids.len() > 1 && ids.last() == tokenizer.eos().as_ref() {
         ids.pop();

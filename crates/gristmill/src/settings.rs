@@ -19,6 +19,8 @@ pub struct Settings {
     pub context: u32,
     /// Sequences at once.
     pub max_seqs: u32,
+    /// Tokens of a prompt that are run at once, at most; 0: as many as suit the engine.
+    pub batch: u32,
 }
 
 impl Default for Settings {
@@ -31,6 +33,7 @@ impl Default for Settings {
             kv: KvTypes { k: DType::F16, v: DType::F16 },
             context: 0,
             max_seqs: 1,
+            batch: 0,
         }
     }
 }
@@ -47,10 +50,11 @@ impl Settings {
         let defaults = EngineOptions::default();
         // A plan's workspace grows with the budget: no larger than a sequence can use.
         let least = self.max_seqs + defaults.chunk_multiple - 1;
+        let most = if self.batch == 0 { defaults.token_budget } else { self.batch };
         EngineOptions {
             context: context.max(2),
             max_seqs: self.max_seqs,
-            token_budget: context.clamp(least, defaults.token_budget.max(least)),
+            token_budget: context.clamp(least, most.max(least)),
             pages: PageCount::Full,
             options: Options { activations: self.activations, ..Options::default() },
             ..defaults

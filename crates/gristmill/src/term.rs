@@ -5,9 +5,10 @@
 //! read it.
 
 use gristmill::Error;
-use std::io::{ErrorKind, Write};
+use std::borrow::Cow;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Why a verb ended before its time.
 #[derive(Debug)]
@@ -50,9 +51,42 @@ pub fn json(value: &serde_json::Value) -> Done {
     out(&format!("{value:#}\n"))
 }
 
-/// Writes a line to stderr.
+/// Writes a line to stderr. Parts of it may come out of a file: a terminal gets no control
+/// characters.
 pub fn note(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let mut stderr = std::io::stderr();
+    let text = line.to_string();
+    let shown = if stderr.is_terminal() { printable(&text) } else { text.into() };
+    let _ = writeln!(stderr, "{shown}");
+}
+
+/// Writes words of a model to stdout. A terminal gets no control characters: they could move the
+/// cursor, or worse. A pipe gets every byte.
+pub fn words(text: &str) -> Done {
+    if std::io::stdout().is_terminal() { out(&printable(text)) } else { out(text) }
+}
+
+/// A text without control characters, except for line feeds and tabs; carriage returns are left
+/// out, the others become U+FFFD.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    if text.chars().all(harmless) {
+        return text.into();
+    }
+    let shown = text.chars().filter(|&c| c != '\r');
+    shown.map(|c| if harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+/// Whether the terminal, if there is one, knows nothing but lines.
+pub fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|t| ["dumb", "cons25", "emacs"].iter().any(|d| t == *d))
+}
+
+/// Whether stdout shows colours: a terminal that can, and nobody said `NO_COLOR`.
+pub fn colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    let unknown = cfg!(unix) && std::env::var_os("TERM").is_none_or(|t| t.is_empty());
+    std::io::stdout().is_terminal() && !unwanted && !unknown && !is_dumb()
 }
 
 /// The exit code, after saying what went wrong.
@@ -85,11 +119,19 @@ fn one_line(text: &str) -> String {
     out
 }
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// How often Ctrl-C was pressed since it was last taken note of.
+static PRESSED: AtomicU32 = AtomicU32::new(0);
+/// How often it may be pressed without being heard before it ends the process.
+static PATIENCE: AtomicU32 = AtomicU32::new(1);
 
-/// Whether Ctrl-C was pressed since [`catch_interrupts`].
+/// Whether Ctrl-C was pressed since [`catch_interrupts`] or [`forget_interrupts`].
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+    PRESSED.load(Ordering::Relaxed) > 0
+}
+
+/// Goes on after Ctrl-C.
+pub fn forget_interrupts() {
+    PRESSED.store(0, Ordering::Relaxed);
 }
 
 /// From now on the first Ctrl-C is noted, so that the verb can end in order; the second ends the
@@ -97,10 +139,15 @@ pub fn interrupted() -> bool {
 pub fn catch_interrupts() {
     // Without a handler Ctrl-C ends the process all the same, so a failure changes little.
     let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        if PRESSED.fetch_add(1, Ordering::Relaxed) >= PATIENCE.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
     });
+}
+
+/// Ctrl-C only stops an answer; five that are not heard still end the process.
+pub fn be_patient() {
+    PATIENCE.store(4, Ordering::Relaxed);
 }
 
 /// Ends a verb that was interrupted.
@@ -138,6 +185,12 @@ mod tests {
     fn an_error_is_one_line() {
         assert_eq!(one_line("a:\n  b\n  c\n"), "a: b; c");
         assert_eq!(one_line("a:\n  b\n  c\n  d\n e\n f"), "a: b; c; d; and 2 more");
+    }
+
+    #[test]
+    fn nothing_moves_the_cursor() {
+        assert_eq!(printable("a\tb\n"), "a\tb\n");
+        assert_eq!(printable("a\r\n\x1b[2J\u{9b}1mé"), "a\n\u{fffd}[2J\u{fffd}1mé");
     }
 
     #[test]

@@ -11,12 +11,17 @@ use serde_json::json;
 #[command(after_help = "Example: gristmill devices --json")]
 pub struct DevicesArgs {
     /// The device: auto, cpu, cuda or wgpu
-    #[arg(long, env = "GRISTMILL_DEVICE", default_value = "auto", value_parser = device::parse)]
+    #[arg(long, default_value = "auto", value_parser = device::parse)]
     device: Wanted,
 
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What `--list-devices` of other verbs shows.
+pub fn show(device: Wanted) -> Done {
+    run(DevicesArgs { device, json: false })
 }
 
 pub fn run(args: DevicesArgs) -> Done {

@@ -1,6 +1,7 @@
 //! One file a verb: its options, and what it does.
 
 pub mod bench;
+pub mod completion;
 pub mod copy;
 pub mod devices;
 pub mod diff;

@@ -1,27 +1,30 @@
-//! `gristmill run`: text from a prompt.
+//! `gristmill run`: an answer to a prompt, or a chat.
 //!
-//! The model's words go to stdout as they come, whole characters only; everything else goes to
-//! stderr.
+//! Where there is a prompt, or a pipe to read one from, it is one answer; at a terminal without a
+//! prompt it is a chat. The model's words go to stdout as they come, whole characters only;
+//! everything else goes to stderr.
 
+use crate::answer::{self, Think, Voice, ms, rate};
 use crate::args::{Ids, Loading, RunsOn, Threads, load, open, parse_ids, plan};
+use crate::chat::{self, Chat};
 use crate::device;
 use crate::resolve::{self, Source};
 use crate::sampling::SamplingArgs;
-use crate::term::{
-    Done, Stop, catch_interrupts, check_interrupt, interrupted, json, note, out, usage,
-};
+use crate::term::{Done, Stop, catch_interrupts, json, note, out, usage};
 use clap::Args;
 use gristmill::{
-    Backend, Cpu, Decoder, Engine, Error, Finish, Model, Request, Settings, Tokenizer,
+    Backend, ChatTemplate, Conversation, Decoder, Error, Finish, Model, Prompter, Request,
+    SamplingParams, Settings, Tokenizer,
 };
 use serde_json::json;
 use std::io::{IsTerminal, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
+  gristmill run                                 a chat with the model inside this binary
   gristmill run \"Tell me a story about a fox\"
   gristmill run model.gguf \"Why is the sky blue?\" --temp 0 -n 100
   echo \"Once upon a time\" | gristmill run --raw
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 A word without a flag is a model when it exists as a path, ends in .gguf or .safetensors, contains
 a slash or a colon, or names the bundled model (stories). A single word with a digit, a dot or a
 hyphen that is none of these is an error; anything else is a prompt for the bundled model.")]
+#[command(next_help_heading = "Prompt")]
 pub struct RunArgs {
     /// A model, a prompt, or both in this order
     #[arg(value_name = "MODEL] [PROMPT")]
@@ -39,33 +43,75 @@ pub struct RunArgs {
     model: Option<String>,
 
     /// The prompt (default: standard input, where that is a pipe)
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "file")]
     prompt: Option<String>,
 
+    /// Take the prompt from a file; `-`: from standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
     /// The prompt as token ids, such as 1,2,3, taken as they are
-    #[arg(long, value_parser = parse_ids, conflicts_with_all = ["prompt", "raw"])]
+    #[arg(long, value_parser = parse_ids, conflicts_with_all = ["prompt", "file", "raw"])]
     ids: Option<Ids>,
 
     /// Continue the prompt as it is: no chat template, BOS where the model wants one
     #[arg(long)]
     raw: bool,
 
-    /// Print JSON when done, and no text before
-    #[arg(long)]
-    json: bool,
+    /// What the model shall be like, also -sys: the system message, for models that have one
+    #[arg(long, value_name = "TEXT", alias = "system-prompt", conflicts_with_all = ["raw", "ids"])]
+    system: Option<String>,
+
+    /// Another chat template than the model's own: the template itself, in Jinja
+    #[arg(long, value_name = "JINJA", conflicts_with_all = ["raw", "ids", "chat_template_file"])]
+    chat_template: Option<String>,
+
+    /// The same, from a file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["raw", "ids"])]
+    chat_template_file: Option<PathBuf>,
+
+    /// Templates are always Jinja
+    #[arg(long, hide = true)]
+    jinja: bool,
+
+    /// Chat turn by turn, also -cnv: the default at a terminal without a prompt. With a prompt,
+    /// that is the first turn; from a pipe, each line is one
+    #[arg(short, long, alias = "conversation", help_heading = "Chat",
+          conflicts_with_all = ["raw", "ids", "json"])]
+    interactive: bool,
+
+    /// Whether a model that can think first does, and whether its thoughts are shown (default: as
+    /// the model likes, shown)
+    #[arg(long, value_enum, value_name = "WHETHER", help_heading = "Chat",
+          conflicts_with_all = ["raw", "ids"])]
+    think: Option<Think>,
+
+    /// Where typed lines are kept for the next chat (default: `gristmill/history` in
+    /// $XDG_STATE_HOME or ~/.local/state)
+    #[arg(long, value_name = "FILE", help_heading = "Chat", conflicts_with = "no_history")]
+    history: Option<PathBuf>,
+
+    /// Keep no typed lines
+    #[arg(long, help_heading = "Chat")]
+    no_history: bool,
 
     /// Tokens to generate at most; negative: until the end or the context is full (default)
     #[arg(short = 'n', long, value_name = "N", alias = "max-tokens", default_value_t = -1,
-          allow_negative_numbers = true, hide_default_value = true)]
+          allow_negative_numbers = true, hide_default_value = true, help_heading = "Length")]
     predict: i64,
 
     /// Tokens of prompt and answer together; 0: the model's context, or what fits in memory
     #[arg(short, long, value_name = "N", alias = "max-model-len", default_value_t = 0,
-          value_parser = clap::value_parser!(u32).range(0..=0x3fff_ffff))]
+          value_parser = clap::value_parser!(u32).range(0..=0x3fff_ffff), help_heading = "Length")]
     ctx_size: u32,
 
+    /// Tokens of a prompt that are run at once, also -ub; 0: as many as suit
+    #[arg(short, long, value_name = "N", alias = "ubatch-size", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(0..=0xffff), help_heading = "Length")]
+    batch_size: u32,
+
     /// Go on after the model said it is done
-    #[arg(long)]
+    #[arg(long, help_heading = "Length")]
     ignore_eos: bool,
 
     #[command(flatten)]
@@ -80,21 +126,102 @@ pub struct RunArgs {
     #[command(flatten)]
     threads: Threads,
 
+    /// Show the devices of this machine, and nothing else
+    #[arg(long, help_heading = "Device and precision")]
+    list_devices: bool,
+
+    /// Print JSON when done, and no text before
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+
     /// Nothing on stderr but errors, and a warning where memory cuts the context short
-    #[arg(short, long, conflicts_with = "verbose")]
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     quiet: bool,
 
-    /// More on stderr: the seed, the prompt's tokens, the time to load
-    #[arg(short, long)]
+    /// More on stderr: the seed, the prompt's tokens, the time to load; in a chat, how many tokens
+    /// each turn ran, and how fast
+    #[arg(short, long, help_heading = "Output")]
     verbose: bool,
 }
 
-pub fn run(args: RunArgs, started: Instant) -> Done {
-    let mut sampling = args.sampling.params()?;
-    device::choose(args.runs_on.device)?; // before anything is read
-    if args.predict == 0 {
-        return usage("--predict is 0; it must be at least 1, or negative for no limit");
+impl RunArgs {
+    /// How tokens are chosen. Without a seed each call has another.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a value out of range.
+    pub fn sampling_params(&self) -> gristmill::Result<SamplingParams> {
+        self.sampling.params()
     }
+
+    /// Whether little is said.
+    pub fn quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Whether much is said.
+    pub fn verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// What becomes of thoughts.
+    pub fn think(&self) -> Option<Think> {
+        self.think
+    }
+
+    /// Tokens to generate at most.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for none.
+    pub fn predict(&self) -> gristmill::Result<usize> {
+        match self.predict {
+            0 => Err(Error::Usage(
+                "--predict is 0; it must be at least 1, or negative for no limit".into(),
+            )),
+            n => Ok(usize::try_from(n).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// A request for an answer to this prompt.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an option out of range.
+    pub fn request(&self, tokenizer: &Tokenizer, prompt: Vec<u32>) -> gristmill::Result<Request> {
+        let mut request = Request::new(prompt, self.predict()?);
+        request.sampling = self.sampling_params()?;
+        request.sampling.dry_breakers = self.sampling.breakers(tokenizer);
+        if self.verbose {
+            note(format_args!("seed: {}", request.sampling.seed));
+        }
+        if !self.ignore_eos {
+            request.stop_ids = tokenizer.end_of_generation().to_vec();
+        }
+        Ok(request)
+    }
+
+    /// The chat template that was given, else the model's own.
+    fn prompter(&self, model: &Model, tokenizer: &Tokenizer) -> gristmill::Result<Prompter> {
+        let (name, source) = match (&self.chat_template, &self.chat_template_file) {
+            (Some(source), _) => ("--chat-template".to_owned(), source.clone()),
+            (None, Some(path)) => (path.display().to_string(), read_text(path)?),
+            (None, None) => return Prompter::new(model, tokenizer),
+        };
+        if self.chat_template.is_some() && !source.contains("{%") && !source.contains("{{") {
+            return Err(Error::Usage(format!(
+                "--chat-template takes the template itself, and '{source}' has no {{{{ or {{% in \
+                 it; --chat-template-file takes a file"
+            )));
+        }
+        Ok(Prompter::with(Some(ChatTemplate::new(name, &source)?), tokenizer))
+    }
+}
+
+pub fn run(args: RunArgs, started: Instant) -> Done {
+    if args.list_devices {
+        return crate::verbs::devices::show(args.runs_on.device);
+    }
+    args.sampling_params()?;
+    device::choose(args.runs_on.device)?; // before anything is read
+    args.predict()?;
     let exists = |p: &str| Path::new(p).exists();
     let (source, mut text) = resolve::model_and_prompt(
         args.model.as_deref(),
@@ -102,43 +229,53 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         &args.words,
         exists,
     )?;
-    if args.ids.is_some() && text.is_some() {
-        return usage("--ids is the prompt, so no other can be given");
+    if text.is_some() && (args.ids.is_some() || args.file.is_some()) {
+        return usage("the prompt is given twice");
     }
     if source == Source::Bundled && args.words.len() == 1 && args.prompt.is_none() && !args.quiet {
         note("no model named: this is a prompt for the bundled one (stories)");
     }
-    if text.is_none() && args.ids.is_none() {
+    if let Some(path) = &args.file {
+        let read = if path.as_os_str() == "-" { piped()? } else { Some(read_text(path)?) };
+        text = read.map(|t| without_line_feed(&t).to_owned());
+    }
+    let at_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let nothing_given = text.is_none() && args.file.is_none() && args.ids.is_none();
+    let chats = args.interactive || nothing_given && at_terminal && !args.raw && !args.json;
+    if nothing_given && !chats {
         text = piped()?;
     }
     catch_interrupts();
     let settings = args.runs_on.settings(args.threads.threads)?;
     let model = open(&source, &args.loading)?;
-    let settings = Settings { context: args.ctx_size, ..settings };
+    let settings = Settings { context: args.ctx_size, batch: args.batch_size, ..settings };
     let cpu = args.runs_on.open(&settings, args.quiet)?;
     let device = cpu.capabilities().name;
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
-    sampling.dry_breakers = args.sampling.breakers(&tokenizer);
-    let (ids, decoder) = prompt(&model, &tokenizer, &args, text.as_deref())?;
-    let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
+    if chats {
+        let prompter = args.prompter(&model, &tokenizer)?;
+        let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
+        let history = args.history.clone().or_else(chat::history_file);
+        let history = history.filter(|_| !args.no_history);
+        let talk = Conversation { system: args.system.clone(), ..Conversation::default() };
+        let chat = Chat::new(args, engine, tokenizer, prompter, talk, model.name().to_owned())?;
+        return chat.run(text, history);
+    }
+    let (ids, mut voice) = prompt(&model, &tokenizer, &args, text.as_deref())?;
+    let mut engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
     let load_time = started.elapsed();
     if args.verbose {
-        note(format_args!("seed: {}", sampling.seed));
         note(format_args!("prompt: {ids:?}"));
         note(format_args!("loaded in {:.0} ms", ms(load_time)));
     }
-
-    let mut request = Request::new(ids, usize::try_from(args.predict).unwrap_or(usize::MAX));
-    request.sampling = sampling;
-    if !args.ignore_eos {
-        request.stop_ids = tokenizer.end_of_generation().to_vec();
-    }
+    let request = args.request(&tokenizer, ids)?;
     let prompt_ids = request.prompt.clone();
-    let answer = generate(engine, request, decoder, !args.json)?;
+    let id = engine.submit(request)?;
+    let answer = answer::follow(&mut engine, id, &mut voice, None)?;
     if args.json {
-        json(&json!({
+        let mut shown = json!({
             "ids": answer.ids,
             "text": answer.text,
             "prompt_ids": prompt_ids,
@@ -148,14 +285,43 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
             "prefill_tok_s": rate(prompt_ids.len(), answer.prefill),
             "decode_tok_s": rate(answer.ids.len().saturating_sub(1), answer.decode),
             "device": format!("cpu ({device})"),
-        }))?;
+        });
+        if !answer.thinking.is_empty() && args.think != Some(Think::Hide) {
+            shown["thinking"] = json!(answer.thinking);
+        }
+        json(&shown)?;
     } else if std::io::stdout().is_terminal() {
         out("\n")?;
     }
     if !args.quiet {
-        note(statistics(prompt_ids.len(), &answer));
+        note(answer.statistics(prompt_ids.len()));
     }
     if answer.finish == Finish::Cancelled { Err(Stop::Interrupted) } else { Ok(()) }
+}
+
+/// The longest file that is taken for a prompt or a template, in bytes.
+const LONGEST: u64 = 64 << 20;
+
+/// A file of text.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Usage`] when it is too long or not UTF-8.
+fn read_text(path: &Path) -> gristmill::Result<String> {
+    let name = path.display();
+    let failed = |source| Error::Io { what: format!("reading {name}"), source };
+    let mut bytes = vec![];
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LONGEST {
+        let most = LONGEST >> 20;
+        return Err(Error::Usage(format!(
+            "{name} is longer than {most} MiB: too much for a prompt"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::Usage(format!("{name} is not UTF-8 text: byte {at}"))
+    })
 }
 
 /// What a pipe holds; nothing where stdin is a terminal or empty.
@@ -171,120 +337,44 @@ fn piped() -> Done<Option<String>> {
     let Ok(text) = String::from_utf8(bytes) else {
         return usage("the prompt on standard input is not UTF-8 text");
     };
-    // The line feed is the pipe's, not the prompt's.
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
+    let text = without_line_feed(&text);
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-/// The tokens to begin with, and how what follows becomes text.
+/// The last line feed is the pipe's or the file's, not the prompt's.
+fn without_line_feed(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
+/// The tokens to begin with, and how what follows becomes words.
 fn prompt(
     model: &Model,
     tokenizer: &Arc<Tokenizer>,
     args: &RunArgs,
     text: Option<&str>,
-) -> gristmill::Result<(Vec<u32>, Decoder)> {
+) -> gristmill::Result<(Vec<u32>, Voice)> {
     let continuing = || Decoder::continuing(tokenizer.clone());
+    let plain = |decoder| Voice::plain(tokenizer.clone(), decoder, !args.json);
     if let Some(Ids(ids)) = &args.ids {
-        return Ok((ids.clone(), continuing()));
+        return Ok((ids.clone(), plain(continuing())));
     }
     match text {
-        Some(text) if args.raw => Ok((model.raw_prompt_with(tokenizer, text), continuing())),
-        Some(text) => Ok((model.chat_prompt_with(tokenizer, text)?, continuing())),
+        Some(text) if args.raw => Ok((model.raw_prompt_with(tokenizer, text), plain(continuing()))),
+        Some(text) => {
+            let mut prompter = args.prompter(model, tokenizer)?;
+            chat::prepare(&mut prompter, args.think, args.system.is_some(), args.quiet)?;
+            let before = Conversation { system: args.system.clone(), ..Conversation::default() };
+            let prompt = prompter.prompt(tokenizer, &before, text)?;
+            let opens = prompt.opens;
+            Ok((prompt.ids, Voice::chat(tokenizer.clone(), opens, args.think, !args.json)))
+        }
         None => match tokenizer.bos() {
             // A text of its own, from its first word.
-            Some(bos) => Ok((vec![bos], Decoder::new(tokenizer.clone()))),
+            Some(bos) => Ok((vec![bos], plain(Decoder::new(tokenizer.clone())))),
             None => Err(Error::Usage(
                 "this model has no token to begin a text with; give it a prompt".into(),
             )),
         },
     }
-}
-
-/// What was generated, and how fast.
-struct Answer {
-    ids: Vec<u32>,
-    text: String,
-    finish: Finish,
-    /// From the request to the first token.
-    prefill: Duration,
-    /// From the first token to the last.
-    decode: Duration,
-}
-
-impl Answer {
-    fn finish_name(&self) -> &'static str {
-        match self.finish {
-            Finish::Stop => "stop",
-            Finish::Length => "length",
-            Finish::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// Runs the request, writing text as it comes where `stream` says so.
-fn generate(
-    mut engine: Engine<Cpu>,
-    request: Request,
-    mut decoder: Decoder,
-    stream: bool,
-) -> Done<Answer> {
-    check_interrupt()?;
-    let begin = Instant::now();
-    let id = engine.submit(request)?;
-    let mut answer = Answer {
-        ids: vec![],
-        text: String::new(),
-        finish: Finish::Cancelled,
-        prefill: Duration::ZERO,
-        decode: Duration::ZERO,
-    };
-    let mut events = vec![];
-    while !engine.is_idle() {
-        if interrupted() {
-            engine.cancel(id);
-        }
-        engine.step(&mut events)?;
-        for event in events.drain(..) {
-            let mut piece = String::new();
-            if let Some(token) = event.token {
-                if answer.ids.is_empty() {
-                    answer.prefill = begin.elapsed();
-                }
-                answer.ids.push(token);
-                piece = decoder.push(token);
-            }
-            if let Some(finish) = event.finish {
-                answer.finish = finish;
-                piece.push_str(&decoder.finish());
-            }
-            if stream && !piece.is_empty() {
-                out(&piece)?;
-            }
-            answer.text.push_str(&piece);
-        }
-    }
-    answer.decode = begin.elapsed().saturating_sub(answer.prefill);
-    Ok(answer)
-}
-
-fn ms(d: Duration) -> f64 {
-    (d.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// Tokens a second; `None` where there was nothing to measure.
-fn rate(tokens: usize, time: Duration) -> Option<f64> {
-    let rate = tokens as f64 / time.as_secs_f64();
-    (tokens > 0 && rate.is_finite()).then(|| (rate * 100.0).round() / 100.0)
-}
-
-fn statistics(prompt: usize, answer: &Answer) -> String {
-    let speed = |rate: Option<f64>| rate.map(|r| format!(" at {r:.1} tok/s")).unwrap_or_default();
-    format!(
-        "prompt: {prompt} tokens{}; generated: {} tokens{} ({})",
-        speed(rate(prompt, answer.prefill)),
-        answer.ids.len(),
-        speed(rate(answer.ids.len().saturating_sub(1), answer.decode)),
-        answer.finish_name()
-    )
 }

@@ -8,7 +8,12 @@ use std::process::{Command, Output, Stdio};
 /// The binary, with nothing of the caller's environment that changes what it does.
 pub fn gristmill() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gristmill"));
-    command.env_remove("GRISTMILL_DEVICE").env_remove("GRISTMILL_CPU").stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("GRISTMILL_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
     command
 }
 

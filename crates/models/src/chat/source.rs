@@ -79,7 +79,8 @@ fn changes_its_loop<'t>(tag: &'t str, conditions: &mut Vec<&'t str>) -> bool {
         }
         "endfor" => drop(conditions.pop()),
         "set" => {
-            let name = inside.trim_start_matches(['-', '+']).trim_start()["set".len()..].trim_start();
+            let name =
+                inside.trim_start_matches(['-', '+']).trim_start()["set".len()..].trim_start();
             let Some((name, _)) = name.split_once('=') else { return false };
             let Some((space, _)) = name.split_once('.') else { return false };
             let asks = |c: &&str| c.char_indices().any(|(at, _)| stands(c, at, space.trim_end()));

@@ -190,7 +190,7 @@ fn template_seeds() -> Vec<(String, Vec<u8>)> {
             }} {{ ' x '.strip().upper().startswith('X') }} {{ '%s=%d' | format('a', 5) }} {{ [3, 1] \
             | sort(reverse=true) | first }} {{ {'a': 1}.items() | list | tojson(indent=2) }} {{ \
             range(3) | list | batch(2) | list }} {{ 'ab' * 3 }} {{ strftime_now('%d %b %Y') }} {{ \
-            'x' | indent(4) | center(9) | replace('x', 'y') | default('z') }}",
+            'x' | indent(4) | replace('x', 'y') | default('z') }}",
         ),
         (
             "tools",

@@ -18,12 +18,15 @@ pub fn narrow(dtype: DType, x: f64) -> f64 {
     }
 }
 
-/// Activations rounded to eight bits.
+/// Activations rounded to eight bits: integers by the largest of a block, then the scale that is
+/// best for them by least squares.
 pub fn int8(x: &[f64]) -> Vec<f64> {
     let block = |b: &[f64]| {
         let d = b.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 127.0;
-        let round = |&v: &f64| if d == 0.0 { 0.0 } else { d * (v / d).round() };
-        b.iter().map(round).collect::<Vec<_>>()
+        let q: Vec<f64> = b.iter().map(|v| if d == 0.0 { 0.0 } else { (v / d).round() }).collect();
+        let products: f64 = b.iter().zip(&q).map(|(v, q)| v * q).sum();
+        let scale = products / q.iter().map(|q| q * q).sum::<f64>().max(1.0);
+        q.into_iter().map(|q| scale * q).collect::<Vec<_>>()
     };
     x.chunks(32).flat_map(block).collect()
 }

@@ -109,9 +109,11 @@ fn quantized(x: &[f32]) -> Vec<f64> {
         .flat_map(|b| {
             let largest = b.iter().fold(0.0f32, |m, v| m.max(v.abs()));
             let inverse = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
-            b.iter()
-                .map(|v| f64::from((v * inverse).round_ties_even()) * f64::from(largest / 127.0))
-                .collect::<Vec<_>>()
+            let q: Vec<f64> =
+                b.iter().map(|v| f64::from((v * inverse).round_ties_even())).collect();
+            let products: f64 = b.iter().zip(&q).map(|(&v, q)| f64::from(v) * q).sum();
+            let scale = products / q.iter().map(|q| q * q).sum::<f64>().max(1.0);
+            q.into_iter().map(|q| q * scale).collect::<Vec<_>>()
         })
         .collect()
 }

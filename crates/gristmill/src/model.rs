@@ -71,12 +71,12 @@ impl Model {
     /// Number of weights.
     pub fn parameters(&self) -> u64 {
         let elements = |shape: &[usize; 4]| shape.iter().map(|&d| d as u64).product::<u64>();
-        self.gguf.tensors().iter().map(|t| elements(&t.shape)).sum()
+        self.gguf.tensors().map(|t| elements(&t.shape)).sum()
     }
 
     /// Bytes of all tensors as the file stores them.
     pub fn tensor_bytes(&self) -> u64 {
-        self.gguf.tensors().iter().map(|t| t.bytes as u64).sum()
+        self.gguf.tensors().map(|t| t.bytes as u64).sum()
     }
 
     /// What an engine needs to know.

@@ -76,7 +76,7 @@ pub struct Written {
 
 /// A tensor and what it becomes.
 struct Planned<'g> {
-    info: &'g TensorInfo,
+    info: TensorInfo<'g>,
     to: DType,
     instead_of: Option<DType>,
 }
@@ -98,7 +98,7 @@ pub fn quantize<W: Write>(
     let Some(&(_, _, file_type)) = TYPES.iter().find(|t| t.1 == target) else {
         return Err(Error::Usage(format!("models are not written as {target}")));
     };
-    let plan: Vec<Planned<'_>> = gguf.tensors().iter().map(|t| planned(t, target)).collect();
+    let plan: Vec<Planned<'_>> = gguf.tensors().map(|t| planned(t, target)).collect();
     let mut writer = GgufWriter::new(file);
     for (key, value) in gguf.metadata() {
         let ours = ["general.file_type", "general.quantization_version"].contains(&key);
@@ -118,7 +118,7 @@ pub fn quantize<W: Write>(
         gguf.check_unchanged()?;
         stream.tensor(&bytes)?;
         report(Written {
-            name: p.info.name.clone(),
+            name: p.info.name.to_string(),
             shape: p.info.shape[..p.info.n_dims].to_vec(),
             from: p.info.dtype,
             to: p.to,
@@ -135,26 +135,31 @@ fn is_float(t: DType) -> bool {
 }
 
 /// What a tensor becomes.
-fn planned(info: &TensorInfo, target: DType) -> Planned<'_> {
-    let name = info.name.as_str();
-    let keep = |to| Planned { info, to, instead_of: None };
+fn planned(info: TensorInfo<'_>, target: DType) -> Planned<'_> {
+    let (to, instead_of) = becomes(&info, target);
+    Planned { info, to, instead_of }
+}
+
+/// The type that a tensor gets, and the one that it should have got.
+fn becomes(info: &TensorInfo<'_>, target: DType) -> (DType, Option<DType>) {
+    let name = &*info.name;
     if !is_float(info.dtype) && !quant::is_supported(info.dtype) {
-        return keep(info.dtype); // integers and the like
+        return (info.dtype, None); // integers and the like
     }
     // Vectors, norms of several heads, and the routers of experts.
     let matrix = info.shape[1] > 1 && name.ends_with(".weight");
     let small = name.ends_with("_norm.weight") || name.contains("ffn_gate_inp");
     if !matrix || small {
-        return keep(DType::F32);
+        return (DType::F32, None);
     }
     let head = name == "output.weight" || name == "token_embd.weight";
     let low = target.block_len() > 32 && target.bits_per_element() < 6.0
         || matches!(target, DType::IQ4_NL | DType::MXFP4);
     let wanted = if head && low { DType::Q6_K } else { target };
     if wanted.bytes(info.shape[0]).is_some() {
-        return keep(wanted);
+        return (wanted, None);
     }
-    Planned { info, to: DType::F16, instead_of: Some(wanted) }
+    (DType::F16, Some(wanted))
 }
 
 /// The tensor's bytes in its new type, and the error.

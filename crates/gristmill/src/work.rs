@@ -45,7 +45,7 @@ impl Work {
                 }
                 let one = u64::from(decl.rows) * u64::from(decl.cols);
                 let info = gguf.tensor_info(&decl.name);
-                let bytes = info.map_or(0, |i| i.bytes as u64);
+                let bytes = info.as_ref().map_or(0, |i| i.bytes as u64);
                 work.quantized |= info.is_some_and(|i| i.dtype.block_len() > 1);
                 let used = match rows {
                     Rows::Choices(k) => k,

@@ -7,6 +7,7 @@
 
 use crate::op::{Op, Ref, State, Tensor, Value};
 use gristmill_core::{DType, Error, Result};
+use std::collections::{HashMap, HashSet};
 
 /// What a row of a value stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -142,6 +143,22 @@ pub struct Program {
     pub values: Vec<Shape>,
     /// Named results.
     pub outputs: Vec<(Output, Value)>,
+    names: Names,
+}
+
+/// What is named already: so that recording takes time linear in the program, however many layers a
+/// file claims.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    tensors: HashMap<String, Tensor>,
+    nodes: HashSet<String>,
+}
+
+impl PartialEq for Names {
+    /// They follow from the lists of weights and operations, which are compared.
+    fn eq(&self, _: &Names) -> bool {
+        true
+    }
 }
 
 /// A model family: reads its configuration when built, records when asked.
@@ -165,6 +182,7 @@ impl Program {
             nodes: vec![],
             values: vec![],
             outputs: vec![],
+            names: Names::default(),
         }
     }
 
@@ -187,12 +205,17 @@ impl Program {
         cols: u32,
     ) -> Tensor {
         let name = name.as_ref();
-        let known = self.tensors.iter().position(|t| t.name == name);
-        let index = known.unwrap_or_else(|| {
+        self.known_tensor(name).unwrap_or_else(|| {
+            let new = Tensor(self.tensors.len() as u32);
             self.tensors.push(TensorDecl { name: name.to_owned(), experts, rows, cols });
-            self.tensors.len() - 1
-        });
-        Tensor(index as u32)
+            self.names.tensors.insert(name.to_owned(), new);
+            new
+        })
+    }
+
+    /// The weight of this name, if it is declared.
+    pub(crate) fn known_tensor(&self, name: &str) -> Option<Tensor> {
+        self.names.tensors.get(name).copied()
     }
 
     /// The page group with this window.
@@ -217,13 +240,14 @@ impl Program {
     pub fn push(&mut self, name: impl Into<String>, op: Op) -> Result<Vec<Value>> {
         let name = name.into();
         let fail = |what: String| Error::Usage(format!("{} `{name}`: {what}", op.name()));
-        if self.nodes.iter().any(|n| n.name == name) {
+        if self.names.nodes.contains(&name) {
             return Err(fail("there is an operation of this name already".into()));
         }
         let shapes = self.shapes_of(&op).map_err(fail)?;
         let first = self.values.len() as u32;
         let outputs: Vec<Value> = (first..first + shapes.len() as u32).map(Value).collect();
         self.values.extend(shapes);
+        self.names.nodes.insert(name.clone());
         self.nodes.push(Node { name, op, outputs: outputs.clone() });
         Ok(outputs)
     }
@@ -311,7 +335,9 @@ impl Program {
             )));
         };
         let mut cut = self.clone();
-        cut.nodes.truncate(end + 1);
+        for gone in cut.nodes.drain(end + 1..) {
+            cut.names.nodes.remove(&gone.name);
+        }
         cut.values.truncate(cut.nodes[end].outputs.last().map_or(0, |v| v.index() + 1));
         cut.outputs = cut.nodes[end].outputs.iter().map(|&v| (Output::Value(v), v)).collect();
         Ok(cut)

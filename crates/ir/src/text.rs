@@ -167,8 +167,7 @@ impl Field for Tensor {
     fn parse(r: &mut Parser<'_>) -> Result<Self> {
         r.expect("@")?;
         let name = r.word()?;
-        let found = r.program.tensors.iter().position(|t| t.name == name);
-        found.map(|i| Tensor(i as u32)).ok_or_else(|| r.unknown("declared tensor", name))
+        r.program.known_tensor(name).ok_or_else(|| r.unknown("declared tensor", name))
     }
 }
 

@@ -73,7 +73,8 @@ impl Program {
 
     /// Checks that a value says which of `experts` experts each token uses; gives how many it uses.
     fn is_route(&self, v: Value, experts: u32) -> Checked<u32> {
-        let node = self.nodes.iter().find(|n| n.outputs.contains(&v));
+        // A route stands shortly before the experts that it is for.
+        let node = self.nodes.iter().rev().find(|n| n.outputs.contains(&v));
         match node.map(|n| &n.op) {
             Some(Op::Route { w, k, .. }) if self.decl(*w).rows == experts => Ok(*k),
             Some(Op::Route { w, .. }) => {

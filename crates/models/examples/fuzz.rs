@@ -9,7 +9,7 @@
 #[path = "../tests/fuzzing/mod.rs"]
 mod fuzzing;
 
-use fuzzing::{Random, TARGETS, Target, corpus, files, mutated};
+use fuzzing::{Random, TARGETS, Target, corpus, files};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -64,7 +64,7 @@ fn child(target: &Target, seed: u64, first: u64, note: &Path) {
     let files = files(&corpus(target));
     for case in first..first + CASES {
         note.write_all_at(&case.to_le_bytes(), 0).expect("written");
-        (target.run)(&mutated(&files, &mut Random::of(seed, case)));
+        (target.run)(&target.case(&files, &mut Random::of(seed, case)));
     }
 }
 
@@ -115,7 +115,7 @@ fn search(target: &Target, seed: u64, time: Duration) -> usize {
             None if begin.elapsed() >= time => first = case,
             None => first += CASES,
             Some(why) => {
-                let bytes = mutated(&files(&corpus(target)), &mut Random::of(seed, case));
+                let bytes = target.case(&files(&corpus(target)), &mut Random::of(seed, case));
                 let path = std::env::temp_dir().join(format!("found-{seed}-{case}"));
                 fs::write(&path, bytes).expect("written");
                 eprintln!("case {case} of seed {seed}: {why}: {}", path.display());

@@ -2,7 +2,7 @@
 
 mod fuzzing;
 
-use fuzzing::{Random, TARGETS, corpus, files, mutated};
+use fuzzing::{Random, TARGETS, corpus, files};
 
 #[test]
 fn the_corpora_and_cases_near_them() {
@@ -14,7 +14,7 @@ fn the_corpora_and_cases_near_them() {
             (target.run)(bytes);
         }
         for case in 0..2000 {
-            (target.run)(&mutated(&files, &mut Random::of(1, case)));
+            (target.run)(&target.case(&files, &mut Random::of(1, case)));
         }
     }
 }

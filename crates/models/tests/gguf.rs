@@ -34,7 +34,7 @@ fn reads_what_was_written() {
     let t = g.tensor("vector").unwrap();
     assert_eq!((t.experts, t.rows, t.cols), (1, 1, 5));
     assert_eq!(t.bytes()[4..8], 2.0f32.to_le_bytes());
-    assert!(g.tensors().iter().all(|t| t.offset.is_multiple_of(32)));
+    assert!(g.tensors().all(|t| t.offset.is_multiple_of(32)));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn wrong_beginnings() {
 #[test]
 fn a_truncated_file_is_refused() {
     let whole = small();
-    let header = open(whole.clone()).unwrap().tensors()[0].offset;
+    let header = open(whole.clone()).unwrap().tensors().next().unwrap().offset;
     let cuts = (0..header).chain((0..32).map(|i| whole.len() * i / 32));
     for cut in cuts {
         let what = refusal(whole[..cut].to_vec());
@@ -170,7 +170,7 @@ fn damaged_tables_are_refused_by_name() {
 #[test]
 fn a_fourth_dimension_counts_matrices_too() {
     let g = open(raw(&[], &[("t", &[2, 2, 2, 2], 0, 0)], 64)).unwrap();
-    assert_eq!(g.tensors()[0].shape, [2, 2, 2, 2]);
+    assert_eq!(g.tensors().next().unwrap().shape, [2, 2, 2, 2]);
     let t = g.tensor("t").unwrap();
     assert_eq!((t.experts, t.rows, t.cols), (4, 2, 2));
 }

@@ -51,7 +51,7 @@ fn every_mode_gives_the_same() {
     assert_eq!(reference.load_choice().0, "memory");
     for mode in [LoadMode::Auto, LoadMode::Mmap, LoadMode::Read] {
         let g = Gguf::open_with(&path, mode).unwrap();
-        assert_eq!(g.tensors(), reference.tensors());
+        assert!(g.tensors().eq(reference.tensors()));
         assert!(g.metadata().eq(reference.metadata()));
         for t in g.tensors() {
             let (ours, theirs) = (g.tensor(&t.name).unwrap(), reference.tensor(&t.name).unwrap());
@@ -159,7 +159,7 @@ fn copies_are_the_same_model() {
     files.push(own.clone());
     for path in files {
         let model = Gguf::open(&path).unwrap();
-        let bytes: u64 = model.tensors().iter().map(|t| t.bytes as u64).sum();
+        let bytes: u64 = model.tensors().map(|t| t.bytes as u64).sum();
         for most in [None, Some(bytes / 3 + 1), Some(1)] {
             let to = folder.0.join("copy.gguf");
             let mut told = 0;
@@ -186,7 +186,7 @@ fn copies_are_the_same_model() {
             assert_eq!(keys(&copy), keys(&model), "{}", path.display());
             let same = model.metadata().filter(|(k, _)| !k.starts_with("split."));
             assert!(same.eq(copy.metadata().filter(|(k, _)| !k.starts_with("split."))));
-            for (a, b) in model.tensors().iter().zip(copy.tensors()) {
+            for (a, b) in model.tensors().zip(copy.tensors()) {
                 assert_eq!(
                     (&a.name, a.dtype, a.shape, a.n_dims),
                     (&b.name, b.dtype, b.shape, b.n_dims)

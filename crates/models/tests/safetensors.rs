@@ -222,8 +222,10 @@ fn configurations() {
         let text = Folder::whole().with("config.json", text).refusal();
         assert!(text.contains(message), "{message}: {text}");
     }
-    let deep = "[".repeat(100_000);
-    assert!(Folder::whole().with("config.json", deep).refusal().contains("is not JSON"));
+    for (depth, message) in [(10_000, "is not JSON"), (100_000, "has 100000 values, more than")] {
+        let text = Folder::whole().with("config.json", "[".repeat(depth)).refusal();
+        assert!(text.contains(message), "{message}: {text}");
+    }
     let long = " ".repeat(2 << 20);
     assert!(Folder::whole().with("config.json", long).refusal().contains("more than the 1048576"));
 }

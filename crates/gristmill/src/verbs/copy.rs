@@ -38,7 +38,7 @@ pub fn run(args: CopyArgs) -> Done {
     }
     let model = Gguf::open_with(&args.input, args.loading.mode())?;
     catch_interrupts();
-    let total = model.tensors().iter().map(|t| t.bytes as u64).sum();
+    let total = model.tensors().map(|t| t.bytes as u64).sum();
     let bar = (!args.quiet).then(|| byte_bar("writing", total));
     let written = gguf::copy(&model, &args.output, args.split_max_size, &mut |done| {
         check_interrupt()?;

@@ -176,7 +176,7 @@ fn text(model: &Model, fate: &Fate) -> String {
     for t in gguf.tensors() {
         let shape = format!("{:?}", &t.shape[..t.n_dims]);
         let bytes = size(t.bytes as u64);
-        let device = devices.get(t.name.as_str()).copied().unwrap_or("not used");
+        let device = devices.get(&*t.name).copied().unwrap_or("not used");
         let kind = t.dtype.name();
         let _ = writeln!(out, "  {:<40} {kind:<7} {shape:<20} {bytes:>12}  {device}", t.name);
     }
@@ -225,7 +225,6 @@ fn as_json(model: &Model, fate: &Fate) -> serde_json::Value {
         gguf.metadata().map(|(k, v)| (k.to_owned(), value_json(&v))).collect();
     let tensors: Vec<_> = gguf
         .tensors()
-        .iter()
         .map(|t| {
             let shape = &t.shape[..t.n_dims];
             json!({
@@ -233,7 +232,7 @@ fn as_json(model: &Model, fate: &Fate) -> serde_json::Value {
                 "type": t.dtype.name(),
                 "shape": shape,
                 "bytes": t.bytes,
-                "device": devices.get(t.name.as_str()).filter(|d| **d != "nowhere"),
+                "device": devices.get(&*t.name).filter(|d| **d != "nowhere"),
             })
         })
         .collect();

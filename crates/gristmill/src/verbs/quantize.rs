@@ -47,7 +47,7 @@ pub fn run(args: QuantizeArgs) -> Done {
     let mut part = args.output.clone().into_os_string();
     part.push(".part");
     let io = |source| Error::Io { what: format!("writing {file}"), source };
-    let total = gguf.tensors().iter().map(|t| t.bytes as u64).sum();
+    let total = gguf.tensors().map(|t| t.bytes as u64).sum();
     let bar = (!args.quiet && !args.verbose).then(|| byte_bar("quantizing", total));
     let (mut before, mut after) = (0, 0);
     let out = BufWriter::new(File::create(&part).map_err(io)?);

@@ -30,8 +30,8 @@ pub fn check_tensors(program: &Program, gguf: &Gguf) -> Result<Vec<String>> {
 fn unused(program: &Program, gguf: &Gguf) -> Vec<String> {
     let used: std::collections::HashSet<&str> =
         program.tensors.iter().map(|d| d.name.as_str()).collect();
-    let names = gguf.tensors().iter().map(|t| &t.name);
-    names.filter(|n| !used.contains(n.as_str())).cloned().collect()
+    let names = gguf.tensors().map(|t| t.name);
+    names.filter(|n| !used.contains(n.as_ref())).map(Into::into).collect()
 }
 
 /// The tensor of a declaration, in the declaration's shape.
@@ -59,7 +59,7 @@ fn problem(decl: &TensorDecl, gguf: &Gguf) -> Option<String> {
         return Some(format!("tensor '{name}' is of type {dtype}, which is not implemented"));
     }
     let [experts, rows, cols] = shape(decl);
-    (!fits(info, [cols, rows, experts])).then(|| {
+    (!fits(&info, [cols, rows, experts])).then(|| {
         let got = &info.shape[..info.n_dims];
         format!("tensor '{name}' has shape {got:?}, not {:?}", trimmed(&[cols, rows, experts]))
     })
@@ -67,7 +67,7 @@ fn problem(decl: &TensorDecl, gguf: &Gguf) -> Option<String> {
 
 /// Whether the dimensions agree, whatever ones stand between them; those of a vector may be any
 /// that hold as many elements.
-fn fits(info: &TensorInfo, wanted: [usize; 3]) -> bool {
+fn fits(info: &TensorInfo<'_>, wanted: [usize; 3]) -> bool {
     let [cols, rows, experts] = wanted;
     if (rows, experts) == (1, 1) {
         return info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) == Some(cols);

@@ -66,14 +66,15 @@ impl<'g> Meta<'g> {
     /// A number for each layer: an array of the file, or one number for all.
     pub(super) fn per_layer(&self, key: &str, max: u32) -> Result<Vec<u32>> {
         let layers = self.layers()? as usize;
-        let Some(Value::Array(_)) = self.opt(key)? else {
+        let Some(Value::Array(given)) = self.opt(key)? else {
             return Ok(vec![self.count(key, max)?; layers]);
         };
-        let each: Vec<u64> = self.opt(key)?.unwrap_or_default();
-        if each.len() != layers {
-            let what = format!("has {} elements for {layers} layers", each.len());
+        // Before they are copied: a byte of the file becomes eight.
+        if given.len() != layers {
+            let what = format!("has {} elements for {layers} layers", given.len());
             return Err(self.wrong(key, what));
         }
+        let each: Vec<u64> = self.opt(key)?.unwrap_or_default();
         each.into_iter().map(|n| self.in_range(key, n, max)).collect()
     }
 

@@ -4,8 +4,9 @@
 //! how a model is split (`split.*`) are written anew. Files are written beside their places and
 //! moved there when all are whole.
 
-use super::reader::{Gguf, TensorInfo};
+use super::reader::Gguf;
 use super::split::{MAX_PARTS, part_name};
+use super::table::TensorInfo;
 use super::writer::GgufWriter;
 use gristmill_core::{Error, Result};
 use std::fs::{self, File};
@@ -27,7 +28,8 @@ pub fn copy(
     report: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Vec<PathBuf>> {
     model.check_writable()?;
-    let parts = divide(model.tensors(), most.unwrap_or(u64::MAX));
+    let tensors: Vec<TensorInfo<'_>> = model.tensors().collect();
+    let parts = divide(&tensors, most.unwrap_or(u64::MAX));
     if parts.len() > MAX_PARTS {
         return Err(Error::Usage(format!(
             "the model would be split over {} files, more than {MAX_PARTS}; allow larger ones",
@@ -76,7 +78,7 @@ pub fn copy(
 }
 
 /// The tensors of each part, in order.
-fn divide(tensors: &[TensorInfo], most: u64) -> Vec<&[TensorInfo]> {
+fn divide<'t>(tensors: &'t [TensorInfo<'t>], most: u64) -> Vec<&'t [TensorInfo<'t>]> {
     let mut parts = vec![];
     let (mut from, mut bytes) = (0, 0u64);
     for (i, t) in tensors.iter().enumerate() {
@@ -95,7 +97,7 @@ fn divide(tensors: &[TensorInfo], most: u64) -> Vec<&[TensorInfo]> {
 /// Writes part `no` of `count`.
 fn write(
     model: &Gguf,
-    tensors: &[TensorInfo],
+    tensors: &[TensorInfo<'_>],
     (no, count): (usize, usize),
     path: &Path,
     report: &mut dyn FnMut(u64) -> Result<()>,

@@ -93,10 +93,14 @@ impl<'s> Cursor<'s> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// A string that must be UTF-8.
-    pub fn string(&mut self, what: &dyn Display) -> Result<&str> {
+    /// A string that must be UTF-8 and of at most `max` bytes.
+    pub fn string(&mut self, what: &dyn Display, max: u64) -> Result<&str> {
         let at = self.pos;
         let len = self.u64(&format_args!("the length of {what}"))?;
+        if len > max && len <= self.left() as u64 {
+            let what = format!("{what} takes {len} bytes, more than {max}: the file is damaged");
+            return Err(self.fail(at, what));
+        }
         if let Err(e) = std::str::from_utf8(self.take(len, what)?) {
             return Err(self.fail(at, format!("{what} is not UTF-8 ({e}): the file is damaged")));
         }
@@ -119,7 +123,7 @@ impl<'s> Cursor<'s> {
             return Ok(());
         }
         if ty == ValueType::Str {
-            self.string(&format_args!("the value of '{key}'"))?;
+            self.string(&format_args!("the value of '{key}'"), u64::MAX)?;
             return Ok(());
         }
         let at = self.pos;

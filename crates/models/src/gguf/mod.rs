@@ -18,16 +18,19 @@
 
 mod copy;
 mod cursor;
+mod head;
 mod reader;
 mod recipe;
 mod split;
+mod table;
 mod value;
 mod writer;
 
 pub use crate::source::Bytes;
 pub use copy::copy;
-pub use reader::{Gguf, TensorInfo};
+pub use reader::Gguf;
 pub(crate) use recipe::{Pick, Piece, Recipe};
+pub use table::TensorInfo;
 pub use value::{Array, FromValue, Value, ValueType};
 pub use writer::{Encode, GgufStream, GgufWriter};
 

@@ -1,58 +1,38 @@
-//! Opening a file: the checks, the keys, the tensors.
+//! An open file: its keys and its tensors.
 
 use super::cursor::Cursor;
 use super::recipe::Recipe;
+use super::table::{self, ByName, Row, TensorInfo};
 use super::value::{FromValue, Value, ValueType};
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC};
+use super::{DEFAULT_ALIGNMENT, head};
 use crate::source::{Bytes, LoadMode, Source};
-use gristmill_core::{DType, Error, HostTensor, Result};
+use gristmill_core::{Error, HostTensor, Result};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// More keys or tensors than any model has: a damaged count stops here.
-const MAX_KEYS: u64 = 1 << 16;
-const MAX_TENSORS: u64 = 1 << 20;
-
-/// One row of the tensor table.
-#[derive(Clone, PartialEq, Debug)]
-pub struct TensorInfo {
-    /// The name, unique in the file.
-    pub name: String,
-    /// How the elements are stored.
-    pub dtype: DType,
-    /// `[cols, rows, experts, outer]`, the fastest first, 1 where the file has no such dimension.
-    pub shape: [usize; 4],
-    /// How many dimensions the file gives.
-    pub n_dims: usize,
-    /// Where the data begins, in bytes from the start of its file.
-    pub offset: usize,
-    /// Bytes of the data.
-    pub bytes: usize,
-    /// Which of a split model's files holds it; 0 otherwise.
-    pub part: usize,
-}
-
-/// A metadata entry: the key, its type, and where the value's encoding lies.
-struct Entry {
-    key: String,
-    ty: ValueType,
-    range: Range<usize>,
+/// A file of a model.
+struct Part {
+    source: Source,
+    /// What is before the data, as it was when it was checked.
+    head: Vec<u8>,
+    /// Where the data begins, in bytes.
+    data: usize,
 }
 
 /// An open model file: its metadata and its tensors, still in place.
 pub struct Gguf {
-    /// The file, or for a split model each part's.
-    parts: Vec<Source>,
-    /// Everything before the data of the first, as it was when it was checked.
-    head: Vec<u8>,
+    /// The file, or for a split model each part.
+    parts: Vec<Part>,
     version: u32,
     alignment: usize,
-    entries: Vec<Entry>,
-    keys: HashMap<String, usize>,
-    tensors: Vec<TensorInfo>,
-    names: HashMap<String, usize>,
+    /// Where in the first part each key begins, and where the last one ends.
+    keys: Vec<u32>,
+    keys_by_name: ByName,
+    /// The tensors of GGUF files, then those that were put together from files of another container.
+    rows: Vec<Row>,
+    made: Vec<TensorInfo<'static>>,
+    tensors_by_name: ByName,
     /// Of tensors that are made from the files' bytes, by their place in the table.
     recipes: HashMap<usize, Recipe>,
     /// Where the files are that it was put together from, if they are of another container.
@@ -93,213 +73,78 @@ impl Gguf {
 
     /// Checks a file that is open; of a split model, one part.
     pub(super) fn read(source: Source) -> Result<Gguf> {
+        let mut c = Cursor::new(&source);
+        let (version, n_tensors, n_keys) = head::read_header(&mut c)?;
+        // As many of each as the file has bytes for, so this takes less than the file.
+        let mut keys = Vec::with_capacity(n_keys as usize + 1);
+        let mut alignment = DEFAULT_ALIGNMENT;
+        for i in 0..n_keys {
+            keys.push(c.pos as u32);
+            head::read_key(&mut c, i, &mut alignment)?;
+        }
+        keys.push(c.pos as u32);
+        let alignment = alignment as usize;
+        let mut rows = Vec::with_capacity(n_tensors as usize);
+        for i in 0..n_tensors {
+            rows.push(Row { part: 0, at: c.pos as u32 });
+            head::read_tensor_info(&mut c, i, alignment)?;
+        }
+        let Some(data) = c.pos.checked_next_multiple_of(alignment) else {
+            return Err(c.fail(c.pos, format!("no data can follow at alignment {alignment}")));
+        };
+        let head = c.into_head();
         let mut gguf = Gguf {
-            parts: vec![],
-            head: vec![],
-            version: 0,
-            alignment: DEFAULT_ALIGNMENT as usize,
-            entries: Vec::new(),
-            keys: HashMap::new(),
-            tensors: Vec::new(),
-            names: HashMap::new(),
+            parts: vec![Part { source, head, data }],
+            version,
+            alignment,
+            keys,
+            keys_by_name: ByName::default(),
+            rows,
+            made: Vec::new(),
+            tensors_by_name: ByName::default(),
             recipes: HashMap::new(),
             folder: None,
         };
-        let mut c = Cursor::new(&source);
-        let (n_tensors, n_keys) = gguf.read_header(&mut c)?;
-        for i in 0..n_keys {
-            gguf.read_key(&mut c, i)?;
-        }
-        gguf.read_alignment(&mut c)?;
-        for i in 0..n_tensors {
-            gguf.read_tensor_info(&mut c, i)?;
-        }
-        gguf.place_tensors(&c)?;
-        gguf.head = c.into_head();
-        gguf.parts.push(source);
+        gguf.keys_by_name = ByName::of(n_keys as usize, |i| gguf.key_name(i)).map_err(|i| {
+            let (at, name) = (gguf.keys[i], String::from_utf8_lossy(gguf.key_name(i)));
+            gguf.error(format!("at byte {at}: the key '{name}' appears twice: the file is damaged"))
+        })?;
+        gguf.tensors_by_name = gguf.sorted_tensors().map_err(|i| {
+            let (at, name) = (gguf.rows[i].at, gguf.info(i).name);
+            gguf.error(format!("at byte {at}: tensor '{name}' appears twice: the file is damaged"))
+        })?;
+        gguf.check_places()?;
         Ok(gguf)
     }
 
-    fn read_header(&mut self, c: &mut Cursor<'_>) -> Result<(u64, u64)> {
-        let magic = c.u32(&"the magic number")?.to_le_bytes();
-        if magic != MAGIC {
-            let hint = match &magic {
-                b"ggml" | b"lmgg" | b"ggjt" | b"tjgg" | b"fmgg" | b"ggla" => {
-                    "an old GGML file: convert the original model to GGUF"
-                }
-                b"PK\x03\x04" => "a zip archive, perhaps a PyTorch checkpoint: convert it to GGUF",
-                b"FUGG" => "a byte-swapped GGUF file: convert it to little-endian",
-                _ => "not a GGUF file: check that it is the model and was downloaded whole",
-            };
-            return Err(c.fail(0, format!("the magic is {magic:02x?}, not GGUF; this is {hint}")));
-        }
-        self.version = c.u32(&"the version")?;
-        if self.version.swap_bytes() <= 0xffff && self.version > 0xffff {
-            return Err(c.fail(
-                4,
-                format!(
-                    "this is a big-endian GGUF (version {}): convert it to little-endian first",
-                    self.version.swap_bytes()
-                ),
-            ));
-        }
-        if !(2..=3).contains(&self.version) {
-            return Err(
-                c.fail(4, format!("GGUF version {} is not supported, only 2 and 3", self.version))
-            );
-        }
-        let n_tensors = c.u64(&"the tensor count")?;
-        let n_keys = c.u64(&"the key count")?;
-        // The smallest row of each table: empty names, one byte of value, no dimension.
-        for (what, at, n, max, least) in [
-            ("tensors", 8, n_tensors, MAX_TENSORS, 24),
-            ("metadata keys", 16, n_keys, MAX_KEYS, 13),
-        ] {
-            if n > max || n * least > c.left() as u64 {
-                return Err(c.fail(
-                    at,
-                    format!("the header claims {n} {what}, more than the file can hold: damaged"),
-                ));
-            }
-        }
-        Ok((n_tensors, n_keys))
-    }
-
-    fn read_key(&mut self, c: &mut Cursor<'_>, i: u64) -> Result<()> {
-        let at = c.pos;
-        let key = c.string(&format_args!("the name of metadata key {i}"))?.to_owned();
-        let id = c.u32(&format_args!("the type of '{key}'"))?;
-        let Some(ty) = ValueType::from_id(id) else {
-            return Err(c.fail(at, format!("'{key}' is of unknown type {id}: the file is damaged")));
-        };
-        let start = c.pos;
-        c.skip_value(ty, &key)?;
-        if self.keys.insert(key.clone(), self.entries.len()).is_some() {
-            return Err(c.fail(at, format!("the key '{key}' appears twice: the file is damaged")));
-        }
-        self.entries.push(Entry { key, ty, range: start..c.pos });
-        Ok(())
-    }
-
-    fn read_alignment(&mut self, c: &mut Cursor<'_>) -> Result<()> {
-        let Some(&i) = self.keys.get(ALIGNMENT_KEY) else { return Ok(()) };
-        let Entry { ty, range, .. } = &self.entries[i];
-        if *ty != ValueType::U32 {
-            let what = format!("'{ALIGNMENT_KEY}' is of type {ty:?}, not U32");
-            return Err(c.fail(range.start, what));
-        }
-        let end = std::mem::replace(&mut c.pos, range.start);
-        let a = c.u32(&ALIGNMENT_KEY)?;
-        c.pos = end;
-        if !a.is_power_of_two() {
-            let what = format!("'{ALIGNMENT_KEY}' is {a}, not a power of two");
-            return Err(c.fail(range.start, what));
-        }
-        self.alignment = a as usize;
-        Ok(())
-    }
-
-    fn read_tensor_info(&mut self, c: &mut Cursor<'_>, i: u64) -> Result<()> {
-        let at = c.pos;
-        let name = c.string(&format_args!("the name of tensor {i}"))?.to_owned();
-        let n_dims = c.u32(&format_args!("the dimension count of tensor '{name}'"))?;
-        if n_dims > 4 {
-            return Err(c.fail(at, format!("tensor '{name}' has {n_dims} dimensions, at most 4")));
-        }
-        let mut shape = [1usize; 4];
-        for (d, n) in shape.iter_mut().enumerate().take(n_dims as usize) {
-            let v = c.u64(&format_args!("dimension {d} of tensor '{name}'"))?;
-            *n = match usize::try_from(v) {
-                Ok(v) if v > 0 => v,
-                _ => {
-                    let what = format!("dimension {d} of tensor '{name}' is {v}: damaged");
-                    return Err(c.fail(c.pos - 8, what));
-                }
-            };
-        }
-        let id = c.u32(&format_args!("the type of tensor '{name}'"))?;
-        let Some(dtype) = DType::from_ggml(id) else {
-            return Err(c.fail(
-                c.pos - 4,
-                format!(
-                    "tensor '{name}' is of unknown type id {id}; use a file quantized to a known \
-                     type, such as Q8_0 or Q4_K"
-                ),
-            ));
-        };
-        let bytes = dtype
-            .bytes(shape[0])
-            .and_then(|row| shape[1..].iter().try_fold(row, |n, &d| n.checked_mul(d)));
-        let Some(bytes) = bytes else {
-            return Err(c.fail(
-                at,
-                format!(
-                    "tensor '{name}' of shape {:?} is no whole number of {dtype} blocks of {}, or \
-                     overflows",
-                    &shape[..n_dims as usize],
-                    dtype.block_len()
-                ),
-            ));
-        };
-        let offset = c.u64(&format_args!("the offset of tensor '{name}'"))?;
-        let Some(offset) =
-            usize::try_from(offset).ok().filter(|o| o.is_multiple_of(self.alignment))
-        else {
-            return Err(c.fail(
-                c.pos - 8,
-                format!(
-                    "tensor '{name}' begins at offset {offset}, not a multiple of the alignment {}",
-                    self.alignment
-                ),
-            ));
-        };
-        if self.names.insert(name.clone(), self.tensors.len()).is_some() {
-            return Err(c.fail(at, format!("tensor '{name}' appears twice: the file is damaged")));
-        }
-        let n_dims = n_dims as usize;
-        self.tensors.push(TensorInfo { name, dtype, shape, n_dims, offset, bytes, part: 0 });
-        Ok(())
-    }
-
-    /// Turns offsets within the data into offsets within the file, and checks that every tensor
-    /// lies in the file and that no two share bytes.
-    fn place_tensors(&mut self, c: &Cursor<'_>) -> Result<()> {
-        if self.tensors.is_empty() {
-            return Ok(());
-        }
-        let Some(start) = c.pos.checked_next_multiple_of(self.alignment) else {
-            return Err(
-                c.fail(c.pos, format!("no data can follow at alignment {}", self.alignment))
-            );
-        };
-        for t in &mut self.tensors {
-            let end = start.checked_add(t.offset).and_then(|o| o.checked_add(t.bytes));
-            if end.is_none_or(|end| end > c.source.len()) {
-                return Err(c.fail(
-                    start,
+    /// Checks that every tensor lies in the file and that no two share bytes.
+    fn check_places(&self) -> Result<()> {
+        let Part { source, head, data } = &self.parts[0];
+        let fail = |at: usize, what: String| Err(self.error(format!("at byte {at}: {what}")));
+        for row in &self.rows {
+            let Some(t) = table::tensor(&head[row.at as usize..]) else { continue };
+            let end = data.checked_add(t.offset).and_then(|o| o.checked_add(t.bytes));
+            if end.is_none_or(|end| end > source.len()) {
+                return fail(
+                    *data,
                     format!(
                         "tensor '{}' ({} bytes at offset {} of the data) ends beyond the file's {} \
                          bytes: the file is truncated; download it again",
                         t.name,
                         t.bytes,
                         t.offset,
-                        c.source.len()
+                        source.len()
                     ),
-                ));
+                );
             }
-            t.offset += start;
         }
-        let mut order: Vec<&TensorInfo> = self.tensors.iter().collect();
-        order.sort_by_key(|t| t.offset);
+        let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
+        order.sort_unstable_by_key(|&i| self.info(i as usize).offset);
         for pair in order.windows(2) {
-            if pair[0].offset + pair[0].bytes > pair[1].offset {
-                return Err(c.fail(
-                    pair[1].offset,
-                    format!(
-                        "tensors '{}' and '{}' overlap: the file is damaged",
-                        pair[0].name, pair[1].name
-                    ),
-                ));
+            let [a, b] = [pair[0], pair[1]].map(|i| self.info(i as usize));
+            if a.offset + a.bytes > b.offset {
+                let what = format!("tensors '{}' and '{}' overlap", a.name, b.name);
+                return fail(b.offset, format!("{what}: the file is damaged"));
             }
         }
         Ok(())
@@ -307,15 +152,15 @@ impl Gguf {
 
     /// The file's name, for messages.
     pub fn name(&self) -> &str {
-        self.parts.first().map_or("", Source::name)
+        self.parts.first().map_or("", |p| p.source.name())
     }
 
     /// How tensor data comes into memory (`mmap`, `read`, or `memory` that holds it already), and
     /// why so.
     pub fn load_choice(&self) -> (&'static str, &str) {
         // Metadata that was put together lies in memory, whatever becomes of the data.
-        let files = self.parts.iter().find(|p| p.choice().0 != "memory");
-        files.or(self.parts.first()).map_or(("", ""), Source::choice)
+        let files = self.parts.iter().find(|p| p.source.choice().0 != "memory");
+        files.or(self.parts.first()).map_or(("", ""), |p| p.source.choice())
     }
 
     /// That the files are still those that were opened: to be asked after tensor data was used,
@@ -325,12 +170,12 @@ impl Gguf {
     /// Naming the file that was cut or written to meanwhile, and the tensor where that is known.
     pub fn check_unchanged(&self) -> Result<()> {
         self.parts.iter().enumerate().try_for_each(|(i, part)| {
-            let Err(e) = part.check() else { return Ok(()) };
+            let Err(e) = part.source.check() else { return Ok(()) };
             let holds = |at: usize| {
-                let of = |t: &&TensorInfo| t.part == i && at < t.offset + t.bytes;
-                self.tensors.iter().filter(of).min_by_key(|t| t.offset)
+                let of = |t: &TensorInfo<'_>| t.part == i && at < t.offset + t.bytes;
+                self.tensors().filter(of).min_by_key(|t| t.offset)
             };
-            match (e, part.lost_at().and_then(holds)) {
+            match (e, part.source.lost_at().and_then(holds)) {
                 (Error::Model { file, what }, Some(t)) => {
                     Err(Error::model(file, format!("tensor '{}': the file {what}", t.name)))
                 }
@@ -342,7 +187,8 @@ impl Gguf {
     /// Whether `path` is one of its files.
     pub(super) fn is_made_of(&self, path: &Path) -> bool {
         let Ok(path) = std::fs::canonicalize(path) else { return false };
-        self.parts.iter().any(|p| std::fs::canonicalize(p.name()).is_ok_and(|own| own == path))
+        let own = |p: &Part| std::fs::canonicalize(p.source.name());
+        self.parts.iter().any(|p| own(p).is_ok_and(|own| own == path))
     }
 
     /// That it may be written as a GGUF file: not where it was put together from the files of
@@ -377,7 +223,7 @@ impl Gguf {
 
     /// Bytes of all the files together.
     pub fn file_bytes(&self) -> usize {
-        self.parts.iter().map(Source::len).sum()
+        self.parts.iter().map(|p| p.source.len()).sum()
     }
 
     /// An error about this file.
@@ -385,20 +231,31 @@ impl Gguf {
         Error::model(self.name(), what)
     }
 
-    /// The metadata in the file's order.
-    pub fn metadata(&self) -> impl ExactSizeIterator<Item = (&str, Value<'_>)> {
-        self.entries.iter().map(|e| (e.key.as_str(), self.decode(e)))
+    /// The bytes of the `i`th key.
+    fn key_row(&self, i: usize) -> &[u8] {
+        let range = self.keys[i] as usize..self.keys[i + 1] as usize;
+        self.parts[0].head.get(range).unwrap_or_default()
     }
 
-    fn decode(&self, e: &Entry) -> Value<'_> {
-        let raw = self.head.get(e.range.clone()).unwrap_or_default();
-        // The reader checked the encoding when it opened the file.
-        Value::decode(e.ty, raw).unwrap_or(Value::Str(""))
+    fn key_name(&self, i: usize) -> &[u8] {
+        table::name(self.key_row(i))
+    }
+
+    /// The `i`th key and its value.
+    fn key(&self, i: usize) -> (&str, Value<'_>) {
+        // The encoding was checked when the file was opened, so the fallbacks are not taken.
+        let (name, ty, raw) = table::key(self.key_row(i)).unwrap_or(("", ValueType::Str, &[]));
+        (name, Value::decode(ty, raw).unwrap_or(Value::Str("")))
+    }
+
+    /// The metadata in the file's order.
+    pub fn metadata(&self) -> impl ExactSizeIterator<Item = (&str, Value<'_>)> {
+        (0..self.keys.len() - 1).map(|i| self.key(i))
     }
 
     /// The value of a key, whatever its type.
     pub fn value(&self, key: &str) -> Option<Value<'_>> {
-        self.keys.get(key).map(|&i| self.decode(&self.entries[i]))
+        self.keys_by_name.find(key, |i| self.key_name(i)).map(|i| self.key(i).1)
     }
 
     /// The value of a key that may be absent, as `T`.
@@ -451,13 +308,43 @@ impl Gguf {
     }
 
     /// The tensors in the file's order (for a split model, part after part).
-    pub fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorInfo<'_>> {
+        (0..self.rows.len() + self.made.len()).map(|i| self.info(i))
     }
 
     /// A tensor's row of the table.
-    pub fn tensor_info(&self, name: &str) -> Option<&TensorInfo> {
-        self.names.get(name).map(|&i| &self.tensors[i])
+    pub fn tensor_info(&self, name: &str) -> Option<TensorInfo<'_>> {
+        self.find(name).map(|i| self.info(i))
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.tensors_by_name.find(name, |i| self.tensor_name(i))
+    }
+
+    fn sorted_tensors(&self) -> std::result::Result<ByName, usize> {
+        ByName::of(self.rows.len() + self.made.len(), |i| self.tensor_name(i))
+    }
+
+    /// What the head of its part holds from a row on.
+    fn row(&self, row: Row) -> &[u8] {
+        self.parts[row.part as usize].head.get(row.at as usize..).unwrap_or_default()
+    }
+
+    fn tensor_name(&self, i: usize) -> &[u8] {
+        match self.rows.get(i) {
+            Some(&row) => table::name(self.row(row)),
+            None => self.made[i - self.rows.len()].name.as_bytes(),
+        }
+    }
+
+    /// The `i`th tensor.
+    fn info(&self, i: usize) -> TensorInfo<'_> {
+        let Some(&row) = self.rows.get(i) else { return self.made[i - self.rows.len()].view() };
+        // Rows were checked when their file was opened, in memory that nobody else can write to.
+        let mut t = table::tensor(self.row(row)).expect("it was checked");
+        t.part = row.part as usize;
+        t.offset = t.offset.saturating_add(self.parts[t.part].data);
+        t
     }
 
     /// A tensor over the file's own bytes, which it shares: `[cols, rows, experts, outer]` of the
@@ -466,15 +353,15 @@ impl Gguf {
     /// # Errors
     /// When there is no such tensor.
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
-        let Some(t) = self.tensor_info(name) else {
+        let Some(i) = self.find(name) else {
             return Err(self.error(format!(
                 "tensor '{name}' is missing: the file is incomplete, or of another architecture \
                  than it says"
             )));
         };
-        let [cols, rows, experts, outer] = t.shape;
+        let [cols, rows, experts, outer] = self.info(i).shape;
         // The product is at most the tensor's bytes, because a row takes at least one.
-        self.view(t, [experts * outer, rows, cols])
+        self.view(i, [experts * outer, rows, cols])
     }
 
     /// A tensor seen as `experts` matrices of `rows` rows of `cols` elements, whatever dimensions
@@ -483,25 +370,25 @@ impl Gguf {
     /// # Errors
     /// When there is no such tensor, or it does not hold as many elements.
     pub fn tensor_as(&self, name: &str, shape: [usize; 3]) -> Result<HostTensor> {
-        let Some(t) = self.tensor_info(name) else {
+        let Some(i) = self.find(name) else {
             return Err(self.error(format!("tensor '{name}' is missing")));
         };
-        self.view(t, shape)
+        self.view(i, shape)
     }
 
     /// The bytes of a tensor in some shape: the file's own, or made of them.
-    fn view(&self, t: &TensorInfo, shape: [usize; 3]) -> Result<HostTensor> {
+    fn view(&self, i: usize, shape: [usize; 3]) -> Result<HostTensor> {
+        let t = self.info(i);
         let what = format_args!("tensor '{}'", t.name);
-        let recipe = self.names.get(&t.name).and_then(|i| self.recipes.get(i));
-        let (owner, range) = match recipe {
-            None => self.parts[t.part].bytes(t.offset..t.offset + t.bytes, &what)?,
+        let (owner, range) = match self.recipes.get(&i) {
+            None => self.parts[t.part].source.bytes(t.offset..t.offset + t.bytes, &what)?,
             Some(recipe) => {
-                let made = recipe.make(&self.parts, &what)?;
+                let made = recipe.make(&|part| &self.parts[part].source, &what)?;
                 let range = 0..made.len();
                 (Arc::new(made) as Bytes, range)
             }
         };
-        HostTensor::new(&t.name, t.dtype, shape, owner, range).ok_or_else(|| {
+        HostTensor::new(&*t.name, t.dtype, shape, owner, range).ok_or_else(|| {
             let has = &t.shape[..t.n_dims];
             self.error(format!("{what} of shape {has:?} is no {shape:?}"))
         })
@@ -517,41 +404,44 @@ impl Gguf {
         folder: PathBuf,
         head: Vec<u8>,
         parts: Vec<Source>,
-        tensors: Vec<(TensorInfo, Option<Recipe>)>,
+        tensors: Vec<(TensorInfo<'static>, Option<Recipe>)>,
     ) -> Result<Gguf> {
         let mut gguf = Gguf::from_bytes(name, Arc::new(head))?;
-        gguf.parts.extend(parts);
+        gguf.parts.extend(parts.into_iter().map(|source| Part { source, head: vec![], data: 0 }));
         gguf.folder = Some(folder);
-        for (t, recipe) in tensors {
-            let i = gguf.tensors.len();
-            if gguf.names.insert(t.name.clone(), i).is_some() {
-                return Err(gguf.error(format!("two tensors are the model's '{}'", t.name)));
-            }
+        for (i, (t, recipe)) in tensors.into_iter().enumerate() {
             gguf.recipes.extend(recipe.map(|r| (i, r)));
-            gguf.tensors.push(t);
+            gguf.made.push(t);
         }
+        gguf.tensors_by_name = gguf.sorted_tensors().map_err(|i| {
+            gguf.error(format!("two tensors are the model's '{}'", gguf.info(i).name))
+        })?;
         Ok(gguf)
     }
 
     /// Appends the tensors of the next part of a split model.
     pub(super) fn append(&mut self, part: Gguf) -> Result<()> {
-        let index = self.parts.len();
-        let file = part.name().to_owned();
-        for mut t in part.tensors {
-            t.part = index;
-            if self.names.insert(t.name.clone(), self.tensors.len()).is_some() {
-                let what = format!("tensor '{}' is in an earlier part of the model too", t.name);
-                return Err(Error::model(file, what));
-            }
-            self.tensors.push(t);
+        let index = self.parts.len() as u32;
+        if let Some(t) = part.tensors().find(|t| self.find(&t.name).is_some()) {
+            let what = format!("tensor '{}' is in an earlier part of the model too", t.name);
+            return Err(part.error(what));
         }
+        self.rows.extend(part.rows.iter().map(|row| Row { part: index, ..*row }));
         self.parts.extend(part.parts);
+        // No name is there twice: they were compared just now.
+        self.tensors_by_name = self.sorted_tensors().unwrap_or_default();
         Ok(())
     }
 }
 
 impl std::fmt::Debug for Gguf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} keys, {} tensors", self.name(), self.entries.len(), self.tensors.len())
+        write!(
+            f,
+            "{}: {} keys, {} tensors",
+            self.name(),
+            self.metadata().len(),
+            self.tensors().len()
+        )
     }
 }

@@ -48,13 +48,17 @@ pub(crate) enum Recipe {
 }
 
 impl Recipe {
-    /// The bytes of the tensor that `what` names.
+    /// The bytes of the tensor that `what` names, of the files that `part` gives by number.
     ///
     /// # Errors
     /// Those of [`Source::bytes`]; [`Error::Memory`] when there is no room.
-    pub(super) fn make(&self, parts: &[Source], what: &dyn Display) -> Result<Vec<u8>> {
+    pub(super) fn make<'p>(
+        &self,
+        part: &dyn Fn(usize) -> &'p Source,
+        what: &dyn Display,
+    ) -> Result<Vec<u8>> {
         let held = |p: &Piece| -> Result<Held> {
-            let (owner, range) = parts[p.part].bytes(p.range.clone(), what)?;
+            let (owner, range) = part(p.part).bytes(p.range.clone(), what)?;
             Ok(Held { owner, range })
         };
         let mut out = Vec::new();
@@ -191,7 +195,8 @@ mod tests {
 
     fn made(recipe: &Recipe, parts: &[&[u8]]) -> Option<Vec<u8>> {
         let source = |p: &&[u8]| Source::from_bytes("test", Arc::new(p.to_vec()));
-        recipe.make(&parts.iter().map(source).collect::<Vec<_>>(), &"it").ok()
+        let parts: Vec<Source> = parts.iter().map(source).collect();
+        recipe.make(&|i| &parts[i], &"it").ok()
     }
 
     fn whole(part: usize, len: usize) -> Piece {

@@ -7,7 +7,7 @@ use gristmill_core::{DType, Error, Result};
 use std::collections::{BTreeMap, HashMap};
 
 /// A tensor and, where it is made, from what.
-pub(super) type Made = (TensorInfo, Option<Recipe>);
+pub(super) type Made = (TensorInfo<'static>, Option<Recipe>);
 
 /// A tensor of a file, which is the model's `part`th.
 #[derive(Clone, Copy)]
@@ -81,7 +81,7 @@ struct Assembly<'m> {
 
 /// A row of the table for a tensor of this shape, the slowest dimension first; more than four are
 /// folded into the slowest.
-fn info(name: String, dtype: DType, slowest_first: &[usize]) -> Option<TensorInfo> {
+fn info(name: String, dtype: DType, slowest_first: &[usize]) -> Option<TensorInfo<'static>> {
     let mut shape = [1usize; 4];
     for (i, &d) in slowest_first.iter().rev().enumerate() {
         shape[i.min(3)] = shape[i.min(3)].checked_mul(d)?;
@@ -89,6 +89,7 @@ fn info(name: String, dtype: DType, slowest_first: &[usize]) -> Option<TensorInf
     let rows = shape[1..].iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     let bytes = dtype.bytes(shape[0])?.checked_mul(rows)?;
     let n_dims = slowest_first.len().min(4);
+    let name = name.into();
     Some(TensorInfo { name, dtype, shape, n_dims, offset: 0, bytes, part: 0 })
 }
 

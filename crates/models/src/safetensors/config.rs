@@ -7,6 +7,9 @@ use std::path::Path;
 
 /// The largest file that is read, in bytes; the published ones have a few thousand.
 const MAX_BYTES: usize = 1 << 20;
+/// The most values, counted by the marks between them; the published ones have a few hundred. A value
+/// takes a few hundred bytes of ours, so this is what bounds the memory.
+const MAX_VALUES: usize = 1 << 14;
 
 /// The fields of a `config.json`, those of the language model where there are others.
 pub(super) struct Config {
@@ -31,6 +34,10 @@ impl Config {
     /// As [`Config::open`].
     pub(super) fn parse(file: String, text: &[u8]) -> Result<Config> {
         let fail = |what: String| Error::model(file.clone(), what);
+        let values = text.iter().filter(|b| matches!(b, b',' | b'[' | b'{')).count();
+        if values > MAX_VALUES {
+            return Err(fail(format!("has {values} values, more than the {MAX_VALUES} allowed")));
+        }
         let value = serde_json::from_slice(text);
         let Value::Object(mut fields) = value.map_err(|e| fail(format!("is not JSON: {e}")))?
         else {

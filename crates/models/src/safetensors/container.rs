@@ -10,7 +10,6 @@ use gristmill_core::{DType, Error, Result};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -18,6 +17,10 @@ use std::ops::Range;
 const MAX_HEADER: u64 = 100_000_000;
 /// More tensors than any file has.
 const MAX_TENSORS: usize = 1 << 18;
+/// Beyond this many tensors, a file must have so many bytes for each. Our tables take a few hundred
+/// bytes a tensor, and those of a model many thousand: so no tables outgrow their file.
+const FEW_TENSORS: usize = 1024;
+const LEAST_BYTES: usize = 512;
 /// More dimensions than any tensor has.
 const MAX_DIMS: usize = 8;
 
@@ -101,9 +104,21 @@ pub(super) fn read(source: &Source) -> Result<Vec<Entry>> {
         reader.end()?; // nothing but spaces may follow
         Ok(entries)
     });
-    let entries = parsed.map_err(|e| fail(format!("the header is not valid: {e}")))?;
+    let mut entries = parsed.map_err(|e| fail(format!("the header is not valid: {e}")))?;
+    entries.shrink_to_fit();
+    check_names(&entries).map_err(fail)?;
     check_cover(&entries, source.len() - data, source.len()).map_err(fail)?;
     Ok(entries)
+}
+
+/// Checks that no two tensors have one name.
+fn check_names(entries: &[Entry]) -> std::result::Result<(), String> {
+    let mut names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(format!("tensor '{}' appears twice: damaged", pair[0])),
+        None => Ok(()),
+    }
 }
 
 /// Checks that the tensors cover the data once, without holes.
@@ -151,7 +166,8 @@ impl<'de> Visitor<'de> for Header {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Vec<Entry>, A::Error> {
         use serde::de::Error;
         let mut entries = Vec::new();
-        let mut names = HashSet::new();
+        let file = self.data + self.length;
+        let most = MAX_TENSORS.min(FEW_TENSORS.max(file / LEAST_BYTES));
         while let Some(Text(name)) = map.next_key()? {
             if name == "__metadata__" {
                 map.next_value::<IgnoredAny>()?;
@@ -160,14 +176,12 @@ impl<'de> Visitor<'de> for Header {
             let raw: Raw<'_> = map
                 .next_value()
                 .map_err(|e| A::Error::custom(format_args!("tensor '{name}': {e}")))?;
-            if entries.len() == MAX_TENSORS {
-                return Err(A::Error::custom(format_args!("more than {MAX_TENSORS} tensors")));
+            if entries.len() == most {
+                return Err(A::Error::custom(format_args!(
+                    "more than {most} tensors in {file} bytes: damaged"
+                )));
             }
-            let entry = self.entry(&name, &raw).map_err(A::Error::custom)?;
-            if !names.insert(name.clone()) {
-                return Err(A::Error::custom(format_args!("tensor '{name}' appears twice")));
-            }
-            entries.push(entry);
+            entries.push(self.entry(&name, &raw).map_err(A::Error::custom)?);
         }
         Ok(entries)
     }

@@ -6,10 +6,10 @@
 use super::container::{self, Entry};
 use crate::source::{self, LoadMode, Source};
 use gristmill_core::{Error, Result};
-use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -130,72 +130,114 @@ impl Shard {
 fn indexed(path: &Path, mode: LoadMode) -> Result<Vec<Shard>> {
     let text = source::whole(path, MAX_INDEX)?;
     let fail = |what: String| Error::model(path.display().to_string(), what);
-    let index: Index<'_> =
-        serde_json::from_slice(&text).map_err(|e| fail(format!("is no index: {e}")))?;
-    let mut shards = Vec::new();
-    let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    for (file, wanted) in &index.weight_map.0 {
-        let file: &str = file;
-        // The name of a file beside the index, and nothing else.
-        let plain = Path::new(file).components().count() == 1
-            && Path::new(file).file_name().is_some_and(|n| n == file);
-        if !plain {
-            return Err(fail(format!("'weight_map' names '{file}', no file beside the index")));
-        }
-        let part = Shard::read(Source::open(&path.with_file_name(file), mode)?)?;
-        let held: HashSet<&str> = part.entries.iter().map(|e| e.name.as_str()).collect();
-        if let Some(missing) = wanted.iter().find(|w| !held.contains(w.as_ref())) {
-            return Err(fail(format!(
-                "'weight_map' says that '{missing}' is in '{file}': it is not"
-            )));
-        }
-        for e in &part.entries {
-            if let Some(other) = seen.insert(e.name.clone(), file.to_owned()) {
-                return Err(fail(format!("tensor '{}' is in '{other}' and '{file}'", e.name)));
+    // Twice through the text rather than a copy of it in tables: first the files, then the tensors.
+    let mut files = BTreeSet::new();
+    walk(&text, &mut |_, file| {
+        if !files.contains(file) {
+            // The name of a file beside the index, and nothing else.
+            let plain = Path::new(file).components().count() == 1
+                && Path::new(file).file_name().is_some_and(|n| n == file);
+            if !plain {
+                return Err(format!("'weight_map' names '{file}', no file beside the index"));
             }
+            if files.len() == MAX_FILES {
+                return Err(format!("more than {MAX_FILES} files"));
+            }
+            files.insert(file.to_owned());
         }
-        shards.push(part);
-    }
-    if shards.is_empty() {
+        Ok(())
+    })
+    .map_err(fail)?;
+    if files.is_empty() {
         return Err(fail("'weight_map' names no tensor".into()));
     }
+    let read = |file: &String| Shard::read(Source::open(&path.with_file_name(file), mode)?);
+    let shards = files.iter().map(read).collect::<Result<Vec<_>>>()?;
+
+    // Every tensor with its file.
+    let mut held: Vec<(&str, &String)> = vec![];
+    for (shard, file) in shards.iter().zip(&files) {
+        held.extend(shard.entries.iter().map(|e| (e.name.as_str(), file)));
+    }
+    held.sort_unstable();
+    if let Some(two) = held.windows(2).find(|two| two[0].0 == two[1].0) {
+        let [(name, a), (_, b)] = [two[0], two[1]];
+        return Err(fail(format!("tensor '{name}' is in '{a}' and '{b}'")));
+    }
+    walk(&text, &mut |tensor, file| match held.binary_search_by(|h| h.0.cmp(tensor)) {
+        Ok(at) if held[at].1 == file => Ok(()),
+        _ => Err(format!("'weight_map' says that '{tensor}' is in '{file}': it is not")),
+    })
+    .map_err(fail)?;
     Ok(shards)
 }
 
-#[derive(Deserialize)]
-struct Index<'a> {
-    #[serde(borrow)]
-    weight_map: Map<'a>,
+/// What is done with each tensor of an index and the file that it is in.
+type Each<'f> = &'f mut dyn FnMut(&str, &str) -> std::result::Result<(), String>;
+
+/// Goes through the tensors of an index.
+fn walk(text: &[u8], each: Each<'_>) -> std::result::Result<(), String> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let walked = Index(each).deserialize(&mut reader).and_then(|found| {
+        reader.end()?;
+        Ok(found)
+    });
+    match walked {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("is no index: missing field `weight_map`".into()),
+        Err(e) => Err(format!("is no index: {e}")),
+    }
 }
 
-/// The tensors of each file.
-struct Map<'a>(BTreeMap<Cow<'a, str>, Vec<Cow<'a, str>>>);
+/// The object around the map; gives whether the map is there.
+struct Index<'f>(Each<'f>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Map<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
-        struct ByFile<'a>(std::marker::PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for ByFile<'a> {
-            type Value = Map<'a>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors and the files they are in")
-            }
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Map<'a>, A::Error> {
-                let mut files: BTreeMap<Cow<'a, str>, Vec<Cow<'a, str>>> = BTreeMap::new();
-                while let Some((Text(tensor), Text(file))) = map.next_entry()? {
-                    if files.len() == MAX_FILES && !files.contains_key(&file) {
-                        return Err(serde::de::Error::custom(format_args!(
-                            "more than {MAX_FILES} files"
-                        )));
-                    }
-                    files.entry(file).or_default().push(tensor);
-                }
-                Ok(Map(files))
+/// The tensors and their files.
+struct Map<'f>(Each<'f>);
+
+impl<'de> DeserializeSeed<'de> for Index<'_> {
+    type Value = bool;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<bool, D::Error> {
+        d.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Index<'_> {
+    type Value = bool;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a 'weight_map'")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<bool, A::Error> {
+        let mut found = false;
+        while let Some(Text(key)) = map.next_key()? {
+            if key == "weight_map" {
+                found = true;
+                map.next_value_seed(Map(&mut *self.0))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
             }
         }
-        d.deserialize_map(ByFile(std::marker::PhantomData))
+        Ok(found)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Map<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
+        d.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Map<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors and the files they are in")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        while let Some((Text(tensor), Text(file))) = map.next_entry()? {
+            (self.0)(&tensor, &file).map_err(serde::de::Error::custom)?;
+        }
+        Ok(())
     }
 }
 

@@ -99,7 +99,7 @@ fn put_together(
         let (offset, part) = (computed.len(), shards.len() + 1);
         computed.extend(values.iter().flat_map(|x| x.to_le_bytes()));
         let (bytes, shape) = (values.len() * 4, [values.len(), 1, 1, 1]);
-        let (name, dtype) = ((*name).to_owned(), DType::F32);
+        let (name, dtype) = ((*name).into(), DType::F32);
         tensors.push((TensorInfo { name, dtype, shape, n_dims: 1, offset, bytes, part }, None));
     }
     let mut parts: Vec<Source> = shards.iter().map(|s| s.source.clone()).collect();

@@ -6,6 +6,7 @@
 #![allow(dead_code)] // tests and driver use their own parts
 
 mod published;
+mod texts;
 
 use gristmill_core::DType;
 use gristmill_models::arch::{KvTypes, architecture, check_tensors, supported};
@@ -23,11 +24,42 @@ pub struct Target {
     pub run: fn(&[u8]),
     /// Sound files to begin with, by name.
     pub seeds: fn() -> Vec<(String, Vec<u8>)>,
+    /// How files are changed.
+    pub change: Change,
+}
+
+/// How the files of a corpus are changed.
+#[derive(Clone, Copy)]
+pub enum Change {
+    /// Byte by byte: see [`mutated`].
+    Bytes,
+    /// Mostly value by value, so that they stay JSON.
+    Json,
+    /// Mostly word by word.
+    Words,
+}
+
+impl Target {
+    /// A file near those of the corpus.
+    pub fn case(&self, corpus: &[(PathBuf, Vec<u8>)], random: &mut Random) -> Vec<u8> {
+        let text = match self.change {
+            Change::Bytes => None,
+            _ if random.below(8) == 0 => None,
+            Change::Json => texts::changed_json(corpus, random),
+            Change::Words => texts::changed_words(corpus, random),
+        };
+        text.unwrap_or_else(|| mutated(corpus, random))
+    }
 }
 
 /// Every target.
-pub const TARGETS: &[Target] =
-    &[Target { name: "gguf", run: gguf, seeds: gguf_seeds }, published::WEIGHTS, published::CONFIG];
+pub const TARGETS: &[Target] = &[
+    Target { name: "gguf", run: gguf, seeds: gguf_seeds, change: Change::Bytes },
+    published::WEIGHTS,
+    published::CONFIG,
+    texts::TOKENIZER,
+    texts::TEMPLATE,
+];
 
 /// The folder of a target's corpus.
 pub fn corpus(target: &Target) -> PathBuf {
@@ -269,7 +301,7 @@ const EDGES: [u64; 20] = [
 ];
 
 /// A file near those of the corpus: one of them with a few changes.
-pub fn mutated(corpus: &[(PathBuf, Vec<u8>)], random: &mut Random) -> Vec<u8> {
+fn mutated(corpus: &[(PathBuf, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     let mut b = corpus[random.below(corpus.len())].1.clone();
     // Most of what can go wrong is in the head of a file, which is short.
     let near = |b: &[u8], random: &mut Random| {

@@ -1,16 +1,18 @@
 //! The readers of published models: files of safetensors, and `config.json`.
 
-use super::{KV, Target};
+use super::{Change, KV, Target};
 use gristmill_models::arch::{architecture, check_tensors, tensor};
 use gristmill_models::safetensors;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// A file of weights may be anything.
-pub const WEIGHTS: Target = Target { name: "safetensors", run: weights, seeds: weights_seeds };
+pub const WEIGHTS: Target =
+    Target { name: "safetensors", run: weights, seeds: weights_seeds, change: Change::Bytes };
 
 /// A configuration may be anything.
-pub const CONFIG: Target = Target { name: "config", run: config, seeds: config_seeds };
+pub const CONFIG: Target =
+    Target { name: "config", run: config, seeds: config_seeds, change: Change::Json };
 
 fn weights(bytes: &[u8]) {
     for kind in ["llama", "mixtral", "gpt_oss"] {

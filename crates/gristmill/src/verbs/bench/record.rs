@@ -176,9 +176,8 @@ fn format_of(gguf: &Gguf) -> String {
     if !known.is_empty() {
         return known.to_owned();
     }
-    let bytes_of = |d: DType| -> usize {
-        gguf.tensors().iter().filter(|t| t.dtype == d).map(|t| t.bytes).sum()
-    };
+    let bytes_of =
+        |d: DType| -> usize { gguf.tensors().filter(|t| t.dtype == d).map(|t| t.bytes).sum() };
     DType::all().max_by_key(|&d| bytes_of(d)).map_or(String::new(), |d| d.name().to_owned())
 }
 

@@ -1,6 +1,6 @@
 """What each family's tiny model looks like, and what llama.cpp's converter writes about it."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import transformers as tf
@@ -53,6 +53,12 @@ class Sizes:
             max_position_embeddings=self.context, tie_word_embeddings=self.tied,
             bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
+    def whole_groups(self):
+        """For matrices whose columns are in groups of 32 at least."""
+        self.head_dim = -(-self.head_dim // 32) * 32
+        self.width = -(-self.width // (self.heads * 32)) * self.heads * 32
+        return self
+
     def whole_heads(self):
         """For families whose heads must divide the width."""
         self.width = self.heads * self.head_dim
@@ -70,6 +76,8 @@ class Family:
     permute: bool = False
     norm_plus_one: bool = False
     mxfp4: bool = False
+    # The layout of quantized matrices, see packed.py.
+    packed: str = ""
     gguf: bool = True
     prompts: tuple = (1, 5, 23, 70)
 
@@ -226,6 +234,14 @@ FAMILIES = {
     "gpt-oss": Family(A.GPT_OSS, tf.GptOssForCausalLM, gpt_oss, keys_gpt_oss),
     "gpt-oss-mxfp4": Family(A.GPT_OSS, tf.GptOssForCausalLM, gpt_oss, keys_gpt_oss, mxfp4=True),
 }
+
+for base, layout in [
+    ("llama", "compressed-tensors"), ("llama", "gptq"), ("llama", "awq"),
+    # Fused matrices, and experts.
+    ("phi3", "gptq"), ("mixtral", "compressed-tensors"), ("qwen3moe", "awq"),
+]:
+    config = lambda s, inner=FAMILIES[base].config: inner(s.whole_groups())
+    FAMILIES[f"{base}-{layout}"] = replace(FAMILIES[base], config=config, packed=layout, gguf=False)
 
 
 def gemma3(s):

@@ -18,6 +18,7 @@ from gguf import GGMLQuantizationType as QT
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+import packed as layouts
 from families import FAMILIES, Sizes
 
 torch.set_num_threads(1)
@@ -200,10 +201,17 @@ def make(name, seed, out, given, shards):
         shapes = {k: v.shape for k, v in load_file(f"{t}/model.safetensors").items()}
         weights = {k: draw(seed, f"{name}/{k}", s, family) for k, s in shapes.items()}
         packed = {}
+        quantization = None
         reference = dict(weights)
         if family.mxfp4:
             packed = mxfp4_experts(weights)
+            quantization = {"quant_method": "mxfp4"}
             reference = weights | dequantized(packed, {k: s for k, s in shapes.items()})
+        if family.packed:
+            matrices = {k: v for k, v in weights.items() if k.endswith(("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight"))}
+            values, packed, quantization = layouts.quantize(rng, family.packed, matrices)
+            reference = weights | values
+            weights = {k: v for k, v in weights.items() if k not in values}
         save_file({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in reference.items()}, f"{t}/model.safetensors", metadata={"format": "pt"})
         model = family.model.from_pretrained(t, dtype=torch.float32, attn_implementation="eager")
         model.eval()
@@ -211,12 +219,12 @@ def make(name, seed, out, given, shards):
     config.dtype = torch.bfloat16
     config.architectures = [family.model.__name__]
     config.save_pretrained(folder)
-    if family.mxfp4:
+    if quantization:
         own = json.loads((folder / "config.json").read_text())
-        own["quantization_config"] = {"quant_method": "mxfp4"}
+        own["quantization_config"] = quantization
         (folder / "config.json").write_text(json.dumps(own, indent=1))
     files = {k: torch.from_numpy(np.ascontiguousarray(v)).to(torch.bfloat16) for k, v in weights.items()}
-    files |= {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in packed.items()}
+    files |= {k: torch.from_numpy(np.ascontiguousarray(v)) if isinstance(v, np.ndarray) else v for k, v in packed.items()}
     save_shards(folder, files, shards)
     if family.gguf:
         plain, raw = gguf_tensors(family, config, weights, packed)

@@ -207,7 +207,7 @@ fn configurations() {
             "field 'short_factor' is not 2 numbers above zero",
         ),
         ("rope_scaling", json!("yarn"), "field 'rope_scaling' is 'yarn', not an object"),
-        ("quantization_config", json!({ "quant_method": "gptq" }), "has the method 'gptq'"),
+        ("quantization_config", json!({ "quant_method": "hqq" }), "has the method 'hqq'"),
         ("head_dim", json!(3), "cannot rotate in pairs"),
     ] {
         let text = with(key, value).refusal();

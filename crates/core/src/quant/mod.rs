@@ -24,7 +24,7 @@ mod unpack;
 pub use coded::{CodedFormat, OneRow, Scale, Words, decode};
 pub use packed::{Packed, PackedInts, PackedScale, packed_type};
 pub use sample::sample;
-pub use unpack::{PackedLayout, PackedMatrix};
+pub use unpack::{PackedLayout, PackedMatrix, PackedParts};
 
 macro_rules! formats {
     ($($file:ident $format:ident;)+) => {$(

@@ -28,7 +28,7 @@ pub enum PackedLayout {
 }
 
 /// A quantized matrix of `rows` (outputs) by `cols` (inputs).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 #[allow(missing_docs)] // described at the layouts
 pub struct PackedMatrix<'a> {
     /// What messages call it.
@@ -47,6 +47,19 @@ pub struct PackedMatrix<'a> {
     pub zeros: Option<&'a [u8]>,
 }
 
+/// What a matrix becomes, and the shapes of the tensors that it is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PackedParts {
+    /// The type of its rows.
+    pub dtype: DType,
+    /// Words.
+    pub weights: [usize; 2],
+    /// Of the scales' type.
+    pub scales: [usize; 2],
+    /// Words.
+    pub zeros: [usize; 2],
+}
+
 /// Word `i`; the caller has checked that there is one.
 fn word(bytes: &[u8], i: usize) -> u32 {
     bytes.as_chunks::<4>().0.get(i).map_or(0, |&b| u32::from_le_bytes(b))
@@ -56,32 +69,34 @@ fn word(bytes: &[u8], i: usize) -> u32 {
 const AWQ_PLACE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 impl PackedMatrix<'_> {
-    /// The type that [`PackedMatrix::rows`] gives, and its bytes, row after row. Blocks are as long
-    /// as groups and the length of a row allow; scales in bf16 become f32.
+    fn refuse<T>(&self, what: String) -> Result<T> {
+        Err(Error::model(self.name, what))
+    }
+
+    /// The type that [`PackedMatrix::rows`] gives, and what it needs; its bytes are not looked at.
+    /// Blocks are as long as groups and the length of a row allow; scales in bf16 become f32.
     ///
     /// # Errors
-    /// [`Error::Model`], with the name of the matrix, for what the packed types cannot hold (other
-    /// bits, groups that are no multiple of 32, zeros of eight bits other than 128) and for tensors
-    /// whose size does not follow from the shape.
-    pub fn rows(&self) -> Result<(DType, Vec<u8>)> {
-        let refuse = |what: String| Err(Error::model(self.name, what));
+    /// [`Error::Model`], with the name of the matrix, for what the packed types cannot hold: other
+    /// bits, groups that are no multiple of 32, scales of another type.
+    pub fn parts(&self) -> Result<PackedParts> {
         let (bits, rows, cols) = (self.bits, self.rows, self.cols);
         if ![1, 2, 4, 8].contains(&bits) || self.layout == PackedLayout::Awq && bits != 4 {
-            return refuse(format!("integers of {bits} bits in the {:?} layout", self.layout));
+            return self.refuse(format!("integers of {bits} bits in the {:?} layout", self.layout));
         }
         if rows == 0 || cols == 0 {
-            return refuse(format!("has {rows} rows of {cols} columns"));
+            return self.refuse(format!("has {rows} rows of {cols} columns"));
         }
         let group = self.group.unwrap_or(cols);
         let Some(block) =
             [128, 64, 32].into_iter().find(|&b| group.is_multiple_of(b) && cols.is_multiple_of(b))
         else {
-            return refuse(format!(
+            return self.refuse(format!(
                 "has groups of {group} in rows of {cols}; only multiples of 32 can be packed"
             ));
         };
         if !cols.is_multiple_of(group) {
-            return refuse(format!("has groups of {group} in rows of {cols}"));
+            return self.refuse(format!("has groups of {group} in rows of {cols}"));
         }
         let groups = cols / group;
         let per = 32 / bits;
@@ -91,59 +106,103 @@ impl PackedMatrix<'_> {
             PackedLayout::Gptq | PackedLayout::GptqV2 => ([across, rows], [groups, down]),
             PackedLayout::Awq => ([cols, down], [groups, down]),
         };
-        let scale_bytes = self.scale_type.block_bytes();
+        let scales = match self.layout {
+            PackedLayout::CompressedTensors => [rows, groups],
+            _ => [groups, rows],
+        };
         if ![DType::F16, DType::BF16, DType::F32].contains(&self.scale_type) {
-            return refuse(format!("has scales in {}", self.scale_type));
-        }
-        let sizes = [
-            ("weights", self.weights.len(), weights, 4),
-            ("scales", self.scales.len(), [rows, groups], scale_bytes),
-            ("zeros", self.zeros.map_or(usize::MAX, <[u8]>::len), zeros, 4),
-        ];
-        for (what, len, [a, b], size) in sizes {
-            let expected = a.checked_mul(b).and_then(|n| n.checked_mul(size));
-            if len != usize::MAX && expected != Some(len) {
-                return refuse(format!("has {len} bytes of {what}, not those of [{a}, {b}]"));
-            }
-        }
-        if self.layout != PackedLayout::CompressedTensors && self.zeros.is_none() {
-            return refuse("has no qzeros".into());
+            return self.refuse(format!("has scales in {}", self.scale_type));
         }
         let wide = self.scale_type != DType::F16;
-        let Some(dtype) = packed_type(bits, block, wide) else {
-            return refuse(format!("integers of {bits} bits in blocks of {block}"));
-        };
-        let zeros: Vec<u8> = (0..rows * groups)
-            .map(|i| self.zero(i / groups, i % groups, groups, zeros[1]) as u8)
-            .collect();
-        if bits == 8 && zeros.iter().any(|&z| z != 128) {
-            return refuse("has zeros of eight bits; only symmetric ones can be packed".into());
+        match packed_type(bits, block, wide) {
+            Some(dtype) => Ok(PackedParts { dtype, weights, scales, zeros }),
+            None => self.refuse(format!("integers of {bits} bits in blocks of {block}")),
         }
-        let bytes = dtype.bytes(cols).and_then(|n| n.checked_mul(rows)).unwrap_or(0);
-        let mut out = Vec::with_capacity(bytes);
+    }
+
+    /// The zero of every group, row after row, which must be there for the layouts that have them.
+    ///
+    /// # Errors
+    /// Those of [`PackedMatrix::parts`]; [`Error::Model`] for zeros whose size does not follow from
+    /// the shape, and for zeros of eight bits other than 128, which the packed types cannot hold.
+    pub fn zeros(&self) -> Result<Vec<u8>> {
+        let parts = self.parts()?;
+        let groups = self.cols / self.group.unwrap_or(self.cols);
+        match self.zeros {
+            Some(zeros) => self.check_size("zeros", zeros, parts.zeros, 4)?,
+            None if self.layout != PackedLayout::CompressedTensors => {
+                return self.refuse("has no qzeros".into());
+            }
+            None => {}
+        }
+        let Some(count) = self.rows.checked_mul(groups) else {
+            return self.refuse(format!("has {} rows of {groups} groups", self.rows));
+        };
+        let zero = |i: usize| self.zero(i / groups, i % groups, groups, parts.zeros[1]) as u8;
+        let zeros: Vec<u8> = (0..count).map(zero).collect();
+        if self.bits == 8 && zeros.iter().any(|&z| z != 128) {
+            return self
+                .refuse("has zeros of eight bits; only symmetric ones can be packed".into());
+        }
+        Ok(zeros)
+    }
+
+    fn check_size(&self, what: &str, bytes: &[u8], [a, b]: [usize; 2], size: usize) -> Result<()> {
+        let (len, expected) = (bytes.len(), a.checked_mul(b).and_then(|n| n.checked_mul(size)));
+        if expected != Some(len) {
+            return self.refuse(format!("has {len} bytes of {what}, not those of [{a}, {b}]"));
+        }
+        Ok(())
+    }
+
+    /// The matrix in the type of [`PackedMatrix::parts`], row after row.
+    ///
+    /// # Errors
+    /// As [`PackedMatrix::append_rows`].
+    pub fn rows(&self) -> Result<(DType, Vec<u8>)> {
+        let mut out = Vec::new();
+        Ok((self.append_rows(&mut out)?, out))
+    }
+
+    /// Appends the bytes of the rows, of the type that it returns.
+    ///
+    /// # Errors
+    /// Those of [`PackedMatrix::parts`] and [`PackedMatrix::zeros`]; [`Error::Model`] for tensors
+    /// whose size does not follow from the shape.
+    pub fn append_rows(&self, out: &mut Vec<u8>) -> Result<DType> {
+        let parts = self.parts()?;
+        let (bits, rows, cols) = (self.bits, self.rows, self.cols);
+        self.check_size("weights", self.weights, parts.weights, 4)?;
+        self.check_size("scales", self.scales, parts.scales, self.scale_type.block_bytes())?;
+        let zeros = self.zeros()?;
+        let group = self.group.unwrap_or(cols);
+        let (groups, block) = (cols / group, parts.dtype.block_len());
+        out.reserve(parts.dtype.bytes(cols).and_then(|n| n.checked_mul(rows)).unwrap_or(0));
         for row in 0..rows {
             for first in (0..cols).step_by(block) {
                 let group = first / group;
-                self.push_scale(row, group, groups, &mut out);
+                self.push_scale(row, group, groups, out);
                 if bits < 8 {
                     out.push(zeros[row * groups + group]);
                 }
                 for unit in (first..first + block).step_by(32) {
                     let mut words = [0; 32];
-                    pack_unit(bits, |j| self.integer(row, unit + j, weights[1]), &mut words);
+                    pack_unit(bits, |j| self.integer(row, unit + j, parts.weights[1]), &mut words);
                     out.extend_from_slice(&words[..4 * bits]);
                 }
             }
         }
-        Ok((dtype, out))
+        Ok(parts.dtype)
     }
 
     /// The integer of a column, of weights that are `stride` words wide.
     fn integer(&self, row: usize, col: usize, stride: usize) -> u32 {
-        let per = 32 / self.bits;
+        // `col / per` and `col % per`, which is a power of two: divisions would take longest here.
+        let log_per = 5 - self.bits.trailing_zeros();
+        let (word, place) = (col >> log_per, col & ((1 << log_per) - 1));
         let (at, place) = match self.layout {
-            PackedLayout::CompressedTensors => (row * stride + col / per, col % per),
-            PackedLayout::Gptq | PackedLayout::GptqV2 => (col / per * stride + row, col % per),
+            PackedLayout::CompressedTensors => (row * stride + word, place),
+            PackedLayout::Gptq | PackedLayout::GptqV2 => (word * stride + row, place),
             PackedLayout::Awq => (col * stride + row / 8, AWQ_PLACE[row % 8]),
         };
         self.field(self.weights, at, place)

@@ -124,7 +124,11 @@ pub fn select<S: Simd>(k: DType, v: DType) -> Option<AttentionFn> {
     super::for_kv_types!(S, k, v, attend)
 }
 
-unsafe fn attend<S: Simd, K: Stored, V: Stored>(
+/// An [`AttentionFn`] for any elements.
+///
+/// # Safety
+/// As [`AttentionFn`].
+pub(super) unsafe fn attend<S: Simd, K: Stored, V: Stored>(
     args: &AttentionArgs,
     item: &Item,
     pages: *const u32,

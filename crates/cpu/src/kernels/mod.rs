@@ -3,6 +3,8 @@
 //! A kernel is plain arithmetic on pointers: it knows no plan, no batch, no thread. It takes its
 //! arguments and a range of rows, columns or items that is its own.
 
+#[cfg(test)]
+mod any_element;
 pub mod attention;
 pub mod ceiling;
 pub mod elementwise;

@@ -67,7 +67,11 @@ pub fn select<S: Simd>(k: DType, v: DType) -> Option<QkvFn> {
     super::for_kv_types!(S, k, v, finish)
 }
 
-unsafe fn finish<S: Simd, K: Stored, V: Stored>(args: &QkvArgs, tokens: Range<usize>) {
+/// A [`QkvFn`] for any elements.
+///
+/// # Safety
+/// As [`QkvFn`].
+pub(super) unsafe fn finish<S: Simd, K: Stored, V: Stored>(args: &QkvArgs, tokens: Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe { S::assume() }.vectorize(Tokens::<K, V>(args, tokens, std::marker::PhantomData));
 }

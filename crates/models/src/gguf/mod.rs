@@ -29,7 +29,7 @@ mod writer;
 pub use crate::source::Bytes;
 pub use copy::copy;
 pub use reader::Gguf;
-pub(crate) use recipe::{Pick, Piece, Recipe};
+pub(crate) use recipe::{PackedPieces, Pick, Piece, Recipe};
 pub use table::TensorInfo;
 pub use value::{Array, FromValue, Value, ValueType};
 pub use writer::{Encode, GgufStream, GgufWriter};

@@ -1,11 +1,13 @@
 //! Tensors that no file holds as they are: made from a file's bytes when they are asked for.
 //!
 //! Other containers keep the experts of a layer apart, transposed, or with gate and up rows in
-//! turn. What a program names is a stack of plain matrices, so the bytes are moved when a weight is
-//! loaded, one tensor at a time, in their own format.
+//! turn; integers in words that run down a column, with scales apart. What a program names is a
+//! stack of plain matrices, so the bytes are moved when a weight is loaded, one tensor at a time, in
+//! their own format or in the packed one of the same integers.
 
 use crate::source::{Bytes, Source};
-use gristmill_core::{Error, Result};
+use gristmill_core::quant::PackedMatrix;
+use gristmill_core::{DType, Error, Result};
 use std::fmt::Display;
 use std::ops::Range;
 
@@ -24,6 +26,18 @@ pub(crate) struct Pick {
     pub(crate) first: usize,
     pub(crate) step: usize,
     pub(crate) count: usize,
+}
+
+/// A matrix of packed integers in pieces.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PackedPieces {
+    /// The matrix without its bytes and its name.
+    pub(crate) form: PackedMatrix<'static>,
+    /// The type that it becomes.
+    pub(crate) dtype: DType,
+    pub(crate) weights: Piece,
+    pub(crate) scales: Piece,
+    pub(crate) zeros: Option<Piece>,
 }
 
 /// How a tensor is made. Shapes are those of the source: `matrices` of `rows` by `cols`.
@@ -45,6 +59,8 @@ pub(crate) enum Recipe {
         row_blocks: usize,
         pick: Pick,
     },
+    /// Matrices of packed integers, one after the other.
+    Packed(Vec<PackedPieces>),
 }
 
 impl Recipe {
@@ -70,12 +86,28 @@ impl Recipe {
             Recipe::Join(pieces) => pieces.iter().collect(),
             Recipe::Rows { of, .. } | Recipe::Columns { of, .. } => vec![of],
             Recipe::Mxfp4 { blocks, scales, .. } => vec![blocks, scales],
+            Recipe::Packed(_) => vec![],
         };
-        if let Recipe::Join(_) = self {
-            for p in pieces {
-                out.extend_from_slice(held(p)?.bytes());
+        match self {
+            Recipe::Join(_) => {
+                for p in pieces {
+                    out.extend_from_slice(held(p)?.bytes());
+                }
+                return Ok(out);
             }
-            return Ok(out);
+            Recipe::Packed(matrices) => {
+                let name = what.to_string();
+                for m in matrices {
+                    let (weights, scales) = (held(&m.weights)?, held(&m.scales)?);
+                    let zeros = m.zeros.as_ref().map(held).transpose()?;
+                    let (weights, scales) = (weights.bytes(), scales.bytes());
+                    let zeros = zeros.as_ref().map(Held::bytes);
+                    PackedMatrix { name: &name, weights, scales, zeros, ..m.form }
+                        .append_rows(&mut out)?;
+                }
+                return Ok(out);
+            }
+            _ => {}
         }
         let pieces = pieces.into_iter().map(held).collect::<Result<Vec<_>>>()?;
         let pieces: Vec<&[u8]> = pieces.iter().map(Held::bytes).collect();
@@ -100,6 +132,9 @@ impl Recipe {
             Recipe::Mxfp4 { matrices, row_blocks, pick, .. } => {
                 product([*matrices, pick.count, *row_blocks, 17])
             }
+            Recipe::Packed(matrices) => matrices.iter().try_fold(0usize, |n, m| {
+                n.checked_add(m.dtype.bytes(m.form.cols)?.checked_mul(m.form.rows)?)
+            }),
         }
     }
 

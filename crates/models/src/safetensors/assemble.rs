@@ -1,8 +1,11 @@
 //! The tensors that programs name, out of those that files hold.
 
-use super::container::{Entry, Kind};
+use super::container::{Entry, Kind as Stored};
 use super::names::{Part, Target, target};
-use crate::gguf::{Pick, Piece, Recipe, TensorInfo};
+use super::packed::{Parts, Role};
+use super::quantization::Quantization;
+use crate::gguf::{PackedPieces, Pick, Piece, Recipe, TensorInfo};
+use crate::source::Source;
 use gristmill_core::{DType, Error, Result};
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,44 +20,73 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
-    fn piece(&self) -> Piece {
+    pub(super) fn piece(&self) -> Piece {
         Piece { part: self.part, range: self.entry.range.clone() }
     }
 }
 
-/// Gives every tensor its place in a model of the kind `model_type`, in the order of the files. What
-/// is no part of a decoder keeps its name.
+/// What decides which tensors a model has.
+pub(super) struct Kind {
+    /// The field `model_type`.
+    pub(super) model_type: &'static str,
+    /// How matrices are stored that are no floats.
+    pub(super) quantization: Option<Quantization>,
+}
+
+impl Kind {
+    /// What a tensor is to the model; of a quantized matrix, what the matrix is, and the layer and
+    /// the tensor's role in it.
+    pub(super) fn place<'n>(&self, name: &'n str) -> (Option<Target>, Option<(&'n str, Role)>) {
+        if let Some((layer, role)) = self.quantization.as_ref().and_then(|q| q.part(name))
+            && let Some(to) = target(self.model_type, &format!("{layer}.weight"))
+        {
+            return (Some(to), Some((layer, role)));
+        }
+        (target(self.model_type, name), None)
+    }
+}
+
+/// The head of a model, as programs call it.
+pub(super) const OUTPUT: &str = "output.weight";
+
+/// Gives every tensor its place in a model, in the order of `files`; quantized matrices come last.
+/// What is no part of a decoder keeps its name. The head of a `tied` model is the table of its tokens.
 ///
 /// # Errors
 /// [`Error::Model`] that lists every tensor that does not fit: of a type that is not implemented, a
-/// stack with members missing or unlike, experts of another shape.
+/// stack with members missing or unlike, experts of another shape, what cannot be packed.
 pub(super) fn assemble(
-    file: &str,
-    model_type: &str,
-    held: &[Held<'_>],
+    name: &str,
+    kind: &Kind,
     tied: bool,
+    held: &[Held<'_>],
+    files: &[Source],
 ) -> Result<Vec<Made>> {
-    let mut a = Assembly { model_type, made: vec![], wrong: vec![] };
+    let mut a = Assembly { model_type: kind.model_type, made: vec![], wrong: vec![] };
     let mut stacks: BTreeMap<String, BTreeMap<usize, Held<'_>>> = BTreeMap::new();
     let mut experts: BTreeMap<String, HashMap<Part, Held<'_>>> = BTreeMap::new();
+    let mut quantized: BTreeMap<&str, (Target, Parts<'_>)> = BTreeMap::new();
     for &h in held {
         let name = &h.entry.name;
-        match target(model_type, name) {
-            Some(Target::Whole(to)) if to == "output.weight" && tied => {}
-            Some(Target::Whole(to)) => a.whole(to, h),
-            Some(Target::Member { stack, index }) => {
+        match kind.place(name) {
+            (Some(to), Some((layer, role))) => {
+                quantized.entry(layer).or_insert((to, Parts::default())).1.set(role, h);
+            }
+            (Some(Target::Whole(to)), _) if to == OUTPUT && tied => {}
+            (Some(Target::Whole(to)), _) => a.whole(to, h),
+            (Some(Target::Member { stack, index }), _) => {
                 if stacks.entry(stack).or_default().insert(index, h).is_some() {
                     a.wrong.push(format!("tensor '{name}' is there under two names"));
                 }
             }
-            Some(Target::Experts { blk, part }) => {
+            (Some(Target::Experts { blk, part }), _) => {
                 if experts.entry(blk).or_default().insert(part, h).is_some() {
                     a.wrong.push(format!("tensor '{name}' is there under two names"));
                 }
             }
-            None => {
+            (None, _) => {
                 // Not ours to judge: a type that is not implemented does not matter here.
-                if let Kind::Number(_) = h.entry.kind {
+                if let Stored::Number(_) = h.entry.kind {
                     a.whole(name.clone(), h);
                 }
             }
@@ -66,11 +98,14 @@ pub(super) fn assemble(
     for (blk, parts) in experts {
         a.experts(&blk, &parts);
     }
+    if let Some(q) = &kind.quantization {
+        a.quantized(q, tied, quantized, files);
+    }
     if a.wrong.is_empty() {
         return Ok(a.made);
     }
     let (n, list) = (a.wrong.len(), a.wrong.join("\n  "));
-    Err(Error::model(file, format!("{n} tensors cannot be used:\n  {list}")))
+    Err(Error::model(name, format!("{n} tensors cannot be used:\n  {list}")))
 }
 
 struct Assembly<'m> {
@@ -97,8 +132,8 @@ impl Assembly<'_> {
     /// The type of a weight.
     fn number(&mut self, h: Held<'_>) -> Option<DType> {
         match h.entry.kind {
-            Kind::Number(dtype) => Some(dtype),
-            Kind::Other(kind) => {
+            Stored::Number(dtype) => Some(dtype),
+            Stored::Other(kind) => {
                 let name = &h.entry.name;
                 self.wrong.push(format!("'{name}' is of type {kind}, which is not implemented"));
                 None
@@ -141,6 +176,63 @@ impl Assembly<'_> {
         let shape = [&[members.len()], first.entry.shape.as_slice()].concat();
         let recipe = Recipe::Join(members.values().map(Held::piece).collect());
         self.add(name, dtype, &shape, recipe, first);
+    }
+
+    /// Quantized matrices, by layer.
+    fn quantized(
+        &mut self,
+        q: &Quantization,
+        tied: bool,
+        layers: BTreeMap<&str, (Target, Parts<'_>)>,
+        files: &[Source],
+    ) {
+        let mut stacks: BTreeMap<String, BTreeMap<usize, PackedPieces>> = BTreeMap::new();
+        for (layer, (to, parts)) in layers {
+            if tied && to == Target::Whole(OUTPUT.into()) {
+                continue;
+            }
+            let pieces = match q.matrix(layer, &parts, files) {
+                Ok(pieces) => pieces,
+                Err(e) => {
+                    self.wrong.push(e.to_string());
+                    continue;
+                }
+            };
+            match to {
+                Target::Whole(to) => {
+                    let shape = [pieces.form.rows, pieces.form.cols];
+                    self.packed(to, &shape, vec![pieces]);
+                }
+                Target::Member { stack, index } => {
+                    if stacks.entry(stack).or_default().insert(index, pieces).is_some() {
+                        self.wrong.push(format!("'{layer}' is there under two names"));
+                    }
+                }
+                Target::Experts { .. } => {
+                    let what = "has all experts in one quantized tensor, which is not read";
+                    self.wrong.push(format!("'{layer}' {what}"));
+                }
+            }
+        }
+        for (name, members) in stacks {
+            let what = |p: &PackedPieces| (p.dtype, [members.len(), p.form.rows, p.form.cols]);
+            let Some((dtype, shape)) = members.values().next().map(what) else { continue };
+            if let Some(missing) = (0..members.len()).find(|i| !members.contains_key(i)) {
+                self.wrong.push(format!("'{name}' lacks the tensor of expert {missing}"));
+            } else if let Some(i) = members.values().position(|p| what(p) != (dtype, shape)) {
+                self.wrong.push(format!("'{name}' has an expert {i} unlike the first"));
+            } else {
+                self.packed(name, &shape, members.into_values().collect());
+            }
+        }
+    }
+
+    fn packed(&mut self, name: String, shape: &[usize], matrices: Vec<PackedPieces>) {
+        let Some(dtype) = matrices.first().map(|m| m.dtype) else { return };
+        match info(name.clone(), dtype, shape) {
+            Some(t) => self.made.push((t, Some(Recipe::Packed(matrices)))),
+            None => self.wrong.push(format!("'{name}' of shape {shape:?} is too large")),
+        }
     }
 
     /// All experts of a layer in tensors of their own shapes.
@@ -269,4 +361,4 @@ impl Assembly<'_> {
 }
 
 /// Bytes that are no numbers by themselves.
-const U8: Kind = Kind::Other("U8");
+const U8: Stored = Stored::Other("U8");

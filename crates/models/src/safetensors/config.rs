@@ -63,6 +63,11 @@ impl Config {
         }
     }
 
+    /// The names of the fields.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(String::as_str)
+    }
+
     /// An error about this file.
     pub(super) fn error(&self, what: impl Into<String>) -> Error {
         Error::model(self.file.clone(), what)
@@ -121,6 +126,7 @@ macro_rules! fields {
 }
 fields! {
     u32, "a whole number below 2^32", v => v.as_u64().and_then(|n| n.try_into().ok());
+    i64, "a whole number", v => v.as_i64();
     f64, "a number", v => v.as_f64();
     f32, "a number of single precision", v => {
         v.as_f64().map(|x| x as f32).filter(|x| x.is_finite())

@@ -3,13 +3,15 @@
 //! [`open`] gives the model as the [`Gguf`] that it would be converted to, without converting
 //! anything: `config.json` becomes GGUF's keys ([`facts`]), the files' tensors get GGUF's names
 //! ([`names`]) and stay where they are. Only what has another form is made, when it is loaded and in
-//! its own format: stacks of experts, transposed experts, MXFP4 with its scales apart ([`assemble`]).
+//! its own format: stacks of experts, transposed experts, MXFP4 with its scales apart ([`assemble`]),
+//! integers of GPTQ and its like ([`packed`]).
 //! So an architecture is described once, in `arch`, for both containers.
 //!
 //! - [`container`]: one file, its header checked against its bytes
 //! - [`folder`]: which files a model has: one, or those that an index names
 //! - [`config`], [`facts`], [`rope`]: `config.json` and its keys
 //! - [`names`], [`assemble`]: tensors
+//! - [`quantization`], [`packed`]: quantized matrices, what `config.json` says and what the files hold
 
 mod assemble;
 mod config;
@@ -17,11 +19,13 @@ mod container;
 mod facts;
 mod folder;
 mod names;
+mod packed;
+mod quantization;
 mod rope;
 
 use crate::gguf::{Gguf, TensorInfo};
 use crate::source::{Bytes, LoadMode, Source};
-use assemble::Held;
+use assemble::{Held, Kind, OUTPUT};
 use config::Config;
 use gristmill_core::{DType, Result};
 use std::path::{Path, PathBuf};
@@ -49,10 +53,10 @@ pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
     let files = folder::find(path.as_ref())?;
     let config = Config::open(&files.config)?;
     // Before the weights are looked at, because what cannot run need not be whole.
-    let model_type = facts::model_type(&config)?;
+    let kind = kind(&config)?;
     let shards = folder::read(&files, mode)?;
     let place = path.as_ref().display().to_string();
-    put_together(place, &files.name, files.folder, &config, model_type, shards)
+    put_together(place, &files.name, files.folder, &config, &kind, shards)
 }
 
 /// The model of a `config.json` and a file of weights that are in memory; `name` stands for it in
@@ -63,9 +67,15 @@ pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
 pub fn from_bytes(name: impl Into<String>, config: &[u8], weights: Bytes) -> Result<Gguf> {
     let name = name.into();
     let config = Config::parse(format!("{name}/config.json"), config)?;
-    let model_type = facts::model_type(&config)?;
+    let kind = kind(&config)?;
     let shard = folder::Shard::read(Source::from_bytes(name.clone(), weights))?;
-    put_together(name.clone(), &name, PathBuf::from(&name), &config, model_type, vec![shard])
+    put_together(name.clone(), &name, PathBuf::from(&name), &config, &kind, vec![shard])
+}
+
+/// What decides whether a model can run before its weights are looked at.
+fn kind(c: &Config) -> Result<Kind> {
+    let model_type = facts::model_type(c)?;
+    Ok(Kind { model_type, quantization: quantization::read(c)? })
 }
 
 /// The model in `folder`, which `place` stands for in messages and which calls itself `own_name`.
@@ -74,7 +84,7 @@ fn put_together(
     own_name: &str,
     folder: PathBuf,
     config: &Config,
-    model_type: &'static str,
+    kind: &Kind,
     shards: Vec<folder::Shard>,
 ) -> Result<Gguf> {
     let held: Vec<Held<'_>> = shards
@@ -82,16 +92,23 @@ fn put_together(
         .enumerate()
         .flat_map(|(i, s)| s.entries.iter().map(move |entry| Held { part: i + 1, entry }))
         .collect();
-    let output = Some(names::Target::Whole("output.weight".into()));
-    let head = held.iter().any(|h| names::target(model_type, &h.entry.name) == output);
+    if kind.quantization.is_none()
+        && let Some(h) = held.iter().find(|h| packed::is_quantized(&h.entry.name))
+    {
+        let what = format_args!("does not say how '{}' is quantized", h.entry.name);
+        return Err(config.wrong("quantization_config", what));
+    }
+    let output = Some(names::Target::Whole(OUTPUT.into()));
+    let head = held.iter().any(|h| kind.place(&h.entry.name).0 == output);
     // Where the field is left out, the weights tell.
     let tied = config.opt("tie_word_embeddings")?.unwrap_or(!head);
     if !tied && !head {
         let what = "is false, but no tensor 'lm_head.weight' is in the files";
         return Err(config.wrong("tie_word_embeddings", what));
     }
-    let mut tensors = assemble::assemble(&place, model_type, &held, tied)?;
-    let facts = facts::read(config, model_type, own_name)?;
+    let mut parts: Vec<Source> = shards.iter().map(|s| s.source.clone()).collect();
+    let mut tensors = assemble::assemble(&place, kind, tied, &held, &parts)?;
+    let facts = facts::read(config, kind.model_type, own_name)?;
 
     // Numbers of the configuration that programs read as tensors, one after the other.
     let mut computed: Vec<u8> = vec![];
@@ -102,7 +119,6 @@ fn put_together(
         let (name, dtype) = ((*name).into(), DType::F32);
         tensors.push((TensorInfo { name, dtype, shape, n_dims: 1, offset, bytes, part }, None));
     }
-    let mut parts: Vec<Source> = shards.iter().map(|s| s.source.clone()).collect();
     parts.push(Source::from_bytes(place.clone(), Arc::new(computed)));
     Gguf::assembled(place, folder, facts.head()?, parts, tensors)
 }

@@ -440,7 +440,7 @@ fn experts_become_stacks() {
         for (w, part, shape) in
             [("w1", "gate", [256, 128]), ("w2", "down", [128, 256]), ("w3", "up", [256, 128])]
         {
-            let one = |i| m.quantized(&format!("{moe}.experts.{i}.{w}"), shape, s, 50 + i);
+            let one = |i: u64| m.quantized(&format!("{moe}.experts.{i}.{w}"), shape, s, 50 + i);
             let stack = [0, 1, 2].map(one).concat();
             m.values.insert(format!("blk.0.ffn_{part}_exps.weight"), stack);
         }
@@ -683,7 +683,7 @@ proptest! {
         let config = m.config.to_string();
         let read = |config: &[u8], bytes: Vec<u8>| {
             let Ok(gguf) = safetensors::from_bytes("fuzz", config, Arc::new(bytes)) else { return };
-            gguf.tensors().iter().for_each(|t| drop(gguf.tensor(&t.name)));
+            gguf.tensors().for_each(|t| drop(gguf.tensor(&t.name)));
         };
         read(config.as_bytes(), bytes);
         let mut config = config.into_bytes();

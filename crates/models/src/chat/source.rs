@@ -84,7 +84,7 @@ fn changes_its_loop<'t>(tag: &'t str, conditions: &mut Vec<&'t str>) -> bool {
             let Some((name, _)) = name.split_once('=') else { return false };
             let Some((space, _)) = name.split_once('.') else { return false };
             let asks = |c: &&str| c.char_indices().any(|(at, _)| stands(c, at, space.trim_end()));
-            return conditions.iter().any(|c| asks(c));
+            return conditions.iter().any(asks);
         }
         _ => {}
     }
@@ -266,7 +266,7 @@ fn concat(expression: &str) -> Option<String> {
         let names = ["safe", "e", "escape", "forceescape"];
         top_level(part, |_, at| names.iter().any(|name| filter(at, name))).is_some()
     };
-    let wanted = plain && parts.len() > 1 && parts.iter().any(|part| marks(part));
+    let wanted = plain && parts.len() > 1 && parts.iter().any(marks);
     wanted.then(|| format!(" {CONCAT}({}) ", parts.join(",")))
 }
 

@@ -440,7 +440,7 @@ fn experts_become_stacks() {
         for (w, part, shape) in
             [("w1", "gate", [256, 128]), ("w2", "down", [128, 256]), ("w3", "up", [256, 128])]
         {
-            let one = |i| m.quantized(&format!("{moe}.experts.{i}.{w}"), shape, s, 50 + i);
+            let one = |i: u64| m.quantized(&format!("{moe}.experts.{i}.{w}"), shape, s, 50 + i);
             let stack = [0, 1, 2].map(one).concat();
             m.values.insert(format!("blk.0.ffn_{part}_exps.weight"), stack);
         }

@@ -62,7 +62,7 @@ def measure(data, command):
         ids = golden["prompts"][prompt]
         got = ours(command, folder / f"model-{kind}.gguf", ids) if len(ids) == len(reference) else "takes masks with its prompt: `logits` runs causal models"
         if isinstance(got, str):
-            left.append((kind, folder.name, got.replace(f"{folder}/", "")))
+            left.append((kind, folder.name, got.replace(f"{folder}/", "").removeprefix("error: ").split(";")[0]))
             continue
         n = comparable(folder, golden, len(reference))
         peer, own = (divergence(reference[:n], x[:n]) for x in (np.load(file), got))

@@ -157,9 +157,10 @@ mod tests {
         let mut all = Penalties::default();
         let mut p = p.clone();
         p.dry_breakers.sort();
-        all.reserve(room(&p, tokens.len(), 100), tokens.len(), 100);
         // A row before it leaves nothing behind.
-        all.add(2, &[1, 2, 3, 1, 2, 3, 1, 2], &p);
+        let other = [1, 2, 3, 1, 2, 3, 1, 2];
+        all.reserve(room(&p, other.len(), 100), other.len(), 100);
+        all.add(2, &other, &p);
         let before = all.list.len();
         all.add(3, tokens, &p);
         assert!(all.place.iter().all(|&at| at == 0));

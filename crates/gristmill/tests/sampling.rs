@@ -86,3 +86,35 @@ fn a_token_that_is_not_there() {
     assert_eq!(code(&output), 2, "{}", stderr(&output));
     assert!(stderr(&output).contains("999999999"), "{}", stderr(&output));
 }
+
+/// Wherever a text that ends repetitions comes, one of its sequences of tokens is there; and none of
+/// them is without it.
+#[test]
+fn breakers_are_found_in_text() {
+    let tokenizer = gristmill::Model::bundled().unwrap().tokenizer().unwrap();
+    let mut found = 0;
+    for breaker in ["\n", ":", "\"", "*", ".", "fox", "said"] {
+        let all = tokenizer.sequences_with(breaker);
+        for ids in &all {
+            let bytes: Vec<u8> =
+                ids.iter().flat_map(|&id| tokenizer.token_bytes(id).to_vec()).collect();
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(text.contains(breaker), "{breaker:?}: {text:?}");
+        }
+        // One character lies in one token; what has more may be cut in ways nobody lists.
+        for before in ["", "Once", "she said ", "a.\n", "\"*"].iter().filter(|_| breaker.len() == 1)
+        {
+            for after in ["", " and", "\n\n", "."] {
+                let ids = tokenizer.encode(&format!("{before}{breaker}{after}"), false, false);
+                if !tokenizer.decode(&ids).contains(breaker) {
+                    continue; // the vocabulary does not have it
+                }
+                let there = |at: usize| all.iter().any(|b| ids[at..].starts_with(b));
+                assert!((0..ids.len()).any(there), "{before:?} {breaker:?} {after:?}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 40, "{found}");
+    assert!(tokenizer.sequences_with("").is_empty());
+}

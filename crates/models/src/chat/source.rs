@@ -230,7 +230,7 @@ fn concat(expression: &str) -> Option<String> {
         let names = ["safe", "e", "escape", "forceescape"];
         top_level(part, |_, at| names.iter().any(|name| filter(at, name))).is_some()
     };
-    let wanted = plain && parts.len() > 1 && parts.iter().any(|part| marks(part));
+    let wanted = plain && parts.len() > 1 && parts.iter().any(marks);
     wanted.then(|| format!(" {CONCAT}({}) ", parts.join(",")))
 }
 

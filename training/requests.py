@@ -1,7 +1,7 @@
 """Requests a reader might type, and the chat document that pairs one with a story."""
 
 from .story import write_story
-from .template import compile_template, write
+from .template import compile_template, plain, write
 from .world import PLACES
 
 BOS, END, USER, ASSISTANT = "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>"
@@ -160,17 +160,17 @@ def request_for(rng, bound, plot):
     return asked
 
 
-def document(rng, pair_share=0.42, marks=("", "")):
+def document(rng, pair_share=0.42, mark=plain):
     """One training document: a list of (text, is_target); requests are read but not learned.
 
-    Marks (see template.write) enclose what a reader could have known from the story so far.
+    The mark (see template.write) is that of the stories' variables, in the order of the text.
     """
-    text, bound, plot = write_story(rng, marks)
+    text, bound, plot = write_story(rng, mark)
     if rng.random() >= pair_share:
         return [(BOS, False), (text + END, True)]
     out = [(BOS, False), *_turn(request_for(rng, bound, plot), text)]
     if rng.random() < 0.1:
-        text, bound, plot = write_story(rng, marks)
+        text, bound, plot = write_story(rng, mark)
         out += [("\n", False), *_turn(request_for(rng, bound, plot), text)]
     return out
 

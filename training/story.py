@@ -1,7 +1,7 @@
 """Writes a story: picks a plot, then one template for each of its beats."""
 
 from . import plots_a, plots_b, shared_beats
-from .template import compile_template, write
+from .template import compile_template, plain, write
 
 PARAGRAPH = "\n\n"
 
@@ -26,14 +26,14 @@ class Plot:
 PLOTS = [Plot(p) for p in plots_a.PLOTS + plots_b.PLOTS]
 
 
-def write_story(rng, marks=("", "")):
-    """A new story: (text, bindings, plot). For marks see template.write."""
+def write_story(rng, mark=plain):
+    """A new story: (text, bindings, plot). For the mark see template.write."""
     plot = rng.choice(PLOTS)
     text, bindings, gap = "", {}, ""
     for beat, optional in plot.order:
         if beat == "¶":
             gap = PARAGRAPH
         elif not optional or rng.random() < 0.7:
-            text += gap + write(rng.choice(plot.beats[beat]), bindings, rng, marks)
+            text += gap + write(rng.choice(plot.beats[beat]), bindings, rng, mark)
             gap = " "
     return text, bindings, plot

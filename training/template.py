@@ -76,24 +76,33 @@ def render(node, value):
     return text
 
 
-def write(nodes, bindings, rng, marks=("", "")):
+def plain(text, follows, choices):
+    """The mark that leaves a text as it is."""
+    return text
+
+
+def write(nodes, bindings, rng, mark=plain):
     """Text for a template; unbound variables are drawn and stored in `bindings`.
 
-    What depends on an earlier choice (a variable said again, a name that must fit a kind) is put
-    between the two marks; twice where stories say it so rarely that it is hard to learn.
+    `mark(text, follows, choices)` returns what to write for a variable. `follows`: 1 for what depends
+    on an earlier choice (a variable said again, a name that must fit a kind), 2 where stories say it
+    so rarely that it is hard to learn, else 0. `choices`: every text that might as well have stood
+    there, each as often as it is likely, or None for a variable said again.
     """
     out = []
     for node in nodes:
         if isinstance(node, str):
             out.append(node)
         elif node[0] == "alt":
-            out.append(write(rng.choice(node[1]), bindings, rng, marks))
+            out.append(write(rng.choice(node[1]), bindings, rng, mark))
         else:
-            key = node[1]
+            key, choices = node[1], None
             follows = (key in bindings or key in world.DEPENDENT) + (key in world.RARE)
             if key not in bindings:
-                bindings[key] = rng.choice(world.domain(key, bindings))
-            out.append(marks[0] * follows + render(node, bindings[key]) + marks[1] * follows)
+                domain = world.domain(key, bindings)
+                choices = [render(node, value) for value in domain]
+                bindings[key] = rng.choice(domain)
+            out.append(mark(render(node, bindings[key]), follows, choices))
     return "".join(out)
 
 

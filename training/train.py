@@ -54,12 +54,21 @@ def schedule(since, step, decay):
     return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - decay[0]) / max(1, decay[1] - decay[0]))))
 
 
-def loss_of(model, x, y, weights):
-    """Weighted mean over the tokens, and the plain mean over those that count at all."""
-    each = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="none")
+def loss_of(model, x, y, weights, spread_at, spread_ids, spread):
+    """Weighted mean over the tokens, and the plain mean over those that count at all.
+
+    Where a spread is known (see data.py) the first takes it as the target: cross-entropy with the
+    generator's own distribution, less that distribution's entropy, which no model can lower.
+    """
+    told = model(x).flatten(0, 1).log_softmax(1)
+    each = -told.gather(1, y.flatten()[:, None])[:, 0]
     weights = weights.flatten()
     known = (weights > 0).float()
-    return (each * weights).sum() / weights.sum(), ((each * known).sum() / known.sum()).detach()
+    plain = ((each * known).sum() / known.sum()).detach()
+    drawn = torch.zeros_like(weights).index_add(0, spread_at, spread.sum(1))
+    apart = spread * (spread.clamp(min=1e-9).log() - told[spread_at[:, None], spread_ids])
+    total = (each * weights * (1 - drawn)).sum() + (apart.sum(1) * weights[spread_at]).sum()
+    return total / weights.sum(), plain
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The small world: who lives in it, where, and with what.
 
 Every story variable has a domain here. A domain may depend on what is already
-bound (a spot belongs to a place, a friend is not the hero).
+bound (a spot belongs to a place, a girl has a girl's name).
 """
 
 GIRLS = ["Mia", "Lily", "Nora", "Ada", "Tilda", "Juno", "Hazel", "Wren", "Elsie", "Poppy",
@@ -12,8 +12,11 @@ ELDER_WOMEN = ["Mrs. Alder", "Miss Tansy", "Granny Birch", "Aunt Dora", "Madam Q
 ELDER_MEN = ["Mr. Hobb", "Old Bartle", "Uncle Fen", "Grandpa Reed", "Captain Loy"]
 ROLES = ["baker", "miller", "beekeeper", "clockmaker", "gardener", "weaver", "potter",
          "lamplighter", "toymaker", "carpenter"]
-ANIMALS = ["fox", "rabbit", "hedgehog", "mouse", "badger", "otter", "squirrel", "bear", "owl",
-           "duck", "frog", "goat", "mole", "cat", "dog", "pony"]
+# A story's hero and the hero's friend are of different kinds, and so are their names: whoever reads
+# "the fox" knows who is meant.
+HERO_ANIMALS = ["fox", "rabbit", "hedgehog", "mouse", "squirrel", "bear", "owl", "cat", "dog"]
+FRIEND_ANIMALS = ["badger", "otter", "duck", "frog", "goat", "mole", "pony"]
+ANIMALS = HERO_ANIMALS + FRIEND_ANIMALS
 
 COLORS = ["red", "blue", "green", "yellow", "silver", "orange", "golden", "white"]
 OBJECTS = ["lantern", "kite", "drum", "whistle", "bell", "compass", "umbrella", "scarf", "teapot",
@@ -74,6 +77,7 @@ _PRONOUNS = {"f": {"he": "she", "him": "her", "his": "her", "He": "She", "His": 
              "m": {"he": "he", "him": "him", "his": "his", "He": "He", "His": "His"}}
 _GENDER = {**{n: "f" for n in GIRLS + ELDER_WOMEN}, **{n: "m" for n in BOYS + ELDER_MEN}}
 _NAMES = GIRLS + BOYS
+_OWN = {"hero": _NAMES[::2], "friend": _NAMES[1::2]}
 _ELDERS = ELDER_WOMEN + ELDER_MEN
 ALL_NAMES = _NAMES + _ELDERS
 
@@ -90,29 +94,26 @@ def form(value, which):
     return _PRONOUNS[_GENDER[value]][which]
 
 
-def _kinds(character, bound):
-    """Any animal, or a child of the name's gender (said twice: a little more often than any one animal)."""
-    if character not in bound:
-        return ANIMALS + ["girl", "boy"]
-    return ANIMALS + ["girl" if _GENDER[bound[character]] == "f" else "boy"] * 2
+def _kinds(name):
+    """Any animal of heroes, or a child of the name's gender (said twice: a little more often than any one animal)."""
+    if name is None:
+        return HERO_ANIMALS + ["girl", "boy"]
+    return HERO_ANIMALS + ["girl" if _GENDER[name] == "f" else "boy"] * 2
 
 
-def _names(kind, other):
-    names = {"girl": GIRLS, "boy": BOYS}.get(kind, _NAMES)
-    return [n for n in names if n != other]
+def _names(character, kind):
+    own = {"girl": GIRLS, "boy": BOYS}.get(kind, _NAMES)
+    return [n for n in _OWN[character] if n in own]
 
 
 def domain(key, bound):
     """The values a variable may take, given those already bound."""
     if key == "hero":
-        return _names(bound.get("hero.kind"), bound.get("friend"))
+        return _names("hero", bound.get("hero.kind"))
     if key == "friend":
-        return _names(bound.get("friend.kind"), bound.get("hero"))
+        return _OWN["friend"]
     if key == "hero.kind":
-        return _kinds("hero", bound)
-    if key == "friend.kind":
-        # Not the hero's kind, so that "the fox" is always one of the two.
-        return [k for k in _kinds("friend", bound) if k != bound.get("hero.kind")]
+        return _kinds(bound.get("hero"))
     if key == "place2":
         return [p for p in PLACES if p != bound["place"]]
     if key in ("place.spot", "place2.spot"):
@@ -122,6 +123,6 @@ def domain(key, bound):
     return _FIXED[key]
 
 
-_FIXED = {"elder": _ELDERS, "elder.role": ROLES, "obj": OBJECTS, "obj.color": COLORS,
+_FIXED = {"friend.kind": FRIEND_ANIMALS, "elder": _ELDERS, "elder.role": ROLES, "obj": OBJECTS, "obj.color": COLORS,
           "place": list(PLACES), "plant": PLANTS, "gift": list(GIFTS), "tool": TOOLS,
           "game": GAMES, "trap": TRAPS, "fear": FEARS}

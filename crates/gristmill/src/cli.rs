@@ -18,6 +18,8 @@ use std::path::Path;
 /// Runs language models from GGUF files.
 #[derive(Parser)]
 #[command(name = "gristmill", version, max_term_width = 100, arg_required_else_help = false)]
+// As with other programs of this kind, of an option given twice the last counts.
+#[command(args_override_self = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed while running, 2 called wrongly, 3 the model, \
                         4 the device, 5 out of memory, 130 interrupted."

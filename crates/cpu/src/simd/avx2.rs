@@ -121,12 +121,18 @@ impl Simd for Avx2 {
         }
         fn i32_to_f32(self, a: __m256i) -> __m256 { _mm256_cvtepi32_ps(a) }
         fn mma_u7(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-            let pairs = _mm256_maddubs_epi16(w, x);
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            self.chain_close(acc, _mm256_maddubs_epi16(w, x))
+        }
+        fn chain_open(self, _acc: __m256i) -> __m256i { _mm256_setzero_si256() }
+        fn chain_mma(self, chain: __m256i, w: __m256i, x: __m256i) -> __m256i {
+            _mm256_add_epi16(chain, _mm256_maddubs_epi16(w, x))
+        }
+        fn chain_close(self, acc: __m256i, chain: __m256i) -> __m256i {
+            _mm256_add_epi32(acc, _mm256_madd_epi16(chain, _mm256_set1_epi16(1)))
         }
         fn mma_s8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            self.chain_close(acc, pairs)
         }
         fn bytes_and(self, a: __m256i, mask: u8) -> __m256i {
             _mm256_and_si256(a, _mm256_set1_epi8(mask as i8))

@@ -50,7 +50,7 @@ const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 macro_rules! avx512 {
     ($ty:ident, $features:literal, [$($detect:tt),+], $bias:literal,
-     |$acc:ident, $w:ident, $x:ident| $u7:expr, $s8:expr) => {
+     { $($mma:tt)+ }) => {
         impl Simd for $ty {
             const ISA: Isa = Isa::$ty;
             const LANES: usize = 16;
@@ -78,10 +78,7 @@ macro_rules! avx512 {
                 // SAFETY: the token exists only after `detect` has found these features.
                 unsafe { go(self, op) }
             }
-            ops! {
-                fn mma_u7(self, $acc: __m512i, $w: __m512i, $x: __m512i) -> __m512i { $u7 }
-                fn mma_s8(self, $acc: __m512i, $w: __m512i, $x: __m512i) -> __m512i { $s8 }
-            }
+            ops! { $($mma)+ }
             avx512_ops!();
         }
     };
@@ -254,15 +251,24 @@ avx512!(
     "avx512f,avx512bw,avx512vl,avx512dq",
     ["avx512f", "avx512bw", "avx512vl", "avx512dq"],
     0,
-    |acc, w, x| {
-        let pairs = _mm512_maddubs_epi16(w, x);
-        _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
-    },
     {
-        let negative = _mm512_movepi8_mask(w);
-        let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
-        let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed);
-        _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        fn mma_u7(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            self.chain_close(acc, _mm512_maddubs_epi16(w, x))
+        }
+        fn chain_open(self, _acc: __m512i) -> __m512i {
+            _mm512_setzero_si512()
+        }
+        fn chain_mma(self, chain: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            _mm512_add_epi16(chain, _mm512_maddubs_epi16(w, x))
+        }
+        fn chain_close(self, acc: __m512i, chain: __m512i) -> __m512i {
+            _mm512_add_epi32(acc, _mm512_madd_epi16(chain, _mm512_set1_epi16(1)))
+        }
+        fn mma_s8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            let negative = _mm512_movepi8_mask(w);
+            let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+            self.chain_close(acc, _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed))
+        }
     }
 );
 avx512!(
@@ -270,8 +276,14 @@ avx512!(
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
     ["avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"],
     128,
-    |acc, w, x| _mm512_dpbusd_epi32(acc, w, x),
-    _mm512_dpbusd_epi32(acc, w, x)
+    {
+        fn mma_u7(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            _mm512_dpbusd_epi32(acc, w, x)
+        }
+        fn mma_s8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            _mm512_dpbusd_epi32(acc, w, x)
+        }
+    }
 );
 
 /// The value, opaque to the compiler at this point of the program.

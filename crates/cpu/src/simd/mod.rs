@@ -60,6 +60,12 @@ pub trait WithSimd {
     fn with_simd<S: Simd>(self, s: S) -> Self::Output;
 }
 
+/// The most fragments of weights `0..=weight` that one chain of products may have: pairs of products
+/// with activations up to 127 must fit in an `i16`.
+pub const fn most_in_chain(weight: i32) -> usize {
+    (i16::MAX as i32 / (2 * 127 * weight)) as usize
+}
+
 /// One instruction set; see the module. "Lanes" are the `LANES` lanes of a register.
 pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// Its name among the instruction sets.
@@ -237,6 +243,26 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     }
     /// Adds the dot products of unsigned weights 0..=127 with activations -127..=127.
     fn mma_u7(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+    /// Begins a chain of products that goes on from `acc`.
+    ///
+    /// Some instruction sets multiply bytes into sixteen-bit sums of pairs, and widen them in
+    /// another step. Over a chain of at most [`most_in_chain`] fragments the pairs are added up
+    /// first and widened once. Elsewhere a chain is the accumulator itself.
+    #[inline(always)]
+    fn chain_open(self, acc: Self::I32) -> Self::I32 {
+        acc
+    }
+    /// Adds products as [`Simd::mma_u7`] does to a chain.
+    #[inline(always)]
+    fn chain_mma(self, chain: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
+        self.mma_u7(chain, w, x)
+    }
+    /// The accumulator at the end of a chain that was opened with `acc`.
+    #[inline(always)]
+    fn chain_close(self, acc: Self::I32, chain: Self::I32) -> Self::I32 {
+        _ = acc;
+        chain
+    }
     /// Adds the dot products of the full range of int8 weights (stored with [`Simd::S8_BIAS`]
     /// added) with activations -127..=127. With a bias, the result holds `S8_BIAS · Σ x` more.
     fn mma_s8(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;

@@ -1,8 +1,8 @@
 //! Activations as matmul kernels want them: token tiles.
 //!
 //! A kernel handles a tile of `N` tokens at once. The tokens of a batch are split into as many
-//! whole tiles of the instruction set's width as there are, then the rest by fours, twos and ones. A tile that starts at token `t0` starts at byte `t0 · token_bytes`, whatever
-//! the tiles before it.
+//! whole tiles of the instruction set's width as there are, then the rest by fours, twos and ones.
+//! A tile that starts at token `t0` starts at byte `t0 · token_bytes`, whatever the tiles before it.
 //!
 //! * **f32**: a tile is `[k][N]` f32.
 //! * **int8**: blocks of 32 consecutive `k`. Each token of a block has its own integers

@@ -15,7 +15,7 @@ use super::activations::{self, BLOCK_BYTES, word};
 use super::fragments::{PackedGroup, Source};
 use super::panel::{AnyPanel, Format, PIECE};
 use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile};
-use crate::simd::{Simd, WithSimd};
+use crate::simd::{Simd, WithSimd, most_in_chain};
 use std::ops::Range;
 
 /// Bytes of scratch that a worker needs for panels.
@@ -180,29 +180,30 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                 for w in self.weights {
                     w.prefetch(s, u);
                 }
+                let mut chains = [[s.i32_zero(); N]; M];
                 if W::SUB == 16 {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(3, N)));
-                    self.step::<S, 0>(s, u, x, &mut dots);
-                    self.step::<S, 1>(s, u, x, &mut dots);
-                    self.step::<S, 2>(s, u, x, &mut dots);
-                    self.step::<S, 3>(s, u, x, &mut dots);
+                    self.step::<S, 0>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 1>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 2>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 3>(s, u, x, &mut dots, &mut chains);
                     self.finish(s, u, 0, x, &dots, sums);
                     let mut dots = start::<S, W, M, N>(s, x.add(word(4, N)));
-                    self.step::<S, 4>(s, u, x, &mut dots);
-                    self.step::<S, 5>(s, u, x, &mut dots);
-                    self.step::<S, 6>(s, u, x, &mut dots);
-                    self.step::<S, 7>(s, u, x, &mut dots);
+                    self.step::<S, 4>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 5>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 6>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 7>(s, u, x, &mut dots, &mut chains);
                     self.finish(s, u, 1, x, &dots, sums);
                 } else {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(2, N)));
-                    self.step::<S, 0>(s, u, x, &mut dots);
-                    self.step::<S, 1>(s, u, x, &mut dots);
-                    self.step::<S, 2>(s, u, x, &mut dots);
-                    self.step::<S, 3>(s, u, x, &mut dots);
-                    self.step::<S, 4>(s, u, x, &mut dots);
-                    self.step::<S, 5>(s, u, x, &mut dots);
-                    self.step::<S, 6>(s, u, x, &mut dots);
-                    self.step::<S, 7>(s, u, x, &mut dots);
+                    self.step::<S, 0>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 1>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 2>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 3>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 4>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 5>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 6>(s, u, x, &mut dots, &mut chains);
+                    self.step::<S, 7>(s, u, x, &mut dots, &mut chains);
                     self.finish(s, u, 0, x, &dots, sums);
                 }
             }
@@ -235,8 +236,18 @@ unsafe fn start<S: Simd, W: Source, const M: usize, const N: usize>(
     dots
 }
 
+/// How many of the `quads` of a run make a chain of products; it divides them.
+const fn chain_length(weight: i32, quads: usize) -> usize {
+    let mut length = quads;
+    while length > 1 && length > most_in_chain(weight) {
+        length /= 2;
+    }
+    length
+}
+
 impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
-    /// Multiplies quad `J` of unit `u` of all rows by that of all tokens.
+    /// Multiplies quad `J` of unit `u` of all rows by that of all tokens. Sums come to `dots` by
+    /// way of `chains`, which are as long as the size of the weights allows.
     #[inline(always)]
     unsafe fn step<S: Simd, const J: usize>(
         &self,
@@ -244,7 +255,9 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
         u: usize,
         x: *const u8,
         dots: &mut [[S::I32; N]; M],
+        chains: &mut [[S::I32; N]; M],
     ) {
+        let length = const { chain_length(W::MOST, W::SUB / 4) };
         // SAFETY: the caller passes a unit of the weights and its activations.
         unsafe {
             let mut w = [self.weights[0].quad::<S, J>(s, u); M];
@@ -254,13 +267,24 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
             for n in 0..N {
                 let x = s.bytes_broadcast(x.add((J * N + n) * 4));
                 for m in 0..M {
-                    let dot = if W::WHOLE_BYTES {
-                        s.mma_s8(dots[m][n], w[m], x)
+                    let (dot, chain) = (&mut dots[m][n], &mut chains[m][n]);
+                    if W::WHOLE_BYTES {
+                        *dot = s.mma_s8(*dot, w[m], x);
                     } else {
-                        s.mma_u7(dots[m][n], w[m], x)
-                    };
+                        if J % length == 0 {
+                            *chain = s.chain_open(*dot);
+                        }
+                        *chain = s.chain_mma(*chain, w[m], x);
+                        if J % length == length - 1 {
+                            *dot = s.chain_close(*dot, *chain);
+                        }
+                    }
                     // A tile that fills the registers must stay in them: see `i32_pin`.
-                    dots[m][n] = if M * N > 8 { s.i32_pin(dot) } else { dot };
+                    if M * N > 8 {
+                        let last =
+                            if W::WHOLE_BYTES || J % length == length - 1 { dot } else { chain };
+                        *last = s.i32_pin(*last);
+                    }
                 }
             }
         }

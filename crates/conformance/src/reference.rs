@@ -4,8 +4,8 @@
 //! index: there are no pages. Four roundings are part of the definition and done here too: weights
 //! are what their format holds, keys and values are rounded to the type of the cache, the angle of
 //! a rotation is an f32 product (as in the programs that models are trained with), and where
-//! activations are int8, those entering a quantized matrix are `d q` in blocks of 32, with
-//! `q = round(127 x / max|x|)` and `d = Σ x q / Σ q²`.
+//! activations are int8, those entering a quantized matrix are `d q` in blocks of 32, as
+//! [`Rounded`](crate::scalar::Rounded) says.
 
 mod experts;
 mod rope;

@@ -43,7 +43,7 @@ pub(super) unsafe fn direct<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
             return run_tiles::<S, _>(args, S::GEMV_GROUPS, |_| {}, |g, _| group(g));
         }
         for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
-            with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, units.clone(), |m| {
+            with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, units.clone(), 0, |m| {
                 group(set.group(m))
             }));
         }
@@ -82,11 +82,24 @@ pub(super) unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, format
                 for m in 0..S::GEMV_GROUPS {
                     converter.run(set.group(m), piece.clone(), at(m));
                 }
-                with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, piece, |m| P::at(at(m))));
+                with_gemv!(S, |M| run_tile::<S, _, M, 1>(
+                    args,
+                    0,
+                    set,
+                    piece.clone(),
+                    piece.start,
+                    |m| P::at(at(m))
+                ));
             }
         }
     }
 }
+
+/// Units of 32 elements that tiles take at a time: the weights of a set of groups for so many stay
+/// in the first-level cache while tile after tile passes over them.
+const CHUNK: usize = 16;
+/// Tiles that take turns over a chunk: their activations stay in the second-level cache.
+const TURNS: usize = 8;
 
 /// Runs all token tiles over shares of the caller's groups. `begin` gets each share first;
 /// `source(g, first)` is row group `g` of the share that starts at `first`.
@@ -99,24 +112,36 @@ unsafe fn run_tiles<S: Simd, W: Source>(
     begin: impl Fn(Range<usize>),
     source: impl Fn(usize, usize) -> W,
 ) {
+    let tile = |t| activations::tile(args.tokens, S::TILE_TOKENS, t);
     let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
+    let units = args.cols / 32;
     let mut rest = args.groups.clone();
     while !rest.is_empty() {
         let share = rest.start..rest.end.min(rest.start + share);
         rest.start = share.end;
         begin(share.clone());
-        for t in 0..tiles {
-            let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
-            for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
-                // SAFETY: the tile and the set lie within the caller's.
-                unsafe {
-                    with_tile!(S, n, |M, N| {
-                        run_tile::<S, _, M, N>(args, start, set, 0..args.cols / 32, |m| {
-                            source(set.group(m), share.start)
-                        })
-                    });
+        let mut next = 0;
+        while next < tiles {
+            // A single token is the last tile, or every tile is one.
+            let at_once = groups_at_once::<S>(tile(next).1);
+            let turns = (next..tiles.min(next + TURNS))
+                .take_while(|&t| groups_at_once::<S>(tile(t).1) == at_once)
+                .count();
+            for chunk in (0..units).step_by(CHUNK) {
+                let chunk = chunk..units.min(chunk + CHUNK);
+                for set in group_sets(share.clone(), at_once) {
+                    for (start, n) in (next..next + turns).map(tile) {
+                        let source = |m| source(set.group(m), share.start);
+                        // SAFETY: the tile and the set lie within the caller's.
+                        unsafe {
+                            with_tile!(S, n, |M, N| {
+                                run_tile::<S, _, M, N>(args, start, set, chunk.clone(), 0, source)
+                            });
+                        }
+                    }
                 }
             }
+            next += turns;
         }
     }
 }
@@ -125,12 +150,13 @@ unsafe fn run_tiles<S: Simd, W: Source>(
 /// first units add to what y holds.
 ///
 /// # Safety
-/// As for [`direct`]; `source(m)` is group `m` of the set from the first of these units on.
+/// As for [`direct`]; `source(m)` is group `m` of the set from unit `first` on.
 unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
     args: &MatmulArgs,
     start: usize,
     set: GroupSet,
     units: Range<usize>,
+    first: usize,
     source: impl Fn(usize) -> W,
 ) {
     // SAFETY: the caller's promise.
@@ -139,7 +165,7 @@ unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
         // SAFETY: the tile's tokens lie within x.
         x: unsafe { args.x.add((start * (args.cols / 32) + units.start * N) * BLOCK_BYTES) },
         resume: units.start > 0,
-        units: units.len(),
+        units: units.start - first..units.end - first,
         out: Output::new::<S>(args, start, set),
     });
 }
@@ -147,10 +173,10 @@ unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
 /// `M` row groups by `N` tokens.
 struct Tile<W, const M: usize, const N: usize> {
     weights: [W; M],
-    /// The prepared token tile, from the first unit on.
+    /// The prepared token tile, from the first of the units on.
     x: *const u8,
-    /// Units of 32 elements.
-    units: usize,
+    /// Units of 32 elements, as the weights count them.
+    units: Range<usize>,
     /// Whether y holds the sum over earlier units.
     resume: bool,
     out: Output<M>,
@@ -175,8 +201,8 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
         }
         // SAFETY: whoever made the tile gave sources and activations of `units` units.
         unsafe {
-            for u in 0..self.units {
-                let x = self.x.add(u * BLOCK_BYTES * N);
+            for u in self.units.clone() {
+                let x = self.x.add((u - self.units.start) * BLOCK_BYTES * N);
                 for w in self.weights {
                     w.prefetch(s, u);
                 }

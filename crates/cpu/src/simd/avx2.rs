@@ -51,6 +51,7 @@ impl Simd for Avx2 {
     const ISA: Isa = Isa::Avx2;
     const LANES: usize = 8;
     const S8_BIAS: i32 = 0;
+    const REGISTERS: usize = 16;
     const GEMV_GROUPS: usize = 4;
     const TILE_GROUPS: usize = 2;
     const TILE_TOKENS: usize = 4;

@@ -55,6 +55,7 @@ macro_rules! avx512 {
             const ISA: Isa = Isa::$ty;
             const LANES: usize = 16;
             const S8_BIAS: i32 = $bias;
+            const REGISTERS: usize = 32;
             const GEMV_GROUPS: usize = 4;
             const TILE_GROUPS: usize = 2;
             const TILE_TOKENS: usize = 12;

@@ -80,9 +80,12 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     const K: usize = 4;
     /// Added to full-range int8 weights when they are packed for [`Simd::mma_s8`].
     const S8_BIAS: i32;
+    /// Registers that hold `LANES` numbers each.
+    const REGISTERS: usize;
     /// Row groups that a kernel handles together for a single token.
     const GEMV_GROUPS: usize;
-    /// Row groups of the register tile of a kernel for several tokens.
+    /// Row groups of the register tile of a kernel for several tokens, if there are registers for so
+    /// many.
     const TILE_GROUPS: usize;
     /// Tokens of the register tile.
     const TILE_TOKENS: usize;

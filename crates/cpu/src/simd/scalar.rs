@@ -24,6 +24,8 @@ macro_rules! scalar {
             const ISA: Isa = Isa::$ty;
             const LANES: usize = $lanes;
             const S8_BIAS: i32 = 0;
+            // What a tile saves in unpacking is worth more than what it spills.
+            const REGISTERS: usize = 32;
             const GEMV_GROUPS: usize = $gemv;
             const TILE_GROUPS: usize = $groups;
             const TILE_TOKENS: usize = $tokens;

@@ -43,7 +43,7 @@ pub(super) unsafe fn direct<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
             return run_tiles::<S, _>(args, S::GEMV_GROUPS, |_| {}, |g, _| group(g));
         }
         for set in group_sets(args.groups.clone(), S::GEMV_GROUPS) {
-            with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, units.clone(), 0, |m| {
+            with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, units.clone(), |m| {
                 group(set.group(m))
             }));
         }
@@ -82,24 +82,14 @@ pub(super) unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, format
                 for m in 0..S::GEMV_GROUPS {
                     converter.run(set.group(m), piece.clone(), at(m));
                 }
-                with_gemv!(S, |M| run_tile::<S, _, M, 1>(
-                    args,
-                    0,
-                    set,
-                    piece.clone(),
-                    piece.start,
-                    |m| P::at(at(m))
-                ));
+                with_gemv!(S, |M| run_tile::<S, _, M, 1>(args, 0, set, piece, |m| P::at(at(m))));
             }
         }
     }
 }
 
-/// Units of 32 elements that tiles take at a time: the weights of a set of groups for so many stay
-/// in the first-level cache while tile after tile passes over them.
-const CHUNK: usize = 16;
-/// Tiles that take turns over a chunk: their activations stay in the second-level cache.
-const TURNS: usize = 8;
+/// Registers for each row group and token: the integers of a run, and the sum over all runs.
+const SUMS: usize = 2;
 
 /// Runs all token tiles over shares of the caller's groups. `begin` gets each share first;
 /// `source(g, first)` is row group `g` of the share that starts at `first`.
@@ -112,36 +102,24 @@ unsafe fn run_tiles<S: Simd, W: Source>(
     begin: impl Fn(Range<usize>),
     source: impl Fn(usize, usize) -> W,
 ) {
-    let tile = |t| activations::tile(args.tokens, S::TILE_TOKENS, t);
     let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
-    let units = args.cols / 32;
+    let units = 0..args.cols / 32;
     let mut rest = args.groups.clone();
     while !rest.is_empty() {
         let share = rest.start..rest.end.min(rest.start + share);
         rest.start = share.end;
         begin(share.clone());
-        let mut next = 0;
-        while next < tiles {
-            // A single token is the last tile, or every tile is one.
-            let at_once = groups_at_once::<S>(tile(next).1);
-            let turns = (next..tiles.min(next + TURNS))
-                .take_while(|&t| groups_at_once::<S>(tile(t).1) == at_once)
-                .count();
-            for chunk in (0..units).step_by(CHUNK) {
-                let chunk = chunk..units.min(chunk + CHUNK);
-                for set in group_sets(share.clone(), at_once) {
-                    for (start, n) in (next..next + turns).map(tile) {
-                        let source = |m| source(set.group(m), share.start);
-                        // SAFETY: the tile and the set lie within the caller's.
-                        unsafe {
-                            with_tile!(S, n, |M, N| {
-                                run_tile::<S, _, M, N>(args, start, set, chunk.clone(), 0, source)
-                            });
-                        }
-                    }
+        for t in 0..tiles {
+            let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
+            for set in group_sets(share.clone(), groups_at_once::<S>(SUMS, n)) {
+                let source = |m| source(set.group(m), share.start);
+                // SAFETY: the tile and the set lie within the caller's.
+                unsafe {
+                    with_tile!(S, SUMS, n, |M, N| {
+                        run_tile::<S, _, M, N>(args, start, set, units.clone(), source)
+                    });
                 }
             }
-            next += turns;
         }
     }
 }
@@ -150,13 +128,12 @@ unsafe fn run_tiles<S: Simd, W: Source>(
 /// first units add to what y holds.
 ///
 /// # Safety
-/// As for [`direct`]; `source(m)` is group `m` of the set from unit `first` on.
+/// As for [`direct`]; `source(m)` is group `m` of the set from the first of these units on.
 unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
     args: &MatmulArgs,
     start: usize,
     set: GroupSet,
     units: Range<usize>,
-    first: usize,
     source: impl Fn(usize) -> W,
 ) {
     // SAFETY: the caller's promise.
@@ -165,7 +142,7 @@ unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
         // SAFETY: the tile's tokens lie within x.
         x: unsafe { args.x.add((start * (args.cols / 32) + units.start * N) * BLOCK_BYTES) },
         resume: units.start > 0,
-        units: units.start - first..units.end - first,
+        units: units.len(),
         out: Output::new::<S>(args, start, set),
     });
 }
@@ -175,8 +152,8 @@ struct Tile<W, const M: usize, const N: usize> {
     weights: [W; M],
     /// The prepared token tile, from the first of the units on.
     x: *const u8,
-    /// Units of 32 elements, as the weights count them.
-    units: Range<usize>,
+    /// Units of 32 elements.
+    units: usize,
     /// Whether y holds the sum over earlier units.
     resume: bool,
     out: Output<M>,
@@ -192,17 +169,10 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
             // SAFETY: the tile was made for tokens and groups of the caller's y.
             unsafe { self.out.load(s, &mut sums) };
         }
-        let mut sums = &mut sums;
-        if M * N > 8 {
-            // All registers are for the integers of a run. Left to itself the compiler moves
-            // these sums in and out of them all the same, with spills on the way; behind an
-            // opaque reference they stay in memory, one operand of an addition a run.
-            sums = std::hint::black_box(sums);
-        }
         // SAFETY: whoever made the tile gave sources and activations of `units` units.
         unsafe {
-            for u in self.units.clone() {
-                let x = self.x.add((u - self.units.start) * BLOCK_BYTES * N);
+            for u in 0..self.units {
+                let x = self.x.add(u * BLOCK_BYTES * N);
                 for w in self.weights {
                     w.prefetch(s, u);
                 }
@@ -213,13 +183,13 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                     self.step::<S, 1>(s, u, x, &mut dots, &mut chains);
                     self.step::<S, 2>(s, u, x, &mut dots, &mut chains);
                     self.step::<S, 3>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 0, x, &dots, sums);
+                    self.finish(s, u, 0, x, &dots, &mut sums);
                     let mut dots = start::<S, W, M, N>(s, x.add(word(4, N)));
                     self.step::<S, 4>(s, u, x, &mut dots, &mut chains);
                     self.step::<S, 5>(s, u, x, &mut dots, &mut chains);
                     self.step::<S, 6>(s, u, x, &mut dots, &mut chains);
                     self.step::<S, 7>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 1, x, &dots, sums);
+                    self.finish(s, u, 1, x, &dots, &mut sums);
                 } else {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(2, N)));
                     self.step::<S, 0>(s, u, x, &mut dots, &mut chains);
@@ -230,12 +200,12 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                     self.step::<S, 5>(s, u, x, &mut dots, &mut chains);
                     self.step::<S, 6>(s, u, x, &mut dots, &mut chains);
                     self.step::<S, 7>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 0, x, &dots, sums);
+                    self.finish(s, u, 0, x, &dots, &mut sums);
                 }
             }
         }
         // SAFETY: the tile was made for tokens and groups of the caller's y.
-        unsafe { self.out.store(s, sums) };
+        unsafe { self.out.store(s, &sums) };
     }
 }
 
@@ -304,12 +274,6 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                         if J % length == length - 1 {
                             *dot = s.chain_close(*dot, *chain);
                         }
-                    }
-                    // A tile that fills the registers must stay in them: see `i32_pin`.
-                    if M * N > 8 {
-                        let last =
-                            if W::WHOLE_BYTES || J % length == length - 1 { dot } else { chain };
-                        *last = s.i32_pin(*last);
                     }
                 }
             }

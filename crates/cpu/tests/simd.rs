@@ -128,19 +128,20 @@ impl WithSimd for Memory<'_> {
             }
             let small: Vec<f32> =
                 (0..S::LANES).map(|i| ((at + 37 * i) % 255) as f32 - 127.0).collect();
-            let mut bytes = [0i8; 16];
+            let bytes: Vec<i8> = small.iter().map(|&v| v as i8).collect();
+            let mut words = [0i32; 16];
             let mut back = [0.0f32; 32];
             // SAFETY: all arrays hold LANES elements.
             unsafe {
                 let v = s.load(small.as_ptr());
                 assert_eq!(s.sum(v), small.iter().sum::<f32>());
                 assert_eq!(s.max_across(v), small.iter().copied().fold(-1e9, f32::max));
-                s.store_i8(bytes.as_mut_ptr(), v);
+                s.bytes_store(words.as_mut_ptr().cast(), s.words_of(v));
                 s.store(back.as_mut_ptr(), s.load_i8(bytes.as_ptr()));
                 s.store(back.as_mut_ptr().add(16), s.load_u8(bytes.as_ptr().cast()));
             }
             for i in 0..S::LANES {
-                assert_eq!(bytes[i] as f32, small[i]);
+                assert_eq!(words[i] as f32, small[i]);
                 assert_eq!(back[i], small[i]);
                 assert_eq!(back[16 + i], f32::from(bytes[i] as u8));
             }

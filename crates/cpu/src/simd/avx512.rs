@@ -156,6 +156,7 @@ macro_rules! avx512_ops {
                 let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
                 _mm512_shuffle_epi8(table, a)
             }
+            fn words_of(self, a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
             fn words_splat(self, n: u32) -> __m512i { _mm512_set1_epi32(n as i32) }
             fn words_and(self, a: __m512i, mask: u32) -> __m512i {
                 _mm512_and_si512(a, _mm512_set1_epi32(mask as i32))
@@ -232,9 +233,6 @@ macro_rules! avx512_ops {
             }
             fn load_u8(self, p: *const u8) -> __m512 {
                 _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
-            }
-            fn store_i8(self, p: *mut i8, a: __m512) {
-                _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)))
             }
             fn words_load_u8(self, p: *const u8) -> __m512i {
                 _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))

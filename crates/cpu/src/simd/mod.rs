@@ -216,11 +216,6 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// # Safety
     /// `p` is readable for `LANES` values.
     unsafe fn load_u8(self, p: *const u8) -> Self::F32;
-    /// Integer-valued lanes within -128..=127 as signed bytes.
-    ///
-    /// # Safety
-    /// `p` is writable for `LANES` values.
-    unsafe fn store_i8(self, p: *mut i8, a: Self::F32);
 
     // ---- integers
 
@@ -302,6 +297,8 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
 
     /// `n` in every row.
     fn words_splat(self, n: u32) -> Self::Bytes;
+    /// Integer-valued lanes as two's complement words.
+    fn words_of(self, a: Self::F32) -> Self::Bytes;
     /// A byte for each row, zero-extended.
     ///
     /// # Safety

@@ -212,13 +212,6 @@ macro_rules! scalar_ops {
             from_fn(|l| f32::from(unsafe { *p.add(l) }))
         }
         #[inline(always)]
-        unsafe fn store_i8(self, p: *mut i8, a: Self::F32) {
-            for l in 0..Self::LANES {
-                // SAFETY: the caller's promise.
-                unsafe { *p.add(l) = a[l] as i32 as i8 }
-            }
-        }
-        #[inline(always)]
         fn i32_zero(self) -> Self::I32 {
             [0; Self::LANES]
         }
@@ -297,6 +290,10 @@ macro_rules! scalar_ops {
         #[inline(always)]
         fn bytes_lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
             a.map(|a| u32::from_le_bytes(a.to_le_bytes().map(|b| table[usize::from(b % 16)])))
+        }
+        #[inline(always)]
+        fn words_of(self, a: Self::F32) -> Self::Bytes {
+            a.map(|v| v as i32 as u32)
         }
         #[inline(always)]
         fn words_splat(self, n: u32) -> Self::Bytes {

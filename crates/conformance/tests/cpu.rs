@@ -9,7 +9,11 @@ use gristmill_cpu::{Cpu, CpuOptions, Isa};
 use gristmill_ir::{Options, StateKind};
 use std::sync::OnceLock;
 
+/// WebAssembly has no threads.
+const MOST_THREADS: usize = if cfg!(target_family = "wasm") { 1 } else { 16 };
+
 fn cpu(isa: Isa, threads: usize, poison: bool) -> Cpu {
+    let threads = threads.min(MOST_THREADS);
     Cpu::new(CpuOptions { isa, threads, poison }).expect("the instruction set is available")
 }
 

@@ -23,30 +23,6 @@ fn first(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(LANE_MASKS.as_ptr().add(8 - n).cast()) }
 }
 
-/// Implements methods whose bodies are one expression of intrinsics.
-macro_rules! ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) -> $r:ty { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        fn $name($s $(, $arg: $t)*) -> $r {
-            // SAFETY: register operations only, and the token proves the instructions exist.
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-/// The same for methods that touch memory.
-macro_rules! memory_ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) $(-> $r:ty)? { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        unsafe fn $name($s $(, $arg: $t)*) $(-> $r)? {
-            // SAFETY: the caller promises the memory, the token the instructions; every access
-            // is unaligned and of exactly the promised extent.
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-
 impl Simd for Avx2 {
     const ISA: Isa = Isa::Avx2;
     const LANES: usize = 8;

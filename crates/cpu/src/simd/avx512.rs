@@ -22,30 +22,6 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(16)) - 1) as __mmask16
 }
 
-/// Implements methods whose bodies are one expression of intrinsics.
-macro_rules! ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) -> $r:ty { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        fn $name($s $(, $arg: $t)*) -> $r {
-            // SAFETY: register operations only, and the token proves the instructions exist.
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-/// The same for methods that touch memory.
-macro_rules! memory_ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) $(-> $r:ty)? { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        unsafe fn $name($s $(, $arg: $t)*) $(-> $r)? {
-            // SAFETY: the caller promises the memory, the token the instructions; every access
-            // is unaligned and of exactly the promised extent (masked lanes are not accessed).
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 macro_rules! avx512 {

@@ -179,27 +179,19 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                 let mut chains = [[s.i32_zero(); N]; M];
                 if W::SUB == 16 {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(3, N)));
-                    self.step::<S, 0>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 1>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 2>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 3>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 0, 1>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 2, 3>(s, u, x, &mut dots, &mut chains);
                     self.finish(s, u, 0, x, &dots, &mut sums);
                     let mut dots = start::<S, W, M, N>(s, x.add(word(4, N)));
-                    self.step::<S, 4>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 5>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 6>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 7>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 4, 5>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 6, 7>(s, u, x, &mut dots, &mut chains);
                     self.finish(s, u, 1, x, &dots, &mut sums);
                 } else {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(2, N)));
-                    self.step::<S, 0>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 1>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 2>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 3>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 4>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 5>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 6>(s, u, x, &mut dots, &mut chains);
-                    self.step::<S, 7>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 0, 1>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 2, 3>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 4, 5>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 6, 7>(s, u, x, &mut dots, &mut chains);
                     self.finish(s, u, 0, x, &dots, &mut sums);
                 }
             }
@@ -229,6 +221,13 @@ unsafe fn start<S: Simd, W: Source, const M: usize, const N: usize>(
             }
         }
     }
+    if in_pairs::<S>(N) {
+        for dots in &mut dots {
+            for n in (0..N).step_by(2) {
+                [dots[n], dots[n + 1]] = s.dots_in_pair([dots[n], dots[n + 1]]);
+            }
+        }
+    }
     dots
 }
 
@@ -241,7 +240,46 @@ const fn chain_length(weight: i32, quads: usize) -> usize {
     length
 }
 
+/// Whether a tile of `n` tokens multiplies them two by two.
+#[inline(always)]
+const fn in_pairs<S: Simd>(n: usize) -> bool {
+    S::COLS == 2 && n % 2 == 0
+}
+
 impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
+    /// Multiplies quads `J` and `K` of unit `u` of all rows by those of all tokens.
+    #[inline(always)]
+    unsafe fn steps<S: Simd, const J: usize, const K: usize>(
+        &self,
+        s: S,
+        u: usize,
+        x: *const u8,
+        dots: &mut [[S::I32; N]; M],
+        chains: &mut [[S::I32; N]; M],
+    ) {
+        // SAFETY: the caller passes a unit of the weights and its activations.
+        unsafe {
+            if !in_pairs::<S>(N) {
+                self.step::<S, J>(s, u, x, dots, chains);
+                self.step::<S, K>(s, u, x, dots, chains);
+                return;
+            }
+            let first = self.weights[0];
+            let mut w = [[first.quad::<S, J>(s, u), first.quad::<S, K>(s, u)]; M];
+            for m in 1..M {
+                let next = self.weights[m];
+                w[m] = [next.quad::<S, J>(s, u), next.quad::<S, K>(s, u)];
+            }
+            for n in (0..N).step_by(2) {
+                let x = [x.add((J * N + n) * 4), x.add((K * N + n) * 4)];
+                for m in 0..M {
+                    let pair = [dots[m][n], dots[m][n + 1]];
+                    [dots[m][n], dots[m][n + 1]] = s.mma_pair(pair, w[m], x);
+                }
+            }
+        }
+    }
+
     /// Multiplies quad `J` of unit `u` of all rows by that of all tokens. Sums come to `dots` by
     /// way of `chains`, which are as long as the size of the weights allows.
     #[inline(always)]
@@ -298,7 +336,12 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                 let min = if W::HAS_MIN { self.weights[m].min(s, u, run) } else { s.zero() };
                 for n in 0..N {
                     let token = s.broadcast(x.add(word(0, N) + 4 * n).cast());
-                    let dot = s.i32_to_f32(dots[m][n]);
+                    let dot = if in_pairs::<S>(N) {
+                        s.dots_of_pair([dots[m][n & !1], dots[m][n | 1]])[n & 1]
+                    } else {
+                        dots[m][n]
+                    };
+                    let dot = s.i32_to_f32(dot);
                     let mut sum = s.fma(dot, s.mul(scale, token), sums[m][n]);
                     if W::HAS_MIN && W::SUB == 32 {
                         let token = s.broadcast(x.add(word(1, N) + 4 * n).cast());

@@ -53,6 +53,9 @@ fn a_template_s_memory_has_a_bound() {
         (text, set("(ns.x ~ '&<>' ~ ns.x)|e")),
         (text, set("ns.x|tojson ~ ns.x|tojson")),
         (text, set("[ns.x, ns.x]|tojson(indent=64)")),
+        (text, set("[ns.x, [[[[1]]]]]|tojson(indent=ns.x)")),
+        (text, set("[ns.x, 1, 2]|tojson(separators=[ns.x, ns.x])")),
+        (text, set("['\\x00' ~ ns.x, ns.x]|string")),
         (text, set("[ns.x, ns.x]|string")),
         (text, set("ns.x ~ [ns.x]")),
         (text, set("ns.x.zfill(10000) ~ ns.x")),
@@ -98,6 +101,9 @@ fn a_template_s_memory_has_a_bound() {
     ] {
         expect_bounded(&source, BUDGET);
     }
+    // A filter that is given by name, given by name.
+    let nested = format!("\n{{{{ 'a'|map({}'upper')|list }}}}", "'map', ".repeat(20_000));
+    expect_bounded(&nested, BUDGET);
     // The compiler works out what is constant; products are kept from it.
     let source =
         format!("{{% if false %}}{{{{ [{}] }}}}{{% endif %}}", "'a' * 99999999, ".repeat(100));

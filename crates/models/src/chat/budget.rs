@@ -1,8 +1,9 @@
 //! What a rendering may handle: the engine's fuel counts instructions, and one of them can double a
 //! text, so a template of a line could fill any memory.
 //!
-//! The unit is the byte. Everything that is made costs its size in memory, whether it is kept or not,
-//! and reading costs a unit a byte or an item. So neither what is held at one time nor the time that
+//! The unit is the byte. Everything that is made costs its size in memory, whether it is kept or not;
+//! reading costs a unit a byte, some for each value and more for each list and map, as it takes time
+//! to go through them. So neither what is held at one time nor the time that
 //! it took grows beyond a few times the budget. Nothing is given back: like fuel, it says how much
 //! work there was.
 //!
@@ -19,6 +20,8 @@ use std::cell::Cell;
 pub(super) const UNITS: u64 = 512 << 20;
 /// Bytes of one item of a list: a value, and its share of the room that a growing list leaves.
 pub(super) const ITEM: u64 = 32;
+/// Units for going to a value within another.
+const VISIT: u64 = 4;
 /// How deep values may be nested; all that walks through them is written with recursion.
 const DEPTH: usize = 100;
 /// From this length on a text costs [`ITEM`] a byte where a list of its characters may be made of it.
@@ -84,12 +87,12 @@ pub(super) fn read(value: &Value, reads: Reads) -> Result<(), Error> {
 fn visit(value: &Value, reads: Reads, depth: usize) -> Result<(), Error> {
     match value.kind() {
         ValueKind::String => charge(match (value.as_str().unwrap_or_default().len(), reads) {
-            (_, Reads::Shape) => 1,
+            (_, Reads::Shape) => VISIT,
             (n, Reads::Characters) if n > LONG => ITEM * n as u64,
-            (n, _) => 1 + n as u64,
+            (n, _) => VISIT + n as u64,
         }),
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
-            charge(1)?;
+            charge(ITEM)?;
             if depth > 0 && is_namespace(value) {
                 return Err(wrong("a namespace inside another value is not supported"));
             }
@@ -105,7 +108,7 @@ fn visit(value: &Value, reads: Reads, depth: usize) -> Result<(), Error> {
             }
             Ok(())
         }
-        _ => charge(1),
+        _ => charge(VISIT),
     }
 }
 

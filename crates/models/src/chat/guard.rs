@@ -113,6 +113,9 @@ const LIGHT_TESTS: &[&str] = &[
     "undefined",
 ];
 
+/// Arguments of a filter; each may name a further filter, for `map`.
+const MOST: usize = 100;
+
 /// Filters that look at the items of a value, but not into them.
 const LIGHT_FILTERS: &[&str] = &[
     super::source::ITERABLE,
@@ -137,6 +140,9 @@ const LIGHT_FILTERS: &[&str] = &[
 ];
 
 fn filter(state: &mut State<'_, '_>, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if args.len() > MOST {
+        return Err(wrong("too many arguments"));
+    }
     let n = args.first().map_or(0, width);
     for (i, value) in args.iter().enumerate() {
         match value.kind() {

@@ -115,22 +115,24 @@ impl Style {
         depth: usize,
         out: &mut String,
     ) -> Result<(), Error> {
-        let line = |depth: usize, out: &mut String| {
+        let line = |depth: usize, out: &mut String| -> Result<(), Error> {
             if let Some(indent) = &self.indent {
+                charge(1 + (depth * indent.len()) as u64)?;
                 out.push('\n');
                 (0..depth).for_each(|_| out.push_str(indent));
             }
+            Ok(())
         };
         out.push(open);
         let mut empty = true;
         for (key, item) in items {
-            // What the value itself does not charge for.
-            let before = out.len();
             if !empty {
+                charge(self.item_separator.len() as u64)?;
                 out.push_str(&self.item_separator);
             }
             empty = false;
-            line(depth + 1, out);
+            line(depth + 1, out)?;
+            let before = out.len();
             if let Some(key) = key {
                 self.string(&key, out);
                 out.push_str(&self.key_separator);
@@ -139,7 +141,7 @@ impl Style {
             self.write(&item, depth + 1, out)?;
         }
         if !empty {
-            line(depth, out);
+            line(depth, out)?;
         }
         out.push(close);
         charge(2)

@@ -102,7 +102,13 @@ fn repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
             Ok(n) if !value.is_integer() => out.push_str(&float(n)),
             _ => out.push_str(&value.to_string()),
         },
-        ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            // A byte takes up to four: \x7f.
+            charge(4 * text.len() as u64)?;
+            quoted(text, out);
+            return Ok(());
+        }
         ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => {
             let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
             out.push(open);

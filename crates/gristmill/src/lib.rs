@@ -27,6 +27,7 @@
 mod bundled;
 mod continued;
 mod conversation;
+pub mod files;
 pub mod memory;
 mod model;
 pub mod npy;

@@ -126,21 +126,9 @@ impl Model {
     /// # Errors
     /// Those of the tokenizer and of the template.
     pub fn chat_prompt(&self, message: &str) -> Result<Vec<u32>> {
-        self.chat_prompt_with(&*self.tokenizer()?, message)
-    }
-
-    /// [`Model::chat_prompt`] with the model's tokenizer at hand.
-    ///
-    /// # Errors
-    /// As [`Model::chat_prompt`].
-    pub fn chat_prompt_with(&self, tokenizer: &Tokenizer, message: &str) -> Result<Vec<u32>> {
-        let prompter = Prompter::new(self, tokenizer)?;
-        Ok(prompter.prompt(tokenizer, &Conversation::default(), message)?.ids)
-    }
-
-    /// The tokens of a text to be continued as it is: with BOS where the model wants one.
-    pub fn raw_prompt_with(&self, tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-        raw_prompt(tokenizer, text)
+        let tokenizer = self.tokenizer()?;
+        let prompter = Prompter::new(self, &tokenizer)?;
+        Ok(prompter.prompt(&tokenizer, &Conversation::default(), message)?.ids)
     }
 
     /// An engine on the processor.
@@ -213,14 +201,4 @@ impl Model {
             arch::tensor(decl, &self.gguf)
         }
     }
-}
-
-/// The tokens of a text to be continued: with BOS where the model wants one, and without the EOS
-/// that some models put after a whole text. Special tokens written in the text are read as such.
-pub(crate) fn raw_prompt(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    let mut ids = tokenizer.encode(text, true, true);
-    if ids.len() > 1 && ids.last() == tokenizer.eos().as_ref() {
-        ids.pop();
-    }
-    ids
 }

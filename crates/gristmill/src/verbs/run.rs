@@ -6,15 +6,15 @@
 
 use crate::answer::{self, Think, Voice, ms, rate};
 use crate::args::{Ids, Loading, RunsOn, Threads, load, open, parse_ids, plan};
-use crate::chat::{self, Chat};
+use crate::chat::{self, Chat, Options};
 use crate::device;
 use crate::resolve::{self, Source};
-use crate::sampling::SamplingArgs;
+use crate::sampling::{SamplingArgs, Suggested};
 use crate::term::{Done, Stop, catch_interrupts, json, note, out, usage};
 use clap::Args;
 use gristmill::{
     Backend, ChatTemplate, Conversation, Decoder, Error, Finish, Model, Prompter, Request,
-    SamplingParams, Settings, Tokenizer,
+    SamplingParams, Settings, Tokenizer, files,
 };
 use serde_json::json;
 use std::io::{IsTerminal, Read};
@@ -31,7 +31,11 @@ use std::time::Instant;
 
 A word without a flag is a model when it exists as a path, ends in .gguf or .safetensors, contains
 a slash or a colon, or names the bundled model (stories). A single word with a digit, a dot or a
-hyphen that is none of these is an error; anything else is a prompt for the bundled model.")]
+hyphen that is none of these is an error; anything else is a prompt for the bundled model.
+
+How tokens are chosen is said, in this order, by the command line, by the variables, by the model's
+publisher (general.sampling.* in a GGUF file, generation_config.json beside safetensors), and by the
+defaults shown here.")]
 #[command(next_help_heading = "Prompt")]
 pub struct RunArgs {
     /// A model, a prompt, or both in this order
@@ -96,7 +100,8 @@ pub struct RunArgs {
     no_history: bool,
 
     /// Tokens to generate at most; negative: until the end or the context is full (default)
-    #[arg(short = 'n', long, value_name = "N", alias = "max-tokens", default_value_t = -1,
+    #[arg(short = 'n', long, value_name = "N", aliases = ["max-tokens", "num-predict"],
+          default_value_t = -1,
           allow_negative_numbers = true, hide_default_value = true, help_heading = "Length")]
     predict: i64,
 
@@ -254,13 +259,20 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
+    let suggested = Suggested::by(&model)?;
+    if args.verbose {
+        suggested.say();
+    }
+    let options = Options::new(suggested);
+    let args = if options.are_suggested() { options.args().map_err(Error::Usage)? } else { args };
     if chats {
         let prompter = args.prompter(&model, &tokenizer)?;
         let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
         let history = args.history.clone().or_else(chat::history_file);
         let history = history.filter(|_| !args.no_history);
         let talk = Conversation { system: args.system.clone(), ..Conversation::default() };
-        let chat = Chat::new(args, engine, tokenizer, prompter, talk, model.name().to_owned())?;
+        let chat =
+            Chat::new((args, options), engine, tokenizer, prompter, talk, model.name().to_owned())?;
         return chat.run(text, history);
     }
     let (ids, mut voice) = prompt(&model, &tokenizer, &args, text.as_deref())?;
@@ -308,16 +320,10 @@ const LONGEST: u64 = 64 << 20;
 /// [`Error::Io`] when it cannot be read, [`Error::Usage`] when it is too long or not UTF-8.
 fn read_text(path: &Path) -> gristmill::Result<String> {
     let name = path.display();
-    let failed = |source| Error::Io { what: format!("reading {name}"), source };
-    let mut bytes = vec![];
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LONGEST {
+    let bytes = files::read(path, LONGEST)?.ok_or_else(|| {
         let most = LONGEST >> 20;
-        return Err(Error::Usage(format!(
-            "{name} is longer than {most} MiB: too much for a prompt"
-        )));
-    }
+        Error::Usage(format!("{name} is longer than {most} MiB: too much for a prompt"))
+    })?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         Error::Usage(format!("{name} is not UTF-8 text: byte {at}"))
@@ -360,7 +366,7 @@ fn prompt(
         return Ok((ids.clone(), plain(continuing())));
     }
     match text {
-        Some(text) if args.raw => Ok((model.raw_prompt_with(tokenizer, text), plain(continuing()))),
+        Some(text) if args.raw => Ok((tokenizer.prompt(text), plain(continuing()))),
         Some(text) => {
             let mut prompter = args.prompter(model, tokenizer)?;
             chat::prepare(&mut prompter, args.think, args.system.is_some(), args.quiet)?;

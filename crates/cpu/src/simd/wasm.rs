@@ -198,7 +198,7 @@ impl Simd for Wasm {
 impl Bitwise for Wasm {
     ops! {
         fn bits(self, a: v128) -> v128 { a }
-        fn from_bits(self, a: v128) -> v128 { a }
+        fn of_bits(self, a: v128) -> v128 { a }
     }
 }
 

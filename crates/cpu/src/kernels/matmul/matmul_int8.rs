@@ -243,7 +243,7 @@ const fn chain_length(weight: i32, quads: usize) -> usize {
 /// Whether a tile of `n` tokens multiplies them two by two.
 #[inline(always)]
 const fn in_pairs<S: Simd>(n: usize) -> bool {
-    S::COLS == 2 && n % 2 == 0
+    S::COLS == 2 && n.is_multiple_of(2)
 }
 
 impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
@@ -305,7 +305,7 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                     if W::WHOLE_BYTES {
                         *dot = s.mma_s8(*dot, w[m], x);
                     } else {
-                        if J % length == 0 {
+                        if J.is_multiple_of(length) {
                             *chain = s.chain_open(*dot);
                         }
                         *chain = s.chain_mma(*chain, w[m], x);

@@ -64,7 +64,9 @@ fn golden_bert() {
 fn a_batch_changes_nothing() {
     let Some(data) = data() else { return };
     let folder = data.join("golden/bert");
-    let texts = strings(&read_json(&folder.join("golden.json"))["sentences"]);
+    let mut texts = strings(&read_json(&folder.join("golden.json"))["sentences"]);
+    // Those that are one line each.
+    texts.retain(|t| t.lines().count() == 1 && !t.trim().is_empty());
     for (model, more) in [("model-f16.gguf", &EXACT[..]), ("model-q4_k.gguf", &[])] {
         let model = folder.join(model);
         let (shape, all) = embed(&model, &texts, more);

@@ -43,11 +43,13 @@ fn logits_of_every_file() {
     for (model, reference) in files {
         for (name, file) in reference["logits"].as_object().unwrap() {
             let expected = read_npy(&folder.join(file.as_str().unwrap()));
-            let got = logits(&model, &ids(&golden["prompts"][name]), &[]);
-            assert_eq!(got.0, expected.0);
-            let far = far(&got.1, &expected.1);
-            println!("{} {name}: at most {far:e} away", model.display());
-            assert!(far < LOGITS, "{} {name}: {far}", model.display());
+            for more in [&[][..], &["--chunked"]] {
+                let got = logits(&model, &ids(&golden["prompts"][name]), more);
+                assert_eq!(got.0, expected.0);
+                let far = far(&got.1, &expected.1);
+                println!("{} {name} {more:?}: at most {far:e} away", model.display());
+                assert!(far < LOGITS, "{} {name} {more:?}: {far}", model.display());
+            }
         }
         for (name, greedy) in reference["greedy"].as_object().unwrap() {
             let margins = greedy["margins"].as_array().unwrap();
@@ -71,7 +73,8 @@ fn the_trained_model() {
     let expected = read_npy(&folder.join("logits_f32.npy"));
     for file in ["tiny-rwkv-7v0-f32.gguf", "model.safetensors"] {
         for isa in common::instruction_sets() {
-            let got = logits(&folder.join(file), &ids(&golden["prompt"]), &["--cpu", isa]);
+            let got =
+                logits(&folder.join(file), &ids(&golden["prompt"]), &["--cpu", isa, "-t", "1"]);
             let far = far(&got.1, &expected.1);
             println!("{file} {isa}: at most {far:e} away");
             assert!(far < LOGITS, "{file} {isa}: {far}");
@@ -235,9 +238,9 @@ fn other_verbs() {
     let text = dir.path().join("text.txt");
     std::fs::write(&text, "\"in the beginning there was a small house. ".repeat(40)).unwrap();
     for args in [
-        vec!["perplexity", model, "-f", text.to_str().unwrap(), "-c", "256"],
+        vec!["perplexity", model, "-f", text.to_str().unwrap(), "-c", "256", "-t", "1"],
         vec!["inspect", model],
-        vec!["bench", model, "-p", "64", "-n", "8", "-r", "1"],
+        vec!["bench", model, "-p", "64", "-n", "8", "-r", "1", "-t", "1"],
         vec!["logits", model, "-p", "in the", "--stop-after", "blk.3.wkv"],
         vec!["tokenize", model, "in the"],
     ] {

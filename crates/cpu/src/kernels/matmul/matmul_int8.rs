@@ -271,7 +271,7 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                     if W::WHOLE_BYTES {
                         *dot = s.mma_s8(*dot, w[m], x);
                     } else {
-                        if J % length == 0 {
+                        if J.is_multiple_of(length) {
                             *chain = s.chain_open(*dot);
                         }
                         *chain = s.chain_mma(*chain, w[m], x);

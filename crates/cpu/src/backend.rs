@@ -187,7 +187,7 @@ impl Backend for Cpu {
         // Should this step be refused, there is no latest result any more.
         c.placed.clear();
         c.apply(b.moves)?;
-        c.ints.fill(b, &c.layout, &p.windows, p.split_items, &c.last)?;
+        c.ints.fill(b, &c.layout, p, &c.last)?;
         p.check(&c.ints, &c.inputs)?;
         if c.poison {
             c.workspace.as_mut_slice().fill(0xFF);
@@ -318,6 +318,10 @@ impl Backend for Cpu {
             .unwrap_or_default()
     }
 
+    fn host_slot<'c>(&self, c: &'c mut Context) -> &'c mut [u8] {
+        c.host_slot.as_mut_slice()
+    }
+
     fn memory(&self) -> (u64, u64) {
         crate::detect::memory()
     }
@@ -382,12 +386,23 @@ impl Cpu {
         Ok(())
     }
 
-    /// Copies pages to (`out`) or from host memory.
+    /// Copies pages and slots to (`out`) or from host memory.
     fn swap(&self, c: &mut Context, moves: &[Move], out: bool) -> Result<Step> {
         let missing = || Error::Runtime("a page to swap does not exist".into());
         for m in moves {
-            let Move::Page { group, from, to } = *m else {
-                return Err(Error::Runtime("only pages are swapped here".into()));
+            let (group, from, to) = match *m {
+                Move::Page { group, from, to } => (group, from, to),
+                Move::Slot { from, to } => {
+                    let (slot, host) = if out { (from, to) } else { (to, from) };
+                    if host != 0 {
+                        return Err(Error::Runtime("host memory has one slot, number 0".into()));
+                    }
+                    c.swap_slot(slot, out)?;
+                    continue;
+                }
+                Move::Row { .. } => {
+                    return Err(Error::Runtime("single rows are not swapped".into()));
+                }
             };
             let (device, host) = if out { (from, to) } else { (to, from) };
             let g = usize::from(group);

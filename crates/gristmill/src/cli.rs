@@ -44,6 +44,10 @@ pub enum Verb {
     Bench(verbs::bench::BenchArgs),
     /// Write the raw scores of every token of a prompt, to compare with another program
     Logits(verbs::logits::LogitsArgs),
+    /// Turn texts into vectors, with an embedding model
+    Embed(verbs::embed::EmbedArgs),
+    /// Sort texts by how well they answer a query, with a reranker
+    Rerank(verbs::rerank::RerankArgs),
     /// Measure how well a model predicts a text
     Perplexity(verbs::perplexity::PerplexityArgs),
     /// Compare two ways to run a model, operation by operation

@@ -324,6 +324,14 @@ pub trait Backend: Sized + MaybeSend + 'static {
     /// The bytes of a host page of a group, every layer; valid once its save has finished.
     fn host_page<'c>(&self, c: &'c mut Self::Context, group: u8, page: u32) -> &'c mut [u8];
 
+    /// The host's copy of a slot, every state in the order of the program: what [`Backend::save`]
+    /// of a [`Move::Slot`] to slot 0 of the host has filled, once that has finished, and what
+    /// [`Backend::restore`] from there takes. There is one, and none where nothing has a slot.
+    fn host_slot<'c>(&self, c: &'c mut Self::Context) -> &'c mut [u8] {
+        _ = c;
+        &mut []
+    }
+
     /// Bytes used and available on the device.
     fn memory(&self) -> (u64, u64);
 

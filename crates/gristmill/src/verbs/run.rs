@@ -12,9 +12,10 @@ use crate::resolve::{self, Source};
 use crate::sampling::{SamplingArgs, Suggested};
 use crate::term::{Done, Stop, catch_interrupts, json, note, out, usage};
 use clap::Args;
+use gristmill::state::{self, Fingerprint};
 use gristmill::{
-    Backend, ChatTemplate, Conversation, Decoder, Error, Finish, Model, Prompter, Request,
-    SamplingParams, Settings, Tokenizer, files,
+    Backend, ChatTemplate, Conversation, Cpu, Decoder, Engine, Error, Finish, Model, Parent,
+    Prompter, Request, SamplingParams, SavedState, SequenceId, Settings, Tokenizer, files,
 };
 use serde_json::json;
 use std::io::{IsTerminal, Read};
@@ -119,6 +120,25 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Length")]
     ignore_eos: bool,
 
+    /// Go on from a state that was saved with --state-out: the prompt is what comes next
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "State of recurrent models",
+        conflicts_with = "interactive"
+    )]
+    state_in: Option<PathBuf>,
+
+    /// Save the state when done, to go on from with --state-in; with -n 0 after the prompt, with
+    /// nothing generated
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "State of recurrent models",
+        conflicts_with = "interactive"
+    )]
+    state_out: Option<PathBuf>,
+
     #[command(flatten)]
     sampling: SamplingArgs,
 
@@ -173,12 +193,19 @@ impl RunArgs {
         self.think
     }
 
+    /// Whether the prompt is read and nothing said.
+    fn only_reads(&self) -> bool {
+        self.predict == 0 && self.state_out.is_some()
+    }
+
     /// Tokens to generate at most.
     ///
     /// # Errors
     /// [`Error::Usage`] for none.
     pub fn predict(&self) -> gristmill::Result<usize> {
         match self.predict {
+            // The prompt is run by asking for what follows it.
+            0 if self.only_reads() => Ok(1),
             0 => Err(Error::Usage(
                 "--predict is 0; it must be at least 1, or negative for no limit".into(),
             )),
@@ -265,6 +292,13 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     }
     let options = Options::new(suggested);
     let args = if options.are_suggested() { options.args().map_err(Error::Usage)? } else { args };
+    if chats && (args.state_in.is_some() || args.state_out.is_some()) {
+        return usage("--state-in and --state-out are for one answer; give a prompt");
+    }
+    let fingerprint = match (&args.state_in, &args.state_out) {
+        (None, None) => None,
+        _ => Some(Fingerprint::of(&model, &program)?),
+    };
     if chats {
         let prompter = args.prompter(&model, &tokenizer)?;
         let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
@@ -282,10 +316,27 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         note(format_args!("prompt: {ids:?}"));
         note(format_args!("loaded in {:.0} ms", ms(load_time)));
     }
-    let request = args.request(&tokenizer, ids)?;
+    let mut request = args.request(&tokenizer, ids)?;
+    if let (Some(path), Some(of)) = (&args.state_in, fingerprint) {
+        go_on(&mut engine, &mut request, &state::read(path, of)?, tokenizer.bos())?;
+    }
+    request.keep = args.state_out.is_some();
     let prompt_ids = request.prompt.clone();
     let id = engine.submit(request)?;
-    let answer = answer::follow(&mut engine, id, &mut voice, None)?;
+    let mut answer = answer::follow(&mut engine, id, &mut voice, None)?;
+    if let (Some(path), Some(of)) = (&args.state_out, fingerprint) {
+        let mut saved = engine.state(SequenceId(id.0))?;
+        if args.only_reads() {
+            saved.tokens.truncate(saved.computed as usize);
+            answer.ids.clear();
+            answer.text.clear();
+        }
+        state::write(path, of, &saved)?;
+        if !args.quiet {
+            let n = saved.tokens.len();
+            note(format_args!("wrote the state after {n} tokens to {}", path.display()));
+        }
+    }
     if args.json {
         let mut shown = json!({
             "ids": answer.ids,
@@ -309,6 +360,22 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         note(answer.statistics(prompt_ids.len()));
     }
     if answer.finish == Finish::Cancelled { Err(Stop::Interrupted) } else { Ok(()) }
+}
+
+/// Makes a request go on from a saved state.
+fn go_on(
+    engine: &mut Engine<Cpu>,
+    request: &mut Request,
+    saved: &SavedState,
+    bos: Option<u32>,
+) -> gristmill::Result<()> {
+    let sequence = engine.adopt(saved)?;
+    request.parent = Some(Parent { sequence, len: None });
+    // The text has begun already.
+    if bos.is_some() && request.prompt.first() == bos.as_ref() {
+        request.prompt.remove(0);
+    }
+    Ok(())
 }
 
 /// The longest file that is taken for a prompt or a template, in bytes.
@@ -361,7 +428,8 @@ fn prompt(
     text: Option<&str>,
 ) -> gristmill::Result<(Vec<u32>, Voice)> {
     let continuing = || Decoder::continuing(tokenizer.clone());
-    let plain = |decoder| Voice::plain(tokenizer.clone(), decoder, !args.json);
+    let stream = !args.json && !args.only_reads();
+    let plain = |decoder| Voice::plain(tokenizer.clone(), decoder, stream);
     if let Some(Ids(ids)) = &args.ids {
         return Ok((ids.clone(), plain(continuing())));
     }
@@ -373,7 +441,7 @@ fn prompt(
             let before = Conversation { system: args.system.clone(), ..Conversation::default() };
             let prompt = prompter.prompt(tokenizer, &before, text)?;
             let opens = prompt.opens;
-            Ok((prompt.ids, Voice::chat(tokenizer.clone(), opens, args.think, !args.json)))
+            Ok((prompt.ids, Voice::chat(tokenizer.clone(), opens, args.think, stream)))
         }
         None => match tokenizer.bos() {
             // A text of its own, from its first word.

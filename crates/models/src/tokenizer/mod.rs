@@ -192,6 +192,33 @@ impl Tokenizer {
         out
     }
 
+    /// The tokens of two texts that are compared with each other, with the type of each: `[CLS] a
+    /// [SEP] b [SEP]` for BERT, whose second text is of type 1; `<s> a </s></s> b </s>` for models
+    /// with other vocabularies (RoBERTa, XLM-R), which tell no types apart. Special tokens written in
+    /// the texts count as text. `None` where the model puts nothing around a text.
+    pub fn encode_pair(&self, a: &str, b: &str) -> Option<(Vec<u32>, Vec<u32>)> {
+        if self.before.is_empty() || self.after.is_empty() {
+            return None;
+        }
+        let typed = matches!(self.model, Model::WordPiece(_));
+        let mut ids = self.before.clone();
+        ids.extend(self.encode(a, false, false));
+        ids.extend(&self.after);
+        let first = ids.len();
+        if !typed {
+            ids.extend(&self.after);
+        }
+        ids.extend(self.encode(b, false, false));
+        ids.extend(&self.after);
+        let types = (0..ids.len()).map(|i| u32::from(typed && i >= first)).collect();
+        Some((ids, types))
+    }
+
+    /// How many tokens [`Tokenizer::encode`] puts behind a text.
+    pub fn tokens_behind(&self) -> usize {
+        self.after.len()
+    }
+
     /// Appends the tokens of a text without special tokens; `first` says that it is where the
     /// whole text begins.
     fn encode_plain(&self, text: &str, first: bool, merger: &mut Merger, out: &mut Vec<u32>) {

@@ -74,7 +74,7 @@ fn the_trained_model() {
     for file in ["tiny-rwkv-7v0-f32.gguf", "model.safetensors"] {
         for isa in common::instruction_sets() {
             let got =
-                logits(&folder.join(file), &ids(&golden["prompt"]), &["--cpu", isa, "-t", "1"]);
+                logits(&folder.join(file), &ids(&golden["prompt"]), &["--cpu", &isa, "-t", "1"]);
             let far = far(&got.1, &expected.1);
             println!("{file} {isa}: at most {far:e} away");
             assert!(far < LOGITS, "{file} {isa}: {far}");

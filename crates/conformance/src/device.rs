@@ -287,7 +287,7 @@ impl<'a, B: Backend> Device<'a, B> {
         let begins = part.kv_index[0] == 0;
         let held = &mut self.held[part.seq];
         a.state_in.push(if begins { u32::MAX } else { *held });
-        if self.room.slots >= 2 * spare && part.len() % 3 != 0 {
+        if self.room.slots >= 2 * spare && !part.len().is_multiple_of(3) {
             *held = if *held < spare { *held + spare } else { *held - spare };
         }
         a.state_out.push(*held);

@@ -170,7 +170,7 @@ fn parse(bytes: &[u8], model: Fingerprint) -> Result<SavedState, String> {
     // It fits in the file, so it fits in a usize.
     let state = take(size as usize)?;
     let finite = |b: &[u8]| f32::from_bits(word(b)).is_finite();
-    if state.len() % 4 != 0 || !state.chunks_exact(4).all(finite) {
+    if !state.len().is_multiple_of(4) || !state.chunks_exact(4).all(finite) {
         return Err("is damaged: its state holds what is no number".into());
     }
     Ok(SavedState { tokens, computed, bytes: state.to_vec() })

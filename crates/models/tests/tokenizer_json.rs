@@ -470,11 +470,13 @@ fn of_real_models() -> Option<Vec<Pair>> {
             "model": {"type": "BPE", "vocab": ids(&tokens(g)), "merges": merges,
                 "ignore_merges": whole}})
     };
-    let whole = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
+    let whole = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        "use_regex": true});
     let cut = |pattern: &str| {
         json!({"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
-            {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                "use_regex": false}]})
     };
     let words = |numbers: &str| {
         cut(&format!(

@@ -7,7 +7,7 @@ pub(super) trait Bitwise: Simd {
     /// The bits of every lane.
     fn bits(self, a: Self::F32) -> Self::Bytes;
     /// The lanes with these bits.
-    fn from_bits(self, a: Self::Bytes) -> Self::F32;
+    fn floats(self, a: Self::Bytes) -> Self::F32;
 }
 
 /// The sixteen bits of an f16 in every word, widened exactly; NaN stays NaN.
@@ -16,13 +16,13 @@ pub(super) trait Bitwise: Simd {
 pub(super) fn widen_f16<S: Bitwise>(s: S, a: S::Bytes) -> S::F32 {
     // The fraction in its place, with an exponent that is 112 too small: the product is exact,
     // subnormals included.
-    let small = s.from_bits(s.words_shl(s.words_and(a, 0x7fff), 13));
+    let small = s.floats(s.words_shl(s.words_and(a, 0x7fff), 13));
     let magnitude = s.mul(small, s.splat(f32::from_bits((127 + 112) << 23)));
     // Infinity and NaN come out as 2^16 and more: their exponent is all ones.
     let ones = s.bytes_or(s.bits(magnitude), s.words_splat(0x7f80_0000));
-    let magnitude = s.select_lt(magnitude, s.splat(65536.0), magnitude, s.from_bits(ones));
+    let magnitude = s.select_lt(magnitude, s.splat(65536.0), magnitude, s.floats(ones));
     let sign = s.words_shl(s.words_and(a, 0x8000), 16);
-    s.from_bits(s.bytes_or(s.bits(magnitude), sign))
+    s.floats(s.bytes_or(s.bits(magnitude), sign))
 }
 
 /// The sixteen bits of the nearest f16, ties to even, in every word; NaN stays NaN.
@@ -41,8 +41,8 @@ pub(super) fn narrow_f16<S: Bitwise>(s: S, a: S::F32) -> S::Bytes {
     let half = s.bits(s.add(most, s.splat(0.5)));
     let subnormal = s.words_sub(half, s.words_splat(0.5_f32.to_bits()));
     let least = s.splat(f32::from_bits((127 - 14) << 23));
-    let number = s.select_lt(most, least, s.from_bits(subnormal), s.from_bits(normal));
-    let all = or_nan(s, magnitude, number, s.from_bits(s.words_splat(0x7e00)));
+    let number = s.select_lt(most, least, s.floats(subnormal), s.floats(normal));
+    let all = or_nan(s, magnitude, number, s.floats(s.words_splat(0x7e00)));
     let sign = s.words_shr(s.words_and(s.bits(a), 0x8000_0000), 16);
     s.bytes_or(s.bits(all), sign)
 }
@@ -50,7 +50,7 @@ pub(super) fn narrow_f16<S: Bitwise>(s: S, a: S::F32) -> S::Bytes {
 /// The sixteen bits of a bf16 in every word, widened exactly.
 #[inline(always)]
 pub(super) fn widen_bf16<S: Bitwise>(s: S, a: S::Bytes) -> S::F32 {
-    s.from_bits(s.words_shl(a, 16))
+    s.floats(s.words_shl(a, 16))
 }
 
 /// The sixteen bits of the nearest bf16, ties to even, in every word; NaN stays NaN.
@@ -61,7 +61,7 @@ pub(super) fn narrow_bf16<S: Bitwise>(s: S, a: S::F32) -> S::Bytes {
     let odd = s.words_and(s.words_shr(bits, 16), 1);
     let up = s.words_add(s.words_add(bits, odd), s.words_splat(0x7fff));
     let quiet = s.bytes_or(bits, s.words_splat(0x0040_0000));
-    let all = or_nan(s, s.abs(a), s.from_bits(up), s.from_bits(quiet));
+    let all = or_nan(s, s.abs(a), s.floats(up), s.floats(quiet));
     s.words_shr(s.bits(all), 16)
 }
 

@@ -70,7 +70,7 @@ macro_rules! neon {
         impl Bitwise for $ty {
             ops! {
                 fn bits(self, a: float32x4_t) -> uint8x16_t { vreinterpretq_u8_f32(a) }
-                fn from_bits(self, a: uint8x16_t) -> float32x4_t { vreinterpretq_f32_u8(a) }
+                fn floats(self, a: uint8x16_t) -> float32x4_t { vreinterpretq_f32_u8(a) }
             }
         }
     };

@@ -233,7 +233,7 @@ impl Simd for Sse41 {
 impl Bitwise for Sse41 {
     ops! {
         fn bits(self, a: __m128) -> __m128i { _mm_castps_si128(a) }
-        fn from_bits(self, a: __m128i) -> __m128 { _mm_castsi128_ps(a) }
+        fn floats(self, a: __m128i) -> __m128 { _mm_castsi128_ps(a) }
     }
 }
 

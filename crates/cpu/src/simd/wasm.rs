@@ -203,7 +203,7 @@ impl Simd for Wasm {
 impl Bitwise for Wasm {
     ops! {
         fn bits(self, a: v128) -> v128 { a }
-        fn from_bits(self, a: v128) -> v128 { a }
+        fn floats(self, a: v128) -> v128 { a }
     }
 }
 

@@ -236,8 +236,8 @@ unsafe fn start<S: Simd, W: Source, const M: usize, const N: usize>(
 
 /// Whether a tile of `n` tokens multiplies them two by two.
 #[inline(always)]
-const fn in_pairs<S: Simd>(n: usize) -> bool {
-    S::COLS == 2 && n % 2 == 0
+fn in_pairs<S: Simd>(n: usize) -> bool {
+    S::COLS == 2 && n.is_multiple_of(2)
 }
 
 impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {

@@ -1,4 +1,5 @@
 //! How the methods of an instruction set are written: an expression of intrinsics each.
+#![allow(unused_macros)] // where there is portable code only
 
 /// Implements methods that work on registers alone.
 macro_rules! ops {

@@ -361,12 +361,11 @@ fn check_masks(b: &SampleBatch<'_>, vocab: usize) -> Result<()> {
     Ok(())
 }
 
+/// A part of a page to copy: (state, byte there, group, byte in host memory, bytes).
+type PagePart = (usize, u64, usize, usize, usize);
+
 /// The parts of pages to copy: (state, byte there, group, byte in host memory, bytes).
-fn pages_of(
-    c: &Context,
-    moves: &[Move],
-    out: bool,
-) -> Result<Vec<(usize, u64, usize, usize, usize)>> {
+fn pages_of(c: &Context, moves: &[Move], out: bool) -> Result<Vec<PagePart>> {
     let missing = || Error::Runtime("a page to swap does not exist".into());
     let mut pages = vec![];
     for m in moves {

@@ -289,11 +289,15 @@ macro_rules! scalar_ops {
         }
         #[inline(always)]
         fn bytes_lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
-            a.map(|a| u32::from_le_bytes(a.to_le_bytes().map(|b| table[usize::from(b % 16)])))
+            from_fn(|l| {
+                let [b, c, d, e] = a[l].to_le_bytes();
+                let at = |b: u8| table[usize::from(b % 16)];
+                u32::from_le_bytes([at(b), at(c), at(d), at(e)])
+            })
         }
         #[inline(always)]
         fn words_of(self, a: Self::F32) -> Self::Bytes {
-            a.map(|v| v as i32 as u32)
+            from_fn(|l| a[l] as i32 as u32)
         }
         #[inline(always)]
         fn words_splat(self, n: u32) -> Self::Bytes {

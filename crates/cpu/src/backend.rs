@@ -13,8 +13,8 @@ use crate::simd::Isa;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result, quant};
 use gristmill_ir::{
-    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Picked, Program,
-    Results, Rows, SampleBatch, Size, StateKind, Step, TensorDecl,
+    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
+    Rows, SampleBatch, Size, StateKind, Step, TensorDecl,
 };
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
@@ -269,10 +269,7 @@ impl Backend for Cpu {
         out.picked.extend_from_slice(&held.1.picked);
         out.top.extend_from_slice(&held.1.top);
         out.wanted.extend_from_slice(&held.1.wanted);
-        let bytes = size_of::<Picked>() * out.picked.len()
-            + size_of::<(u32, f32)>() * out.top.len()
-            + size_of::<f32>() * out.wanted.len();
-        c.ledger.results += bytes as u64;
+        c.ledger.results += out.bytes();
         Ok(true)
     }
 

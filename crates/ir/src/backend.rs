@@ -198,6 +198,14 @@ pub struct Results {
     pub wanted: Vec<f32>,
 }
 
+impl Results {
+    /// Bytes that crossed for them: class `results` of the [`Ledger`].
+    pub fn bytes(&self) -> u64 {
+        let Results { picked, top, wanted } = self;
+        (size_of_val(&picked[..]) + size_of_val(&top[..]) + size_of_val(&wanted[..])) as u64
+    }
+}
+
 /// Bytes that crossed between host and device since the context was created, by class. "Only
 /// integers cross" means: these formulas, and nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use crate::shader::Recipe;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::{
-    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Picked, Program,
-    Results, SampleBatch, Size, StateKind, Step, TensorDecl,
+    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
+    SampleBatch, Size, StateKind, Step, TensorDecl,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -257,10 +257,7 @@ impl Backend for Wgpu {
         if !flight.finish(&gpu, out, wake)? {
             return Ok(false);
         }
-        let bytes = size_of::<Picked>() * out.picked.len()
-            + size_of::<(u32, f32)>() * out.top.len()
-            + size_of::<f32>() * out.wanted.len();
-        c.ledger.results += bytes as u64;
+        c.ledger.results += out.bytes();
         Ok(true)
     }
 

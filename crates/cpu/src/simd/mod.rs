@@ -251,9 +251,7 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     fn i32_to_f32(self, a: Self::I32) -> Self::F32;
     /// `a`, computed here and now.
     ///
-    /// Where a tile of accumulators takes nearly all registers, the compiler's scheduler does
-    /// harm: it loads operands early and sums late, and spills both. Pinning every sum keeps the
-    /// order of the source, which the processor reorders well enough.
+    /// For where the compiler would move a computation, or split it, into something slower.
     #[inline(always)]
     fn i32_pin(self, a: Self::I32) -> Self::I32 {
         a

@@ -157,7 +157,6 @@ impl ChatTemplate {
         env.add_filter("length", python::length);
         env.add_filter("count", python::length);
         env.add_filter(source::ITERABLE, python::iterable);
-        env.add_filter(source::BACKWARDS, python::backwards);
         env.add_filter(source::SAME, |value: Value| value);
         env.remove_global("debug");
         guard::add_to(&mut env);

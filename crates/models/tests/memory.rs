@@ -11,7 +11,7 @@ mod counting;
 
 use counting::memory;
 use gristmill_models::gguf::Gguf;
-use gristmill_models::{LoadMode, safetensors};
+use gristmill_models::{LoadMode, Tokenizer, safetensors};
 use std::sync::Arc;
 
 /// The `i`th shortest name.
@@ -175,4 +175,87 @@ fn tables_of_safetensors_are_bounded_by_the_file() {
     assert!(parse().unwrap_err().to_string().contains("values, more than the"));
     let (peak, _) = memory(parse);
     assert!(peak <= 4096, "{peak}");
+}
+
+/// Texts of one byte.
+const SHORTEST: usize = 58;
+
+/// The shortest text of each number: one byte, then two, then three; no backslash among them.
+fn shortest(i: usize) -> Vec<u8> {
+    let base = SHORTEST;
+    let byte = |n: usize| b'!' + (n % base) as u8;
+    match i {
+        _ if i < base => vec![byte(i)],
+        _ if i < base + base * base => vec![byte((i - base) / base), byte(i - base)],
+        _ => vec![byte(i / base / base), byte(i / base), byte(i)],
+    }
+}
+
+/// A vocabulary of this kind and nothing else, as short as it can be; `ty` is the type of all tokens,
+/// where it is not left out.
+fn vocabulary(kind: &str, tokens: &[Vec<u8>], merges: &[Vec<u8>], ty: Option<i32>) -> Vec<u8> {
+    let strings = |list: &[Vec<u8>]| {
+        let mut out = Vec::new();
+        list.iter().for_each(|s| string(&mut out, s));
+        array(8, list.len(), &out)
+    };
+    let text = |s: &str| {
+        let mut out = Vec::new();
+        string(&mut out, s.as_bytes());
+        out
+    };
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let n = tokens.len();
+    let mut keys = vec![(key("model"), 8, text(kind)), (key("tokens"), 9, strings(tokens))];
+    match kind {
+        "gpt2" => keys.push((key("pre"), 8, text("gpt-2"))),
+        "llama" | "t5" => keys.push((key("scores"), 9, array(6, n, &vec![0; 4 * n]))),
+        _ => {}
+    }
+    if kind == "gpt2" {
+        keys.push((key("merges"), 9, strings(merges)));
+    }
+    if let Some(ty) = ty {
+        keys.push((key("token_type"), 9, array(5, n, &ty.to_le_bytes().repeat(n))));
+    }
+    gguf(&keys, 0)
+}
+
+#[test]
+fn a_tokenizer_takes_no_block_larger_than_its_file() {
+    let n = 200_000;
+    let short: Vec<Vec<u8>> = (0..n).map(|i| shortest(i)).collect();
+    let same = vec![b"a".to_vec(); n];
+    let long: Vec<Vec<u8>> =
+        (0..2000).map(|i| format!("{:x<1000}{i:y<1000}", i / 2).into_bytes()).collect();
+    // Every pair of tokens of one byte joins into one of two.
+    let pairs: Vec<Vec<u8>> = (0..SHORTEST * SHORTEST)
+        .map(|i| {
+            let both = shortest(SHORTEST + i);
+            vec![both[0], b' ', both[1]]
+        })
+        .collect();
+    for (what, kind, tokens, merges, ty) in [
+        ("short", "gpt2", &short, &[][..], None),
+        ("the same", "gpt2", &same, &[][..], None),
+        ("merges", "gpt2", &short[..SHORTEST + SHORTEST * SHORTEST].to_vec(), &pairs[..], None),
+        ("the same merge", "gpt2", &short, &vec![b"! !".to_vec(); n][..], None),
+        ("short", "llama", &short, &[][..], None),
+        ("short", "t5", &short, &[][..], None),
+        ("short", "bert", &short, &[][..], None),
+        ("short", "rwkv", &short, &[][..], None),
+        ("special", "llama", &short, &[][..], Some(4)),
+        ("long and special", "llama", &long, &[][..], Some(4)),
+        ("long", "t5", &long, &[][..], None),
+        ("long", "rwkv", &long, &[][..], None),
+    ] {
+        let file = vocabulary(kind, tokens, merges, ty);
+        let len = file.len();
+        let g = Gguf::from_bytes("packed", Arc::new(file)).unwrap();
+        let (peak, largest) = memory(|| Tokenizer::from_gguf(&g).unwrap());
+        let ratio = |n: usize| n as f64 / len as f64;
+        println!("{what} {kind}: {len} bytes: {:.2}, {:.2}", ratio(peak), ratio(largest));
+        assert!(largest <= len, "{what} {kind}: {largest} for a file of {len}");
+        assert!(peak <= 8 * len, "{what} {kind}: {peak} for a file of {len}");
+    }
 }

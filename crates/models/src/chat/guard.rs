@@ -3,10 +3,11 @@
 //! The engine has no hook between its instructions, but it shows them. So each instruction that makes
 //! or walks through values gets calls of our functions around it: before it, one that is given the
 //! operands, charges for them and hands them back; after it, one that charges for what was made.
-//! Filters, tests and methods are called by our functions. The functions' names hold a space, so that
+//! Filters, tests and methods are called by our functions, and slices are made by one. The functions' names hold a space, so that
 //! no template can name them.
 
 use super::budget::{self, Arguments, ITEM, Reads, charge, made, read, width, wrong};
+use super::python;
 use minijinja::machinery::{Instruction, Instructions};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -35,10 +36,15 @@ pub(super) fn add_to(env: &mut Environment<'_>) {
     operands(env, JOIN, |v| v.iter().try_for_each(|v| read(v, Reads::Once)));
     operands(env, COMPARE, |v| v.iter().try_for_each(|v| read(v, Reads::Once)));
     operands(env, ITEM_OF, |v| charge(if v[0].as_str().is_some() { width(&v[0]) } else { 1 }));
-    operands(env, SLICE, |v| charge(1 + width(&v[0])));
     operands(env, SET, |v| match budget::is_namespace(&v[0]) {
         true => Err(wrong("a namespace inside another value is not supported")),
         false => Ok(()),
+    });
+    env.add_function(SLICE, |args: Arguments| {
+        let values = args.into_values();
+        let Some((value, given)) = values.split_first() else { return Ok(Value::UNDEFINED) };
+        charge(1 + ITEM * width(value))?;
+        made(python::sliced(value, given)?)
     });
     env.add_function(MADE, |value: Value| made(value));
     env.add_function(FILTER, |state: &mut State<'_, '_>, args: Arguments| {
@@ -315,7 +321,7 @@ fn around<'s>(instruction: &Instruction<'s>) -> Result<Vec<Instruction<'s>>, Str
         }
         I::GetItem => binary(ITEM_OF),
         I::SetAttr(_) => binary(SET),
-        I::Slice => with(vec![call(SLICE, 4), I::UnpackList(4), it()]),
+        I::Slice => vec![call(SLICE, 4)],
         I::BuildList(_) | I::BuildTuple(_) | I::BuildMap(_) => with(vec![it()]),
         I::ApplyFilter(name, Some(n), _) => by_name(FILTER, name, *n),
         I::PerformTest(name, Some(n), _) => by_name(TEST, name, *n),

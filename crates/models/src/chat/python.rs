@@ -3,8 +3,8 @@
 //! Lists and objects of the conversation are types of their own, so that they are written so
 //! wherever a template makes text of them.
 
-use super::budget::{Reads, charge, read};
-use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
+use super::budget::{Reads, charge, read, wrong};
+use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::collections::HashMap;
 use std::fmt;
@@ -205,38 +205,44 @@ pub(super) fn iterable(value: Value) -> Result<Value, Error> {
     }
 }
 
-/// `value[from:to:step]` for a negative step.
-pub(super) fn backwards(
-    value: &Value,
-    from: Option<i64>,
-    to: Option<i64>,
-    step: i64,
-) -> Result<Value, Error> {
-    let text = value.as_str().map(|text| text.chars().map(Value::from));
-    let items: Vec<Value> = match (text, value.kind()) {
-        (Some(text), _) => text.collect(),
-        (None, ValueKind::Seq | ValueKind::Iterable) => value.try_iter()?.collect(),
-        (None, kind) => {
-            let what = format!("a value of kind {kind} cannot be sliced");
-            return Err(Error::new(ErrorKind::InvalidOperation, what));
-        }
-    };
-    let n = items.len() as i64;
-    let place = |given: Option<i64>, default: i64| match given {
-        None => default,
-        Some(at) if at < 0 => at.saturating_add(n).max(-1),
-        Some(at) => at.min(n - 1),
-    };
-    let (mut at, to) = (place(from, n - 1), place(to, -1));
-    let mut out = Vec::new();
-    while at > to {
-        out.extend(items.get(at as usize).cloned());
-        at = at.saturating_add(step.min(-1));
+/// `value[from:to:step]`, with `none` for what is left out. The engine's own panics on what is empty,
+/// and takes an end at 0 for none.
+pub(super) fn sliced(value: &Value, given: &[Value]) -> Result<Value, Error> {
+    let whole = |v: &Value| if v.is_none() { Ok(None) } else { i64::try_from(v.clone()).map(Some) };
+    let [from, to, step] = given else { return Err(wrong("a slice has three parts")) };
+    let step = whole(step)?.unwrap_or(1);
+    if step == 0 {
+        return Err(wrong("slice step cannot be zero"));
     }
-    Ok(match value.as_str() {
-        Some(_) => Value::from(out.iter().map(Value::to_string).collect::<String>()),
-        None => Value::from(out),
-    })
+    // As `slice.indices`: places before the first and behind the last come to lie at the ends.
+    let bounds = |n: usize| -> Result<Vec<usize>, Error> {
+        let n = n as i64;
+        let (least, most) = if step > 0 { (0, n) } else { (-1, n - 1) };
+        let place = |at: i64| if at < 0 { at.saturating_add(n).max(least) } else { at.min(most) };
+        let (first, last) = if step > 0 { (least, most) } else { (most, least) };
+        let (mut at, to) = (whole(from)?.map_or(first, place), whole(to)?.map_or(last, place));
+        let mut out = Vec::new();
+        while if step > 0 { at < to } else { at > to } {
+            out.push(at as usize);
+            at = at.saturating_add(step);
+        }
+        Ok(out)
+    };
+    if let Some(text) = value.as_str() {
+        let chars: Vec<char> = text.chars().collect();
+        return Ok(bounds(chars.len())?.into_iter().map(|i| chars[i]).collect::<String>().into());
+    }
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items: Vec<Value> = value.try_iter()?.collect();
+            let part: Vec<Value> =
+                bounds(items.len())?.into_iter().map(|i| items[i].clone()).collect();
+            Ok(if value.is_tuple() { Tuple::from(part).into() } else { part.into() })
+        }
+        ValueKind::Undefined => Err(wrong("a slice of what is undefined")),
+        // Jinja2 asks for an item of that name, which is none.
+        _ => Ok(Value::UNDEFINED),
+    }
 }
 
 /// `length`: what is undefined has none, of `None` it is an error.

@@ -5,8 +5,6 @@
 //! - `{% generation %}` marks what the assistant said, for training; to a reader it is nothing. It
 //!   becomes a condition that holds, which keeps the rules of white space.
 //! - A loop over `none` is an error: what it walks over goes through the filter [`ITERABLE`].
-//! - A slice that goes backwards, `x[::-1]`, becomes the filter [`BACKWARDS`]: the engine's own panics
-//!   on what is empty.
 //! - A sum with a part marked as safe escapes the other parts for HTML: it becomes a call of
 //!   [`CONCAT`].
 //! - The engine multiplies constants when it compiles, before any budget counts: the left factor goes
@@ -27,9 +25,6 @@ pub(super) const CONCAT: &str = "__concat";
 
 /// The filter that gives back what it was given.
 pub(super) const SAME: &str = "__same";
-
-/// The filter of slices that go backwards: from, to, step.
-pub(super) const BACKWARDS: &str = "__backwards";
 
 /// The source for the engine.
 ///
@@ -186,27 +181,17 @@ pub(super) fn check(source: &str, syntax: &SyntaxConfig) -> Result<(), String> {
     Ok(())
 }
 
-/// An expression with its backward slices as filters, and the left factors of its products through one.
+/// An expression with the left factors of its products through a filter.
 fn operators(inner: &str) -> String {
     let mut out = String::with_capacity(inner.len());
     let mut quote = None;
     let mut escaped = false;
-    let mut skip_to = 0;
     for (at, c) in inner.char_indices() {
-        if at < skip_to {
-            continue;
-        }
         if let Some(q) = quote {
             quote = Some(q).filter(|_| escaped || c != q);
             escaped = !escaped && c == '\\';
         } else if c == '\'' || c == '"' {
             quote = Some(c);
-        } else if c == '['
-            && let Some((filter, end)) = backward_slice(&inner[at..])
-        {
-            out.push_str(&filter);
-            skip_to = at + end;
-            continue;
         } else if c == '*' && is_product(inner, at) {
             out.push_str(&format!("|{SAME} "));
         }
@@ -220,22 +205,6 @@ fn is_product(inner: &str, at: usize) -> bool {
     let before = inner[..at].trim_end();
     let power = inner[at + 1..].starts_with('*') || inner[..at].ends_with('*');
     !power && !before.is_empty() && !before.ends_with(['(', ','])
-}
-
-/// The filter for a slice that a text begins with, and the slice's length.
-fn backward_slice(text: &str) -> Option<(String, usize)> {
-    let end = text.find(']')?;
-    let inside = &text[1..end];
-    let mut parts = inside.split(':').map(str::trim);
-    let (from, to, step) = (parts.next()?, parts.next()?, parts.next()?);
-    let digits = step.strip_prefix('-')?;
-    let plain = !inside.contains(['[', '(', '{', '"', '\'', ',']) && parts.next().is_none();
-    let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    // What follows a filter must not be part of its name.
-    let last = !text[end + 1..].trim_start().starts_with(['[', '.', '(']);
-    let or_none = |part: &str| if part.is_empty() { "none".to_owned() } else { part.to_owned() };
-    let filter = || format!("|{BACKWARDS}({}, {}, {step})", or_none(from), or_none(to));
-    (plain && whole && last).then(|| (filter(), end + 1))
 }
 
 fn statement(inner: &str) -> Option<String> {
@@ -346,10 +315,6 @@ mod tests {
         assert_eq!(
             rewrite("{%- for a, b in f('in', [1]) if a in c recursive -%}"),
             "{%- for a, b in ( f('in', [1]) )|__iterable if a in c recursive -%}"
-        );
-        assert_eq!(
-            rewrite("{{ x['[::-1]'][::-1] + y[a:b : -2] }}"),
-            "{{ x['[::-1]']|__backwards(none, none, -1) + y|__backwards(a, b, -2) }}"
         );
         assert_eq!(rewrite("{{ 'a*' * 3 ** 2 * b }}"), "{{ 'a*' |__same * 3 ** 2 |__same * b }}");
         assert_eq!(rewrite("{% for x in y %}"), "{% for x in ( y )|__iterable %}");

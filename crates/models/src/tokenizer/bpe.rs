@@ -7,14 +7,15 @@
 //! bytes again from the start. In some vocabularies, SentencePiece's written as merges, the symbols
 //! are characters, and what is no token becomes bytes at the end.
 
+use super::index::{Fold, Index};
 use super::merge::Merger;
 use super::pretokenize::{self, Family, Symbols};
 use super::split::{self, Step};
 use super::spm;
-use super::vocab::{Fold, NONE, TokenKind, Vocab};
+use super::vocab::{NONE, TokenKind, Vocab};
 use crate::gguf::{Array, Gguf};
 use gristmill_core::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// The byte that a character of the printable alphabet stands for.
 ///
@@ -64,12 +65,57 @@ pub(super) struct Scheme {
     pub fuse_unknown: bool,
 }
 
+/// Which pairs of tokens may be joined, by rank: columns of one row a merge.
+struct Merges {
+    /// The pair's ids, left in the upper half.
+    pairs: Vec<u64>,
+    /// What it makes; `NONE` for a merge that is never used.
+    made: Vec<u32>,
+    hash: Fold,
+    by_pair: Index,
+}
+
+impl Merges {
+    fn with_capacity(merges: usize) -> Merges {
+        Merges {
+            pairs: Vec::with_capacity(merges),
+            made: Vec::with_capacity(merges),
+            hash: Fold::default(),
+            by_pair: Index::new(0, 0),
+        }
+    }
+
+    fn push(&mut self, left: u32, right: u32, made: u32) {
+        self.pairs.push(u64::from(left) << 32 | u64::from(right));
+        self.made.push(made);
+    }
+
+    /// Makes them findable; of merges of the same pair, the first. `bytes` is how many they all have.
+    fn index(&mut self, bytes: usize) {
+        let mut by_pair = Index::new(self.pairs.len(), bytes);
+        for (rank, (&pair, _)) in
+            self.pairs.iter().zip(&self.made).enumerate().filter(|(_, (_, made))| **made != NONE)
+        {
+            let same = |other| self.pairs[other as usize] == pair;
+            by_pair.put(self.hash.number(pair), rank as u32, same, true);
+        }
+        self.by_pair = by_pair;
+    }
+
+    /// The rank of a pair's merge, and what it makes.
+    fn find(&self, left: u32, right: u32) -> Option<(u32, u32)> {
+        let pair = u64::from(left) << 32 | u64::from(right);
+        let same = |rank| self.pairs[rank as usize] == pair;
+        let rank = self.by_pair.find(self.hash.number(pair), same)?;
+        Some((rank, self.made[rank as usize]))
+    }
+}
+
 /// The model: a token for each byte, and the merges.
 pub(super) struct Bpe {
     scheme: Scheme,
     byte_ids: [u32; 256],
-    /// By the pair's ids, left in the upper half: the merge's rank and what it makes.
-    merges: HashMap<u64, (u32, u32), Fold>,
+    merges: Merges,
     /// Whether text can be cut before a space that follows another character.
     cut_at_spaces: bool,
 }
@@ -168,7 +214,8 @@ impl Bpe {
         merges: impl Iterator<Item = Option<(&'m [u8], &'m [u8])>>,
         refuse: impl Fn(String) -> Error,
     ) -> Result<Self> {
-        let mut by_pair = HashMap::with_capacity_and_hasher(merges.size_hint().0, Fold::default());
+        let mut by_pair = Merges::with_capacity(merges.size_hint().0);
+        let mut bytes = 0;
         let mut joined = Vec::new();
         let mut last = 0;
         let mut hidden = None;
@@ -210,14 +257,16 @@ impl Bpe {
                 let hidden = hidden.get_or_insert_with(|| hidden_tokens(vocab));
                 let parts = [&joined[..middle], &joined[middle..], &joined[..]];
                 if parts.iter().any(|p| hidden.contains(p)) {
+                    by_pair.push(NONE, NONE, NONE);
                     continue;
                 }
                 return bad("names a token that is not in the vocabulary");
             };
             last = id;
-            let pair = u64::from(left) << 32 | u64::from(right);
-            by_pair.entry(pair).or_insert((rank as u32, id));
+            by_pair.push(left, right, id);
+            bytes += joined.len();
         }
+        by_pair.index(bytes);
         let mut byte_ids = vocab.byte_ids();
         if symbols == Symbols::Bytes {
             for (byte, id) in byte_ids.iter_mut().enumerate() {
@@ -264,7 +313,7 @@ impl Bpe {
                 merger.push(c.len() as u32, vocab.find(c).unwrap_or(NONE));
             }
         }
-        merger.run(|l, r| self.merges.get(&(u64::from(l.id) << 32 | u64::from(r.id))).copied());
+        merger.run(|l, r| self.merges.find(l.id, r.id));
         let mut after_unknown = false;
         for s in merger.symbols() {
             let unknown = s.id == NONE;

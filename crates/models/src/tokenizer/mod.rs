@@ -18,6 +18,7 @@ mod class;
 mod decode;
 mod files;
 mod gguf;
+mod index;
 mod json;
 mod merge;
 mod normalize;
@@ -39,6 +40,7 @@ use merge::Merger;
 use normalize::{Normalizer, normalize};
 use special::{Manners, Matcher};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use vocab::Vocab;
 
 /// A model's tokenizer. It is immutable; share it by `Arc`.
@@ -101,7 +103,7 @@ impl Tokenizer {
             vocab,
             model,
             normalizer: Vec::new(),
-            matcher: Matcher::new(std::iter::empty(), Vec::new()),
+            matcher: Matcher::new(std::iter::empty(), |_| &[], Vec::new()),
             normalized: None,
             prefix: Prefix::NONE,
             strip_space: false,
@@ -123,16 +125,16 @@ impl Tokenizer {
         normalized.sort_unstable();
         let later = |id: &u32| normalized.binary_search(id).is_ok();
         let plain = ids().filter(|id| !later(id));
-        self.matcher = Matcher::new(plain.map(|id| (vocab.bytes(id), id)), manners.clone());
+        self.matcher = Matcher::new(plain, |id| vocab.bytes(id), manners.clone());
         if !normalized.is_empty() {
             // They are looked for as the normalizer leaves them.
             let text = |id| String::from_utf8_lossy(vocab.bytes(id)).into_owned();
-            let texts: Vec<(String, u32)> = ids()
+            let texts: HashMap<u32, String> = ids()
                 .filter(later)
-                .map(|id| (normalize(&self.normalizer, &text(id)).into_owned(), id))
+                .map(|id| (id, normalize(&self.normalizer, &text(id)).into_owned()))
                 .collect();
-            let texts = texts.iter().map(|(t, id)| (t.as_bytes(), *id));
-            self.normalized = Some(Matcher::new(texts, manners));
+            let bytes = |id| texts[&id].as_bytes();
+            self.normalized = Some(Matcher::new(texts.keys().copied(), bytes, manners));
         }
         self.end_of_generation.sort_unstable();
         self.end_of_generation.dedup();

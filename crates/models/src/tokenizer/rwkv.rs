@@ -102,7 +102,8 @@ pub(super) fn text_vocab(text: &str) -> std::result::Result<Vocab, usize> {
             let (id, rest) = line.split_once(' ')?;
             let (literal, len) = rest.rsplit_once(' ')?;
             let bytes = python_literal(literal)?;
-            let id: usize = id.parse().ok().filter(|id| (1..1 << 24).contains(id))?;
+            // Every id has a line; one beyond the text's length would only make room for nothing.
+            let id: usize = id.parse().ok().filter(|id| (1..text.len()).contains(id))?;
             (len.trim().parse() == Ok(bytes.len())).then_some((id, bytes))
         };
         let (id, bytes) = read().ok_or(i + 1)?;
@@ -129,7 +130,7 @@ impl Rwkv {
     /// The model of a vocabulary.
     pub fn new(vocab: &Vocab, unknown: Option<u32>) -> Self {
         let tokens = vocab.kinds().filter(|(_, kind)| *kind == TokenKind::Normal);
-        Rwkv { trie: Trie::new(tokens.map(|(id, _)| (vocab.bytes(id), id))), unknown }
+        Rwkv { trie: Trie::new(tokens.map(|(id, _)| id), |id| vocab.bytes(id)), unknown }
     }
 
     /// Appends the tokens of a text without special tokens.

@@ -103,14 +103,15 @@ pub(super) struct Found {
 }
 
 impl Matcher {
-    /// A matcher of these tokens; of several with the same text, the first counts.
+    /// A matcher of these tokens, whose text `bytes` tells; of several with the same text, the lowest id counts.
     pub fn new<'a>(
-        tokens: impl Iterator<Item = (&'a [u8], u32)>,
+        tokens: impl Iterator<Item = u32>,
+        bytes: impl Fn(u32) -> &'a [u8],
         mut manners: Vec<(u32, Manners)>,
     ) -> Matcher {
         manners.retain(|(_, m)| *m != Manners::default());
         manners.sort_by_key(|&(id, _)| id);
-        let trie = Trie::new(tokens);
+        let trie = Trie::new(tokens, bytes);
         let begins = std::array::from_fn(|byte| trie.begins(byte as u8));
         Matcher { trie, begins, manners }
     }

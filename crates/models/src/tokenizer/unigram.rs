@@ -60,7 +60,7 @@ impl Unigram {
             }
         }
         let tokens = vocab.kinds().filter(|&(id, kind)| text(kind) && Some(id) != unknown);
-        let trie = Trie::new(tokens.map(|(id, _)| (vocab.bytes(id), id)));
+        let trie = Trie::new(tokens.map(|(id, _)| id), |id| vocab.bytes(id));
         let unknown_score = worst - UNKNOWN_PENALTY;
         Unigram { trie, scores, unknown_score, unknown, byte_ids: vocab.byte_ids() }
     }

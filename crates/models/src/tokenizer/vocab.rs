@@ -1,10 +1,12 @@
 //! The table of tokens: bytes by id, and id by bytes.
 //!
 //! All tokens lie in one buffer, so building it is one pass without an allocation for each of
-//! hundreds of thousands of tokens. Building is bound by cache misses, so a slot of the index
-//! holds a token's first eight bytes beside its id: most look-ups touch nothing else.
+//! hundreds of thousands of tokens.
 
-use std::hash::{BuildHasher, Hasher};
+use super::index::{Fold, Index};
+
+/// An id that no token has.
+pub(super) use super::index::NONE;
 
 /// What a token is for; the discriminants are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,72 +33,6 @@ impl TokenKind {
     }
 }
 
-/// Multiply and fold: fast on the few bytes of a token. The key is random for each process, so
-/// that a vocabulary cannot be made to collide.
-#[derive(Clone)]
-pub(super) struct Fold(u64);
-
-impl Default for Fold {
-    fn default() -> Self {
-        Fold(std::collections::hash_map::RandomState::new().hash_one(0u64) | 1)
-    }
-}
-
-/// The state of one hash.
-pub(super) struct FoldHasher(u64);
-
-impl BuildHasher for Fold {
-    type Hasher = FoldHasher;
-
-    fn build_hasher(&self) -> FoldHasher {
-        FoldHasher(self.0)
-    }
-}
-
-impl Hasher for FoldHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        let mut chunks = bytes.chunks_exact(8);
-        for c in &mut chunks {
-            self.write_u64(little(c));
-        }
-        let last = little(chunks.remainder());
-        // The length tells "a" from "a\0".
-        self.write_u64(last ^ (bytes.len() as u64) << 57);
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        let wide = u128::from(self.0 ^ n) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = (wide >> 64) as u64 ^ wide as u64;
-    }
-
-    fn finish(&self) -> u64 {
-        // Multiplying by an odd constant spreads the low bits upward, where tables look.
-        self.0.wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(32)
-    }
-}
-
-/// An id that no token has.
-pub(super) const NONE: u32 = u32::MAX;
-
-/// A place in the index; free when `id` is `NONE`.
-#[derive(Clone, Copy)]
-struct Slot {
-    /// The first eight bytes, little-endian, zeros after the end.
-    head: u64,
-    len: u32,
-    id: u32,
-}
-
-const FREE: Slot = Slot { head: 0, len: 0, id: NONE };
-
-/// Up to eight bytes as a number, little-endian.
-fn little(bytes: &[u8]) -> u64 {
-    match bytes {
-        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
-        _ => bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)),
-    }
-}
-
 /// The tokens, by id.
 pub(super) struct Vocab {
     blob: Vec<u8>,
@@ -104,8 +40,7 @@ pub(super) struct Vocab {
     ends: Vec<u32>,
     kinds: Vec<TokenKind>,
     hash: Fold,
-    /// Open addressing with linear probing; at most two thirds full.
-    slots: Vec<Slot>,
+    by_bytes: Index,
     /// Bytes of the longest token that can be found.
     longest: usize,
 }
@@ -118,7 +53,7 @@ impl Vocab {
             ends: Vec::with_capacity(tokens),
             kinds: Vec::with_capacity(tokens),
             hash: Fold::default(),
-            slots: vec![FREE; (tokens * 3 / 2 + 1).next_power_of_two()],
+            by_bytes: Index::new(0, 0),
             longest: 0,
         }
     }
@@ -153,44 +88,23 @@ impl Vocab {
         }
     }
 
-    /// The slot that holds `bytes`, or the free one where they belong.
-    fn slot(&self, bytes: &[u8]) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut hasher = self.hash.build_hasher();
-        hasher.write(bytes);
-        let head = little(&bytes[..bytes.len().min(8)]);
-        let mut at = hasher.finish() as usize & mask;
-        // Ends because the table is never full.
-        loop {
-            let slot = &self.slots[at];
-            let same = slot.head == head
-                && slot.len as usize == bytes.len()
-                && (bytes.len() <= 8 || self.bytes(slot.id) == bytes);
-            if slot.id == NONE || same {
-                return at;
-            }
-            at = (at + 1) & mask;
-        }
-    }
-
     /// Makes every token that plain text may become findable by its bytes. Of tokens with the
     /// same bytes, the last normal one is found, or else the first of another kind.
     pub fn index(&mut self) {
         self.longest = (0..self.len() as u32).map(|id| self.bytes(id).len()).max().unwrap_or(0);
+        let mut by_bytes = Index::new(self.len(), self.blob.len());
         let kinds = [TokenKind::Normal, TokenKind::UserDefined, TokenKind::Unused];
         for kind in kinds {
-            for id in 0..self.len() as u32 {
+            for (id, _) in self.kinds().filter(|&(_, of)| of == kind) {
                 let bytes = self.bytes(id);
-                if self.kinds[id as usize] == kind && !bytes.is_empty() {
-                    let at = self.slot(bytes);
-                    let head = little(&bytes[..bytes.len().min(8)]);
-                    let len = bytes.len() as u32;
-                    if self.slots[at].id == NONE || kind == TokenKind::Normal {
-                        self.slots[at] = Slot { head, len, id };
-                    }
+                if !bytes.is_empty() {
+                    let stays = kind != TokenKind::Normal;
+                    let same = |other| self.bytes(other) == bytes;
+                    by_bytes.put(self.hash.text(bytes), id, same, stays);
                 }
             }
         }
+        self.by_bytes = by_bytes;
     }
 
     /// Bytes of the longest token.
@@ -200,8 +114,7 @@ impl Vocab {
 
     /// The token of these bytes, if plain text may become it.
     pub fn find(&self, bytes: &[u8]) -> Option<u32> {
-        let id = self.slots[self.slot(bytes)].id;
-        (id != NONE).then_some(id)
+        self.by_bytes.find(self.hash.text(bytes), |id| self.bytes(id) == bytes)
     }
 
     /// The token of each byte, or `NONE`.

@@ -6,7 +6,7 @@
 
 use crate::context::{Context, Placed, StateMemory};
 use crate::kernels::table::Table;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Marks, Plan};
 use crate::pool::Pool;
 use crate::sample::{self, Candidate, adjust, likelier};
 use crate::simd::Isa;
@@ -14,10 +14,12 @@ use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result, quant};
 use gristmill_ir::{
     Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
-    Rows, SampleBatch, Size, StateKind, Step, TensorDecl,
+    Rows, SampleBatch, Size, StateKind, Step, TensorDecl, Times,
 };
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 
 /// How the backend runs.
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +194,10 @@ impl Backend for Cpu {
         if c.poison {
             c.workspace.as_mut_slice().fill(0xFF);
         }
+        if let Some(marks) = &mut c.marks {
+            marks.ends.resize_with(p.nodes(), AtomicU64::default);
+            marks.began = Instant::now();
+        }
         let step = plan::step(c);
         // SAFETY: `compile` grew the workspace for the plan, the integers were just checked
         // against its bounds, and the pool runs it on every member.
@@ -219,6 +225,10 @@ impl Backend for Cpu {
         results.picked.clear();
         results.top.clear();
         results.wanted.clear();
+        if let Some(marks) = &c.marks {
+            let ends = marks.ends.iter().map(|end| end.load(Relaxed)).collect();
+            c.times.push((step.0, Times { ends, sampling: 0 }));
+        }
         Ok(step)
     }
 
@@ -229,6 +239,7 @@ impl Backend for Cpu {
         }
         let rows = rows_of(c, &p)?;
         b.check(rows, p.width, c.last.len())?;
+        let began = c.marks.as_ref().map(|_| Instant::now());
         let mut candidates = std::mem::take(&mut c.candidates);
         let mut adjusted = std::mem::take(&mut c.adjusted);
         let mut out = std::mem::take(c.results_of(s));
@@ -239,6 +250,9 @@ impl Backend for Cpu {
         *c.results_of(s) = out;
         (c.candidates, c.adjusted) = (candidates, adjusted);
         done?;
+        if let (Some(began), Some((_, times))) = (began, c.times.last_mut()) {
+            times.sampling = began.elapsed().as_nanos() as u64;
+        }
         let control = size_of_val(b.params)
             + size_of_val(b.slots)
             + size_of_val(b.allow)
@@ -317,6 +331,17 @@ impl Backend for Cpu {
 
     fn host_slot<'c>(&self, c: &'c mut Context) -> &'c mut [u8] {
         c.host_slot.as_mut_slice()
+    }
+
+    fn profile(&self, c: &mut Context, on: bool) -> Result<()> {
+        c.marks = on.then(|| Marks { began: Instant::now(), ends: vec![] });
+        c.times.clear();
+        Ok(())
+    }
+
+    fn times(&self, c: &mut Context, s: Step) -> Times {
+        let at = c.times.iter().position(|(step, _)| *step == s.0);
+        at.map_or_else(Times::default, |at| c.times.remove(at).1)
     }
 
     fn memory(&self) -> (u64, u64) {

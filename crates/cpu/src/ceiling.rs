@@ -9,6 +9,7 @@ use crate::memory::Buffer;
 use crate::pool::Pool;
 use crate::simd::{Isa, IsaVisitor, Simd};
 use gristmill_core::{Error, Result};
+use std::fmt;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,16 @@ pub struct Ceilings {
     pub int8_ops: f64,
     /// Operations of f32 multiply-adds a second.
     pub f32_ops: f64,
+}
+
+impl fmt::Display for Ceilings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [read, int8, f32] = [self.read_bytes, self.int8_ops, self.f32_ops].map(|n| n / 1e9);
+        write!(
+            f,
+            "measured ceilings: {read:.1} GB/s read, {int8:.1} GOP/s int8, {f32:.1} GOP/s f32"
+        )
+    }
 }
 
 /// Bytes read in a pass, where memory allows: larger than any cache.

@@ -2,10 +2,12 @@
 
 use crate::kernels::attention::{Item, SPAN, TILE, VALUE_BLOCK};
 use crate::memory::Buffer;
-use crate::plan::Plan;
+use crate::plan::{Marks, Plan};
 use crate::sample::Candidate;
 use gristmill_core::{Error, Result};
-use gristmill_ir::{Batch, Layout, Ledger, Move, Output, Results, Rows, StateKind, Step, Token};
+use gristmill_ir::{
+    Batch, Layout, Ledger, Move, Output, Results, Rows, StateKind, Step, Times, Token,
+};
 
 /// Memory of one state.
 pub(crate) enum StateMemory {
@@ -57,6 +59,9 @@ pub struct Context {
     pub(crate) adjusted: Vec<f32>,
     pub(crate) ledger: Ledger,
     pub(crate) poison: bool,
+    /// While steps are timed: of the step that is latest, and of those in flight as in `results`.
+    pub(crate) marks: Option<Marks>,
+    pub(crate) times: Vec<(u64, Times)>,
 }
 
 /// The integers of a step, resolved and checked; allocated once.
@@ -159,6 +164,8 @@ impl Context {
             ledger: Ledger::default(),
             layout: layout.clone(),
             poison,
+            marks: None,
+            times: vec![],
         })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::batch::Arrays;
 use crate::options::EngineOptions;
+use crate::profile::Profile;
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_ir::{Backend, Layout, Program, Size, Step, TensorDecl};
 
@@ -9,6 +10,8 @@ pub(crate) struct Runner<B: Backend> {
     pub backend: B,
     pub context: B::Context,
     pub arrays: Arrays,
+    /// Where steps are timed.
+    pub profile: Option<Profile>,
     program: Program,
     weights: B::Weights,
     /// Smallest first.
@@ -36,6 +39,7 @@ impl<B: Backend> Runner<B> {
             weights,
             plans: vec![],
             options: options.clone(),
+            profile: None,
             launched: 0,
         };
         for size in sizes(options) {
@@ -85,6 +89,9 @@ impl<B: Backend> Runner<B> {
         let Some((_, plan)) = self.plans.iter().find(|(size, _)| holds(size, &actual)) else {
             return Err(Error::Runtime(format!("no plan holds a step of {actual:?}")));
         };
+        if let Some(profile) = &mut self.profile {
+            profile.launch(&batch, &self.program.groups);
+        }
         let step = self.backend.launch(plan, &mut self.context, &batch)?;
         self.arrays.moves.clear();
         self.launched += 1;

@@ -34,6 +34,7 @@ pub mod memory;
 mod model;
 pub mod npy;
 pub mod placement;
+pub mod profile;
 pub mod quantize;
 mod saved;
 mod settings;

@@ -5,7 +5,7 @@
 //! so its speed is bounded by arithmetic. `bench` shows both beside what the machine can do.
 
 use gristmill_core::DType;
-use gristmill_ir::{Op, Program, Ref, Rows, StateKind};
+use gristmill_ir::{Node, Op, Program, Ref, Rows, StateKind};
 use gristmill_models::Gguf;
 
 /// The costs of a program over the weights of a file.
@@ -28,36 +28,50 @@ pub struct Work {
 impl Work {
     /// Counts.
     pub fn of(program: &Program, gguf: &Gguf) -> Work {
-        let mut work = Work { kv_bytes_per_key: kv_bytes(program), ..Work::default() };
+        let mut sum = Work::default();
         for node in &program.nodes {
-            if let Op::Attention { heads, head_dim, .. } = node.op {
-                work.ops_per_key += 4 * u64::from(heads) * u64::from(head_dim);
-            }
-            if matches!(node.op, Op::Embed { .. }) {
-                continue; // one row of it is read
-            }
-            let rows = program.shape(node.outputs[0]).rows;
-            node.op.visit(&mut |r| {
-                let Ref::Tensor(t) = r else { return };
-                let decl = program.decl(t);
-                if decl.rows == 1 {
-                    return;
-                }
-                let one = u64::from(decl.rows) * u64::from(decl.cols);
-                let info = gguf.tensor_info(&decl.name);
-                let bytes = info.as_ref().map_or(0, |i| i.bytes as u64);
-                work.quantized |= info.is_some_and(|i| i.dtype.block_len() > 1);
-                let used = match rows {
-                    Rows::Choices(k) => k,
-                    _ => decl.experts,
-                };
-                work.weight_bytes += bytes * u64::from(used) / u64::from(decl.experts.max(1));
-                match rows {
-                    Rows::Wanted => work.ops_per_row += 2 * one,
-                    _ => work.ops_per_token += 2 * one * u64::from(used),
-                }
-            });
+            let work = Work::of_node(program, node, gguf);
+            sum.weight_bytes += work.weight_bytes;
+            sum.ops_per_token += work.ops_per_token;
+            sum.ops_per_row += work.ops_per_row;
+            sum.ops_per_key += work.ops_per_key;
+            sum.kv_bytes_per_key += work.kv_bytes_per_key;
+            sum.quantized |= work.quantized;
         }
+        sum
+    }
+
+    /// Counts for one operation.
+    pub fn of_node(program: &Program, node: &Node, gguf: &Gguf) -> Work {
+        let mut work = Work::default();
+        if let Op::Attention { heads, head_dim, cache, .. } = node.op {
+            work.ops_per_key = 4 * u64::from(heads) * u64::from(head_dim);
+            work.kv_bytes_per_key = state_bytes(&program.states[cache.index()]);
+        }
+        if matches!(node.op, Op::Embed { .. }) {
+            return work; // one row of it is read
+        }
+        let rows = program.shape(node.outputs[0]).rows;
+        node.op.visit(&mut |r| {
+            let Ref::Tensor(t) = r else { return };
+            let decl = program.decl(t);
+            if decl.rows == 1 {
+                return;
+            }
+            let one = u64::from(decl.rows) * u64::from(decl.cols);
+            let info = gguf.tensor_info(&decl.name);
+            let bytes = info.as_ref().map_or(0, |i| i.bytes as u64);
+            work.quantized |= info.is_some_and(|i| i.dtype.block_len() > 1);
+            let used = match rows {
+                Rows::Choices(k) => k,
+                _ => decl.experts,
+            };
+            work.weight_bytes += bytes * u64::from(used) / u64::from(decl.experts.max(1));
+            match rows {
+                Rows::Wanted => work.ops_per_row += 2 * one,
+                _ => work.ops_per_token += 2 * one * u64::from(used),
+            }
+        });
         work
     }
 
@@ -76,12 +90,11 @@ impl Work {
     }
 }
 
-/// Bytes of keys and values a token, all layers.
-pub(crate) fn kv_bytes(program: &Program) -> u64 {
+/// Bytes of keys and values a token of one state.
+fn state_bytes(state: &StateKind) -> u64 {
     let row = |n: u32, t: DType| t.bytes(n as usize).unwrap_or(0) as u64;
-    let bytes = |state: &StateKind| match *state {
+    match *state {
         StateKind::Paged { k, v, k_type, v_type, .. } => row(k, k_type) + row(v, v_type),
         StateKind::Slot { .. } => 0,
-    };
-    program.states.iter().map(bytes).sum()
+    }
 }

@@ -7,7 +7,7 @@
 use crate::op::Input;
 use crate::program::{Output, Program, StateKind, TensorDecl};
 use crate::sample::{Picked, SampleBatch};
-use gristmill_core::{DType, HostTensor, Result};
+use gristmill_core::{DType, Error, HostTensor, Result};
 use std::task::Waker;
 
 /// `Send` natively; nothing in the browser, where GPU handles cannot leave their thread.
@@ -206,6 +206,15 @@ impl Results {
     }
 }
 
+/// How long a step took, by operation; see [`Backend::profile`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// When each operation of the program ended, in order: nanoseconds since the step began.
+    pub ends: Vec<u64>,
+    /// Nanoseconds of sampling, which follows them.
+    pub sampling: u64,
+}
+
 /// Bytes that crossed between host and device since the context was created, by class. "Only
 /// integers cross" means: these formulas, and nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -338,6 +347,25 @@ pub trait Backend: Sized + MaybeSend + 'static {
     fn host_slot<'c>(&self, c: &'c mut Self::Context) -> &'c mut [u8] {
         _ = c;
         &mut []
+    }
+
+    /// Whether steps launched from now on note how long their operations take.
+    ///
+    /// # Errors
+    /// [`gristmill_core::Error::Device`] where operations cannot be timed.
+    fn profile(&self, c: &mut Self::Context, on: bool) -> Result<()> {
+        _ = c;
+        match on {
+            true => Err(Error::Device("this device does not time operations".into())),
+            false => Ok(()),
+        }
+    }
+
+    /// What a finished step noted, before another is launched in its place; nothing where none was
+    /// asked for.
+    fn times(&self, c: &mut Self::Context, s: Step) -> Times {
+        _ = (c, s);
+        Times::default()
     }
 
     /// Bytes used and available on the device.

@@ -22,6 +22,8 @@ use gristmill_ir::arena::Arena;
 use gristmill_ir::{
     Node as IrNode, Op, Options, Program, Rope, Rows, Shape, Size, StateKind, Tensor, Value,
 };
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 /// What runs at one operation.
 enum Kernel {
@@ -102,6 +104,14 @@ pub(crate) struct Step<'a> {
     pub states: &'a [StateMemory],
     pub inputs: &'a [Vec<f32>; 2],
     pub page_tokens: usize,
+    /// Where the time each operation ends is noted, if it is.
+    marks: Option<&'a Marks>,
+}
+
+/// Times of a step's operations, in nanoseconds since it began.
+pub(crate) struct Marks {
+    pub(crate) began: Instant,
+    pub(crate) ends: Vec<AtomicU64>,
 }
 
 // SAFETY: the pointer is to the context's workspace, which the step borrows exclusively; members of
@@ -298,6 +308,11 @@ impl<'a> Compiler<'a> {
 }
 
 impl Plan {
+    /// How many operations it has.
+    pub(crate) fn nodes(&self) -> usize {
+        self.kernels.len()
+    }
+
     /// Compiles; see [`gristmill_ir::Backend::compile`].
     pub(crate) fn compile(
         program: &Program,
@@ -422,7 +437,7 @@ impl Plan {
             attention::RopeTable::fill(&self.ropes, step, team);
             team.barrier();
         }
-        for kernel in &self.kernels {
+        for (i, kernel) in self.kernels.iter().enumerate() {
             // SAFETY: each node's contract is this function's.
             unsafe {
                 match kernel {
@@ -448,6 +463,9 @@ impl Plan {
                 }
             }
             team.barrier();
+            if let Some(marks) = step.marks.filter(|_| team.member == 0) {
+                marks.ends[i].store(marks.began.elapsed().as_nanos() as u64, Relaxed);
+            }
         }
     }
 }
@@ -498,5 +516,6 @@ pub(crate) fn step<'a>(context: &'a Context) -> Step<'a> {
         states: &context.states,
         inputs: &context.inputs,
         page_tokens: context.layout.page_tokens as usize,
+        marks: context.marks.as_ref(),
     }
 }

@@ -12,13 +12,16 @@ use crate::resolve::{self, Source};
 use crate::sampling::{SamplingArgs, Suggested};
 use crate::term::{Done, Stop, catch_interrupts, json, note, out, usage};
 use clap::Args;
+use gristmill::cpu::Ceilings;
+use gristmill::profile::Profile;
 use gristmill::state::{self, Fingerprint};
 use gristmill::{
-    Backend, ChatTemplate, Conversation, Cpu, Decoder, Engine, Error, Finish, Model, Parent,
-    Prompter, Request, SamplingParams, SavedState, SequenceId, Settings, Tokenizer, files,
+    Activations, Backend, ChatTemplate, Conversation, Cpu, Decoder, Engine, Error, Finish, Model,
+    Parent, Prompter, Request, SamplingParams, SavedState, SequenceId, Settings, Tokenizer, files,
 };
 use serde_json::json;
-use std::io::{IsTerminal, Read};
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -159,6 +162,13 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Output")]
     json: bool,
 
+    /// Show where the time went when done: by operation and layer, with bytes and operations a second
+    /// and the share of what this machine can do; with =FILE also as a trace for chrome://tracing or
+    /// Perfetto. GRISTMILL_PROFILE=1 asks for the tables
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1", conflicts_with = "interactive", help_heading = "Output")]
+    profile: Option<PathBuf>,
+
     /// Nothing on stderr but errors, and a warning where memory cuts the context short
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     quiet: bool,
@@ -283,6 +293,8 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let settings = Settings { context: args.ctx_size, batch: args.batch_size, ..settings };
     let cpu = args.runs_on.open(&settings, args.quiet)?;
     let device = cpu.capabilities().name;
+    let profile = args.profile.clone().filter(|p| p.as_os_str() != "0");
+    let ceilings = profile.as_ref().map(|_| cpu.ceilings()).transpose()?;
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
@@ -292,6 +304,9 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     }
     let options = Options::new(suggested);
     let args = if options.are_suggested() { options.args().map_err(Error::Usage)? } else { args };
+    if chats && profile.is_some() {
+        return usage("--profile is for one answer; give a prompt");
+    }
     if chats && (args.state_in.is_some() || args.state_out.is_some()) {
         return usage("--state-in and --state-out are for one answer; give a prompt");
     }
@@ -322,6 +337,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     }
     request.keep = args.state_out.is_some();
     let prompt_ids = request.prompt.clone();
+    engine.profile(ceilings.is_some())?;
     let id = engine.submit(request)?;
     let mut answer = answer::follow(&mut engine, id, &mut voice, None)?;
     if let (Some(path), Some(of)) = (&args.state_out, fingerprint) {
@@ -359,7 +375,32 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     if !args.quiet {
         note(answer.statistics(prompt_ids.len()));
     }
+    if let (Some(path), Some(ceilings)) = (profile, ceilings) {
+        let (int8, steps) = (settings.activations == Activations::Int8, engine.timed());
+        let profile = Profile::new(engine.program(), model.gguf(), ceilings, int8, steps);
+        show_profile(&profile, &path, ceilings)?;
+    }
     if answer.finish == Finish::Cancelled { Err(Stop::Interrupted) } else { Ok(()) }
+}
+
+/// The tables to stderr, and the trace to its file; `1` is none.
+fn show_profile(profile: &Profile<'_>, path: &Path, ceilings: Ceilings) -> gristmill::Result<()> {
+    note(ceilings);
+    for line in profile.to_string().lines() {
+        note(line);
+    }
+    if path.as_os_str() == "1" {
+        return Ok(());
+    }
+    let write = || {
+        let mut out = BufWriter::new(File::create(path)?);
+        profile.trace(&mut out)?;
+        out.flush()
+    };
+    let what = || format!("writing {}", path.display());
+    write().map_err(|source| Error::Io { what: what(), source })?;
+    note(format_args!("wrote a trace for chrome://tracing or Perfetto to {}", path.display()));
+    Ok(())
 }
 
 /// Makes a request go on from a saved state.

@@ -154,7 +154,7 @@ pub fn run(args: BenchArgs) -> Done {
         let ceilings = cpu.ceilings()?;
         check_interrupt()?;
         if !args.quiet {
-            note(table::ceilings(&ceilings));
+            note(ceilings);
         }
         let work = Work::of(&program, model.gguf());
         if work.weight_bytes < CACHED && !args.quiet {

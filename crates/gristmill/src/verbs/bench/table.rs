@@ -3,7 +3,6 @@
 use super::Format;
 use super::record::Record;
 use crate::term::{Done, count, out, size};
-use gristmill::cpu::Ceilings;
 
 /// The output so far.
 pub struct Table {
@@ -109,14 +108,4 @@ fn rule() -> String {
         text.push_str(&format!(" {dashes}{} |", if width > 0 { ":" } else { "" }));
     }
     text + "\n"
-}
-
-/// The line that says what the machine can do.
-pub fn ceilings(c: &Ceilings) -> String {
-    format!(
-        "measured ceilings: {:.1} GB/s read, {:.1} GOP/s int8, {:.1} GOP/s f32",
-        c.read_bytes / 1e9,
-        c.int8_ops / 1e9,
-        c.f32_ops / 1e9
-    )
 }

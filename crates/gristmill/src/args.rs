@@ -167,10 +167,18 @@ impl RunsOn {
         self.gpu_layers.check()?;
         let mut cpu = device::cpu_options(self.cpu.as_deref())?;
         cpu.threads = threads.map_or(cpu.threads, |n| n as usize);
-        let activations = if exact { Activations::F32 } else { Activations::Int8 };
+        let activations = self.activations();
         let batch_invariant = !self.chunked;
         let kv = KvTypes { k, v };
         Ok(Settings { cpu, activations, batch_invariant, kv, ..Settings::default() })
+    }
+
+    /// How activations reach quantized weights.
+    pub fn activations(&self) -> Activations {
+        match self.activations {
+            ActivationsArg::F32 => Activations::F32,
+            ActivationsArg::Int8 => Activations::Int8,
+        }
     }
 
     /// Opens the device, saying so on stderr unless `quiet`.

@@ -30,6 +30,7 @@ mod continued;
 mod conversation;
 mod encode;
 pub mod files;
+pub mod kernels;
 pub mod memory;
 mod model;
 pub mod npy;

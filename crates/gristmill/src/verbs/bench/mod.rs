@@ -5,6 +5,7 @@
 //! does both, `@ dN` after N tokens. The measured ceilings stand beside each speed: reading is what
 //! bounds generation, arithmetic is what bounds prompts.
 
+mod kernels;
 mod record;
 mod table;
 
@@ -40,6 +41,13 @@ pub struct BenchArgs {
     /// Tokens before the test begins
     #[arg(short = 'd', long, value_delimiter = ',', default_value = "0", value_name = "N")]
     n_depth: Vec<u32>,
+
+    /// Time single operations instead of a model, by format and instruction set, beside the scalar
+    /// build of the same kernels; words choose: parts of names (matvec, matmul, dequantize, norm,
+    /// softmax, attention), formats, instruction sets
+    #[arg(long, value_name = "WORDS", value_delimiter = ',', num_args = 0..=1,
+          require_equals = true, default_missing_value = "")]
+    kernels: Option<Vec<String>>,
 
     /// How often each test is run
     #[arg(short, long, default_value_t = 5, value_name = "N",
@@ -131,6 +139,10 @@ pub struct Setup<'m> {
 }
 
 pub fn run(args: BenchArgs) -> Done {
+    if let Some(words) = &args.kernels {
+        let words: Vec<String> = words.iter().filter(|w| !w.is_empty()).cloned().collect();
+        return kernels::run(&args, &words);
+    }
     let model = args.model.open()?;
     let tests = tests(&args);
     let Some(context) = tests.iter().map(Test::context).max() else {

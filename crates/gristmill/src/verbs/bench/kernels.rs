@@ -1,0 +1,205 @@
+//! `gristmill bench --kernels`: single operations by format and instruction set, beside what the
+//! machine can do and the scalar build of the same kernels.
+
+use super::{BenchArgs, Format};
+use crate::device;
+use crate::term::{Done, check_interrupt, note, out, usage};
+use gristmill::cpu::Ceilings;
+use gristmill::kernels::{Case, Running, Shape};
+use gristmill::{Activations, Cpu, CpuOptions, DType, Isa};
+use serde_json::{Value, json};
+
+/// Formats that are timed unless others are named.
+const FORMATS: [DType; 9] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q8_0,
+    DType::Q6_K,
+    DType::Q5_K,
+    DType::Q4_K,
+    DType::Q4_0,
+    DType::MXFP4,
+];
+
+/// One operation on one instruction set.
+struct Row {
+    name: String,
+    dtype: DType,
+    isa: Isa,
+    /// Nanoseconds, the median.
+    time: f64,
+    bytes: f64,
+    ops: f64,
+    /// How many times as fast as the scalar and the naive build.
+    over: [Option<f64>; 2],
+}
+
+fn median(mut times: Vec<u64>) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() / 2).map_or(f64::NAN, |&t| t as f64)
+}
+
+fn cases(formats: &[DType]) -> gristmill::Result<Vec<Case>> {
+    let product = |dtype, rows, cols, tokens, from_memory| {
+        Case::product(dtype, Shape { rows, cols, tokens, from_memory })
+    };
+    let mut cases = vec![product(DType::F32, 256, 1024, 1, false)?];
+    for &dtype in formats {
+        cases.push(Case::dequantize(dtype, 4096, 64)?);
+        cases.push(product(dtype, 4096, 4096, 1, true)?);
+        cases.push(product(dtype, 1024, 4096, 1, false)?);
+        cases.push(product(dtype, 256, 4096, 16, false)?);
+        cases.push(product(dtype, 256, 4096, 256, false)?);
+    }
+    cases.push(Case::norm(4096, 64)?);
+    cases.push(Case::softmax(4096)?);
+    cases.push(Case::attention(1, 2047, DType::F16)?);
+    cases.push(Case::attention(128, 896, DType::F16)?);
+    Ok(cases)
+}
+
+/// Whether a case was asked for: each word is a format or a part of a name.
+fn wanted(case: &Case, words: &[String]) -> bool {
+    let format = |w: &&String| DType::from_name(&w.to_uppercase()).is_some();
+    let (formats, names): (Vec<_>, Vec<_>) = words.iter().partition(format);
+    let of = |w: &&String| case.dtype.name().eq_ignore_ascii_case(w);
+    (formats.is_empty() || formats.iter().any(of))
+        && (names.is_empty() || names.iter().any(|w| case.name.contains(w.as_str())))
+}
+
+pub fn run(args: &BenchArgs, words: &[String]) -> Done {
+    let named = |w: &String| DType::from_name(&w.to_uppercase());
+    let isas = |w: &String| Isa::from_name(w);
+    let (levels, words): (Vec<_>, Vec<_>) = words.iter().cloned().partition(|w| isas(w).is_some());
+    let mut formats: Vec<DType> = words.iter().filter_map(named).collect();
+    if formats.is_empty() {
+        formats = FORMATS.to_vec();
+    }
+    let all: Vec<Isa> = match &levels[..] {
+        [] => Isa::available().collect(),
+        some => some.iter().filter_map(isas).collect(),
+    };
+    let cases: Vec<Case> = cases(&formats)?.into_iter().filter(|c| wanted(c, &words)).collect();
+    if cases.is_empty() {
+        return usage(format!(
+            "--kernels {}: there is no such kernel; words are parts of names (matvec, matmul, \
+             dequantize, norm, softmax, attention), formats and instruction sets",
+            words.join(",")
+        ));
+    }
+    crate::term::catch_interrupts();
+    let default = device::cpu_options(None)?;
+    let threads = args.threads.first().map_or(1, |&n| n as usize);
+    let open = |isa| Cpu::new(CpuOptions { isa, threads, ..default });
+    let cpus: Vec<Cpu> = all.iter().map(|&isa| open(isa)).collect::<gristmill::Result<_>>()?;
+    let ceilings = open(default.isa)?.ceilings()?;
+    if !args.quiet {
+        note(format_args!("{threads} threads; {ceilings}"));
+    }
+    let activations = args.runs_on.activations();
+    let mut first = true;
+    for case in &cases {
+        let mut running: Vec<_> = cpus
+            .iter()
+            .map(|cpu| Running::new(cpu, case, activations))
+            .collect::<gristmill::Result<_>>()?;
+        let mut times: Vec<Vec<u64>> = vec![vec![]; running.len()];
+        for round in 0..=args.repetitions {
+            for (running, times) in running.iter_mut().zip(&mut times) {
+                check_interrupt()?;
+                let taken = running.round()?;
+                // The first round touches everything for the first time.
+                if round > 0 {
+                    times.extend(taken);
+                }
+            }
+        }
+        let times: Vec<f64> = times.into_iter().map(median).collect();
+        let of = |isa: Isa| all.iter().position(|&i| i == isa).map(|i| times[i]);
+        for (&isa, &time) in all.iter().zip(&times) {
+            let over = [Isa::Scalar, Isa::Naive].map(|slow| Some(of(slow)? / time));
+            let (name, dtype) = (case.name.clone(), case.dtype);
+            let row = Row { name, dtype, isa, time, bytes: case.bytes, ops: case.ops, over };
+            row.write(args.output, first, (activations, threads, &ceilings))?;
+            first = false;
+        }
+    }
+    if args.output == Format::Json { out("\n]\n") } else { Ok(()) }
+}
+
+type Common<'c> = (Activations, usize, &'c Ceilings);
+
+impl Row {
+    /// The share of the ceiling: the least time the machine needs over the time it took.
+    fn share(&self, (activations, _, ceilings): Common<'_>) -> f64 {
+        let int8 = activations == Activations::Int8 && self.dtype.block_len() > 1;
+        let peak = if int8 { ceilings.int8_ops } else { ceilings.f32_ops };
+        let least = (self.bytes / ceilings.read_bytes).max(self.ops / peak);
+        least * 1e9 / self.time
+    }
+
+    fn write(&self, format: Format, first: bool, common: Common<'_>) -> Done {
+        let fields = self.fields(common);
+        let text = |v: &Value| match v {
+            Value::String(s) => s.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        match format {
+            Format::Md => {
+                let names: Vec<&str> = fields.iter().map(|f| f.0).collect();
+                if first {
+                    let rule =
+                        if names.is_empty() { String::new() } else { " --- |".repeat(names.len()) };
+                    out(&format!("| {} |\n|{rule}\n", names.join(" | ")))?;
+                }
+                let cells: Vec<String> = fields.iter().map(|f| text(&f.1)).collect();
+                out(&format!("| {} |\n", cells.join(" | ")))
+            }
+            Format::Csv => {
+                if first {
+                    let names: Vec<&str> = fields.iter().map(|f| f.0).collect();
+                    out(&format!("{}\n", names.join(",")))?;
+                }
+                let cells: Vec<String> =
+                    fields.iter().map(|f| format!("\"{}\"", text(&f.1))).collect();
+                out(&format!("{}\n", cells.join(",")))
+            }
+            Format::Json | Format::Jsonl => {
+                let object: serde_json::Map<String, Value> =
+                    fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+                let object = Value::Object(object);
+                match (format, first) {
+                    (Format::Json, true) => out(&format!("[\n  {object}")),
+                    (Format::Json, false) => out(&format!(",\n  {object}")),
+                    _ => out(&format!("{object}\n")),
+                }
+            }
+        }
+    }
+
+    fn fields(&self, common: Common<'_>) -> Vec<(&'static str, Value)> {
+        let rounded = |v: f64, digits: i32| {
+            let unit = 10f64.powi(digits);
+            json!((v * unit).round() / unit)
+        };
+        let rate =
+            |n: f64, digits| if n > 0.0 { rounded(n / self.time, digits) } else { json!(null) };
+        let over = |o: Option<f64>| o.map_or(json!(null), |o| rounded(o, 2));
+        let activations = if common.0 == Activations::Int8 { "int8" } else { "f32" };
+        vec![
+            ("kernel", json!(self.name)),
+            ("type", json!(self.dtype.name())),
+            ("activations", json!(activations)),
+            ("isa", json!(self.isa.name())),
+            ("threads", json!(common.1)),
+            ("us", rounded(self.time / 1e3, 2)),
+            ("GB/s", rate(self.bytes, 2)),
+            ("GOP/s", rate(self.ops, 1)),
+            ("% ceiling", rounded(100.0 * self.share(common), 1)),
+            ("x scalar", over(self.over[0])),
+            ("x naive", over(self.over[1])),
+        ]
+    }
+}

@@ -75,9 +75,10 @@ impl Work {
         work
     }
 
-    /// Bytes read to generate `tokens` after `before` tokens, one at a time.
-    pub fn decode_bytes(&self, before: u64, tokens: u64) -> f64 {
-        let keys = before as f64 + (tokens as f64 + 1.0) / 2.0;
+    /// Bytes read to generate `tokens` after `before` tokens, one at a time, of `seqs` sequences at
+    /// once: weights are read for all together.
+    pub fn decode_bytes(&self, before: u64, tokens: u64, seqs: u64) -> f64 {
+        let keys = seqs as f64 * (before as f64 + (tokens as f64 + 1.0) / 2.0);
         tokens as f64 * (self.weight_bytes as f64 + keys * self.kv_bytes_per_key as f64)
     }
 

@@ -5,6 +5,8 @@
 //! does both, `@ dN` after N tokens. The measured ceilings stand beside each speed: reading is what
 //! bounds generation, arithmetic is what bounds prompts.
 
+mod compare;
+mod html;
 mod kernels;
 mod record;
 mod table;
@@ -17,6 +19,7 @@ use gristmill::engine::{Parent, SequenceId};
 use gristmill::work::Work;
 use gristmill::{Cpu, Engine, EngineOptions, Error, Model, Request, Settings};
 use record::Record;
+use std::path::PathBuf;
 use std::time::Instant;
 use table::Table;
 
@@ -49,6 +52,11 @@ pub struct BenchArgs {
           require_equals = true, default_missing_value = "")]
     kernels: Option<Vec<String>>,
 
+    /// Sequences that run at once, with commas between, also -npl; speeds are of all together
+    #[arg(long, alias = "npl", value_delimiter = ',', default_value = "1", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    n_parallel: Vec<u32>,
+
     /// How often each test is run
     #[arg(short, long, default_value_t = 5, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -66,6 +74,27 @@ pub struct BenchArgs {
     /// Do not run each test once before it is measured
     #[arg(long)]
     no_warmup: bool,
+
+    /// Add every row to this file too, an object a line
+    #[arg(long, value_name = "FILE")]
+    append: Option<PathBuf>,
+
+    /// What these rows are called in records
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    title: String,
+
+    /// What else is to be known of them
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    note: String,
+
+    /// Compare with the rows of this file (written with -o json, -o jsonl or --append): the ratio of
+    /// each test to the latest like it; below 0.95 is exit code 1
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+
+    /// Write a page with plots of the rows, and of those of --compare beside them
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 
     #[command(flatten)]
     runs_on: RunsOn,
@@ -93,12 +122,14 @@ fn pair(text: &str) -> Result<(u32, u32), String> {
     two.filter(|&(p, g)| p > 0 && g > 0).ok_or_else(|| "it must be two numbers, as 512,128".into())
 }
 
-/// One test: `prompt` tokens at once, then `gen` one at a time, after `depth`.
+/// One test: `prompt` tokens at once, then `generate` one at a time, after `depth`; of `parallel`
+/// sequences each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Test {
     pub prompt: u32,
     pub generate: u32,
     pub depth: u32,
+    pub parallel: u32,
 }
 
 impl Test {
@@ -112,17 +143,18 @@ impl Test {
             parts.push(format!("tg{}", self.generate));
         }
         let depth = if self.depth > 0 { format!(" @ d{}", self.depth) } else { String::new() };
-        parts.join("+") + &depth
+        let times = if self.parallel > 1 { format!(" x {}", self.parallel) } else { String::new() };
+        parts.join("+") + &depth + &times
     }
 
     /// Tokens that its speed counts.
     pub fn tokens(&self) -> u32 {
-        self.prompt + self.generate
+        self.parallel * (self.prompt + self.generate)
     }
 
     /// Tokens of context that it needs.
     fn context(&self) -> u32 {
-        self.depth + self.tokens() + 2
+        self.depth + self.prompt + self.generate + 2
     }
 }
 
@@ -151,6 +183,13 @@ pub fn run(args: BenchArgs) -> Done {
     if context > 1 << 24 {
         return usage(format!("a test of {context} tokens is out of all proportion"));
     }
+    // Before anything takes long.
+    let baseline = args.compare.as_deref().map(compare::read).transpose()?;
+    let mut records: Vec<Record> = vec![];
+    if let Some(path) = &args.append {
+        record::append(path, None)?;
+    }
+    let parallel = args.n_parallel.iter().copied().max().unwrap_or(1);
     catch_interrupts();
     let mut table = Table::new(args.output);
     let threads: Vec<Option<u32>> = if args.threads.is_empty() {
@@ -159,7 +198,7 @@ pub fn run(args: BenchArgs) -> Done {
         args.threads.iter().copied().map(Some).collect()
     };
     for threads in threads {
-        let settings = Settings { context, ..args.runs_on.settings(threads)? };
+        let settings = Settings { context, max_seqs: parallel, ..args.runs_on.settings(threads)? };
         let program = model.program(settings.kv)?;
         let cpu = args.runs_on.open(&settings, args.quiet)?;
         plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
@@ -177,16 +216,30 @@ pub fn run(args: BenchArgs) -> Done {
         let setup = Setup { model: &model, settings: &settings, options: &options, ceilings, work };
         for test in &tests {
             let samples = measure(&mut engine, test, &args)?;
-            table.row(&Record::new(&setup, test, &samples))?;
+            let record = Record::new(&setup, test, &samples, [&args.title, &args.note]);
+            table.row(&record)?;
+            if let Some(path) = &args.append {
+                record::append(path, Some(&record))?;
+            }
+            records.push(record);
         }
     }
-    table.end()
+    table.end()?;
+    if let Some(path) = &args.html {
+        html::write(path, &args.title, &args.note, &records, baseline.as_deref())?;
+        note(format_args!("wrote plots to {}", path.display()));
+    }
+    match baseline {
+        Some(baseline) => compare::show(&records, &baseline, args.output),
+        None => Ok(()),
+    }
 }
 
-/// One sequence and room for what lies before it.
+/// Room for the sequences and what lies before each.
 fn options(settings: &Settings, context: u32) -> EngineOptions {
     let options = settings.engine_options(context);
-    let pages = 2 * context.div_ceil(options.page_tokens) + 2;
+    // What lies before each sequence, and the sequence itself.
+    let pages = settings.max_seqs * (2 * context.div_ceil(options.page_tokens) + 2);
     EngineOptions { pages: gristmill::engine::PageCount::Each(pages), ..options }
 }
 
@@ -194,10 +247,12 @@ fn options(settings: &Settings, context: u32) -> EngineOptions {
 fn tests(args: &BenchArgs) -> Vec<Test> {
     let mut all = vec![];
     for &depth in &args.n_depth {
-        let test = |prompt, generate| Test { prompt, generate, depth };
-        all.extend(args.n_prompt.iter().map(|&p| test(p, 0)));
-        all.extend(args.n_gen.iter().map(|&g| test(0, g)));
-        all.extend(args.pg.iter().map(|&(p, g)| test(p, g)));
+        for &parallel in &args.n_parallel {
+            let test = |prompt, generate| Test { prompt, generate, depth, parallel };
+            all.extend(args.n_prompt.iter().map(|&p| test(p, 0)));
+            all.extend(args.n_gen.iter().map(|&g| test(0, g)));
+            all.extend(args.pg.iter().map(|&(p, g)| test(p, g)));
+        }
     }
     all.retain(|t| t.tokens() > 0);
     all
@@ -214,33 +269,37 @@ fn measure(engine: &mut Engine<Cpu>, test: &Test, args: &BenchArgs) -> Done<Vec<
         };
         std::iter::repeat_with(next).take(n as usize).collect()
     };
-    let before = match test.depth {
-        0 => None,
-        n => {
-            let mut request = Request::new(ids(n), 1);
+    let mut before = vec![None; test.parallel as usize];
+    if test.depth > 0 {
+        for sequence in &mut before {
+            let mut request = Request::new(ids(test.depth), 1);
             request.keep = true;
-            Some(go(engine, request)?.1)
+            *sequence = go(engine, &[request])?.1;
         }
-    };
+    }
     // A prompt of p tokens gives one token by itself, and each further token is a step.
-    let prompt = ids(test.prompt.max(1));
     let tokens = if test.prompt > 0 { test.generate + 1 } else { test.generate };
-    let mut request = Request::new(prompt, tokens as usize);
-    if let Some(sequence) = before.flatten() {
-        request.parent = Some(Parent { sequence, len: Some(test.depth as usize) });
-    }
+    let mut request = |before: Option<SequenceId>| {
+        let mut request = Request::new(ids(test.prompt.max(1)), tokens as usize);
+        request.parent = before.map(|sequence| Parent { sequence, len: Some(test.depth as usize) });
+        request
+    };
+    let requests: Vec<Request> = before.into_iter().map(&mut request).collect();
     if !args.no_warmup {
-        go(engine, request.clone())?;
+        go(engine, &requests)?;
     }
-    (0..args.repetitions).map(|_| Ok(go(engine, request.clone())?.0)).collect()
+    (0..args.repetitions).map(|_| Ok(go(engine, &requests)?.0)).collect()
 }
 
-/// Runs a request to its end: nanoseconds, and the sequence it leaves.
-fn go(engine: &mut Engine<Cpu>, request: Request) -> Done<(u64, Option<SequenceId>)> {
-    let expected = request.max_tokens;
+/// Runs requests to their end: nanoseconds, and the sequence that the last leaves.
+fn go(engine: &mut Engine<Cpu>, requests: &[Request]) -> Done<(u64, Option<SequenceId>)> {
+    let expected = requests.iter().map(|r| r.max_tokens).sum();
     let mut events = Vec::with_capacity(expected);
+    let requests = requests.to_vec();
     let start = Instant::now();
-    engine.submit(request)?;
+    for request in requests {
+        engine.submit(request)?;
+    }
     while !engine.is_idle() {
         check_interrupt()?;
         engine.step(&mut events)?;
@@ -258,7 +317,9 @@ mod unit {
 
     #[test]
     fn names_of_tests() {
-        let name = |prompt, generate, depth| Test { prompt, generate, depth }.name();
+        let name = |prompt, generate, depth| Test { prompt, generate, depth, parallel: 1 }.name();
+        let several = Test { prompt: 0, generate: 32, depth: 8, parallel: 4 };
+        assert_eq!((several.name().as_str(), several.tokens()), ("tg32 @ d8 x 4", 128));
         assert_eq!(name(512, 0, 0), "pp512");
         assert_eq!(name(0, 128, 1024), "tg128 @ d1024");
         assert_eq!(name(512, 128, 0), "pp512+tg128");

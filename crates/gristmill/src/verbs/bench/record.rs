@@ -2,8 +2,11 @@
 
 use super::{Setup, Test};
 use gristmill::cpu::detect;
-use gristmill::{Activations, DType, Gguf, Model};
+use gristmill::{Activations, DType, Error, Gguf, Model};
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The commit this was built from, where the build says so.
@@ -25,6 +28,9 @@ pub struct Record {
     pub read: Option<(f64, f64)>,
     /// Operations a second, and the share of the ceiling, where a prompt is what was measured.
     pub ops: Option<(f64, f64)>,
+    /// Operations for each byte that must be read, and operations a second, of any test.
+    pub intensity: f64,
+    pub total_ops: f64,
     fields: Vec<(&'static str, Value)>,
 }
 
@@ -37,8 +43,13 @@ fn spread(samples: &[f64]) -> (f64, f64) {
 }
 
 impl Record {
-    /// The row of a test from the nanoseconds of its repetitions.
-    pub fn new(setup: &Setup<'_>, test: &Test, samples: &[u64]) -> Record {
+    /// The row of a test from the nanoseconds of its repetitions, under a title and with a note.
+    pub fn new(
+        setup: &Setup<'_>,
+        test: &Test,
+        samples: &[u64],
+        [title, remark]: [&str; 2],
+    ) -> Record {
         let Setup { model, settings, options, ceilings, work } = setup;
         let ns: Vec<f64> = samples.iter().map(|&s| s as f64).collect();
         let per_second: Vec<f64> = ns.iter().map(|t| 1e9 * f64::from(test.tokens()) / t).collect();
@@ -48,13 +59,24 @@ impl Record {
         let int8 = settings.activations == Activations::Int8 && work.quantized;
         let peak = if int8 { ceilings.int8_ops } else { ceilings.f32_ops };
         let read = (test.prompt == 0).then(|| {
-            let rate = work.decode_bytes(depth, test.generate.into()) / seconds;
+            let bytes = work.decode_bytes(depth, test.generate.into(), test.parallel.into());
+            let rate = bytes / seconds;
             (rate, rate / ceilings.read_bytes)
         });
         let ops = (test.generate == 0).then(|| {
-            let rate = work.ops(depth, test.prompt.into(), 1) / seconds;
+            let ops = work.ops(depth, test.prompt.into(), 1);
+            let rate = f64::from(test.parallel) * ops / seconds;
             (rate, rate / peak)
         });
+        let seqs = u64::from(test.parallel);
+        let all_ops = seqs as f64
+            * (work.ops(depth, test.prompt.into(), 1)
+                + work.ops(
+                    depth + u64::from(test.prompt),
+                    test.generate.into(),
+                    test.generate.into(),
+                ));
+        let all_bytes = work.decode_bytes(depth, (test.generate + test.prompt.min(1)).into(), seqs);
         let name = describe(model);
         let bytes = model.tensor_bytes();
         let rounded = |v: f64| json!((v * 1e6).round() / 1e6);
@@ -110,6 +132,9 @@ impl Record {
             ("read_share", json!(read.map(|r| rounded(r.1)))),
             ("gop_s", json!(ops.map(|o| giga(o.0)))),
             ("gop_share", json!(ops.map(|o| rounded(o.1)))),
+            ("n_parallel", json!(test.parallel)),
+            ("title", json!(title)),
+            ("note", json!(remark)),
             ("ceiling_read_gb_s", giga(ceilings.read_bytes)),
             ("ceiling_int8_gop_s", giga(ceilings.int8_ops)),
             ("ceiling_f32_gop_s", giga(ceilings.f32_ops)),
@@ -123,6 +148,8 @@ impl Record {
             speed,
             read,
             ops,
+            intensity: all_ops / all_bytes,
+            total_ops: all_ops / seconds,
             fields,
         }
     }
@@ -145,6 +172,19 @@ impl Record {
             (*k, text)
         })
     }
+}
+
+/// Adds a row to a file, an object a line; without one, only sees that it could.
+///
+/// # Errors
+/// [`Error::Io`] with the file's name.
+pub fn append(path: &Path, record: Option<&Record>) -> gristmill::Result<()> {
+    let what = || format!("appending to {}", path.display());
+    let write = || {
+        let mut file = File::options().create(true).append(true).open(path)?;
+        record.map_or(Ok(()), |r| file.write_all(format!("{}\n", r.json()).as_bytes()))
+    };
+    write().map_err(|source| Error::Io { what: what(), source })
 }
 
 fn lower(t: DType) -> String {

@@ -6,7 +6,7 @@
 use crate::backend::Cpu;
 use crate::kernels::ceiling::{Mma, MulAdd, Read};
 use crate::memory::Buffer;
-use crate::pool::Pool;
+use crate::pool::{Pool, Team};
 use crate::simd::{Isa, IsaVisitor, Simd};
 use gristmill_core::{Error, Result};
 use std::fmt;
@@ -66,8 +66,11 @@ fn measure<S: Simd>(s: S, pool: &mut Pool) -> Result<Ceilings> {
     let members = pool.members() as f64;
     let mul_add = rounds(|n| _ = black_box(s.vectorize(MulAdd(n))));
     let mma = rounds(|n| _ = black_box(s.vectorize(Mma(n))));
-    let f32_time = best(pool, |_| _ = black_box(s.vectorize(MulAdd(mul_add))));
-    let int8_time = best(pool, |_| _ = black_box(s.vectorize(Mma(mma))));
+    // As many loops as members: when all have come in time, each has taken one.
+    let loops = pool.members();
+    let each = |run: &(dyn Fn() + Sync), team: &Team<'_>| team.each(loops, 1, |_| run());
+    let f32_time = best(pool, |t| each(&|| _ = black_box(s.vectorize(MulAdd(mul_add))), t));
+    let int8_time = best(pool, |t| each(&|| _ = black_box(s.vectorize(Mma(mma))), t));
 
     let (used, total) = crate::detect::memory();
     let free = total.saturating_sub(used) as usize;
@@ -104,7 +107,7 @@ fn rounds(run: impl Fn(usize)) -> usize {
 }
 
 /// Seconds of the best of several passes of the whole team.
-fn best(pool: &mut Pool, run: impl Fn(&crate::pool::Team<'_>) + Sync) -> f64 {
+fn best(pool: &mut Pool, run: impl Fn(&Team<'_>) + Sync) -> f64 {
     let pass = || {
         let start = Instant::now();
         pool.run(&run);

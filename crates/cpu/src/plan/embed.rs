@@ -48,12 +48,12 @@ impl Embed {
     pub(super) unsafe fn run(&self, step: &Step<'_>, team: &Team<'_>) {
         let width = self.out.width;
         let ints = step.ints;
-        // SAFETY: the scratch has a row for each member.
-        let other = unsafe {
-            let at = step.floats(self.scratch).add(team.member * width);
-            std::slice::from_raw_parts_mut(at, width)
-        };
         team.each(ints.ids.len(), 1, |tokens| {
+            // SAFETY: the scratch has a row for each member.
+            let other = unsafe {
+                let at = step.floats(self.scratch).add(team.member * width);
+                std::slice::from_raw_parts_mut(at, width)
+            };
             for t in tokens {
                 // SAFETY: the value has a row for each token, and this one is this member's.
                 let row = unsafe {

@@ -2,13 +2,15 @@
 //!
 //! The choices of a step are brought into the order of their experts by counting, so that the rows
 //! of an expert lie together and go through the kernels of [`Projection`] like any others, in tiles.
-//! The place of a choice decides nothing about its result. Every member counts for itself, in its
-//! own scratch: that takes microseconds, and no barrier.
+//! The place of a choice decides nothing about its result. Counting takes microseconds and is one
+//! member's, a phase of its own; what it found is read within the phases after it, never between
+//! them, where a member may be late.
 
 use super::projection::{Projection, Share, chunk, products_bytes};
 use super::{At, Compiler, Step};
 use crate::kernels::elementwise::GateArgs;
 use crate::kernels::experts::{CombineArgs, RouteArgs};
+use crate::kernels::matmul::MatmulKernel;
 use crate::pool::Team;
 use gristmill_core::Result;
 use gristmill_ir::{Act, Gating, Tensor};
@@ -105,12 +107,11 @@ struct Grouping {
     route: At,
     k: usize,
     experts: usize,
-    /// Where each member's lists lie, and words of a member.
+    /// Where the lists lie.
     offset: usize,
-    words: usize,
 }
 
-/// The choices of a step by expert: one member's lists.
+/// The choices of a step by expert.
 #[derive(Clone, Copy)]
 struct Grouped<'a> {
     /// Experts that were chosen, in order.
@@ -119,26 +120,39 @@ struct Grouped<'a> {
     ends: &'a [u32],
     /// The choice (token · k + j) at each place.
     order: &'a [u32],
-    /// Its token.
-    tokens: &'a [u32],
-    /// The place of each choice.
-    places: &'a [u32],
 }
 
-/// Bytes of all members' lists.
-pub(super) fn grouping_bytes(c: &Compiler<'_>, choices: usize, experts: usize) -> usize {
-    c.members * grouping_words(choices, experts) * size_of::<u32>()
+/// Bytes of the lists.
+pub(super) fn grouping_bytes(choices: usize, experts: usize) -> usize {
+    words(choices, experts).next_multiple_of(32) * size_of::<u32>()
 }
 
-fn grouping_words(choices: usize, experts: usize) -> usize {
-    (2 * experts + 3 * choices).next_multiple_of(32)
+/// How many experts were chosen, and the lists of [`Grouped`].
+fn words(choices: usize, experts: usize) -> usize {
+    1 + 2 * experts + 3 * choices
 }
 
 impl Grouping {
-    fn new(c: &Compiler<'_>, route: At, experts: usize, offset: usize) -> Self {
-        let k = route.width / 2;
-        let words = grouping_words(c.bound(route.rows) * k, experts);
-        Grouping { route, k, experts, offset, words }
+    fn new(route: At, experts: usize, offset: usize) -> Self {
+        Grouping { route, k: route.width / 2, experts, offset }
+    }
+
+    /// Choices of a step.
+    fn choices(&self, step: &Step<'_>) -> usize {
+        step.rows(self.route.rows) * self.k
+    }
+
+    /// Experts that a step can have chosen at most.
+    fn most(&self, step: &Step<'_>) -> usize {
+        self.choices(step).min(self.experts)
+    }
+
+    /// The choice at each place, and the place of each choice; where they lie, unread.
+    fn order_and_places(&self, step: &Step<'_>) -> (*const u32, *const u32) {
+        let lists = step.floats(self.offset).cast::<u32>().cast_const();
+        let order = 1 + 2 * self.experts;
+        // SAFETY: the scratch holds the lists, see `words`.
+        unsafe { (lists.add(order), lists.add(order + 2 * self.choices(step))) }
     }
 
     /// The expert of a choice.
@@ -151,46 +165,112 @@ impl Grouping {
         unsafe { *step.value(self.route).add(token * 2 * self.k + j) as usize }
     }
 
-    /// Counts, in this member's lists.
+    /// Counts: one phase, with its barrier.
     ///
     /// # Safety
-    /// The router has run; the scratch at `offset` holds the lists of all members.
-    unsafe fn group<'s>(&self, step: &'s Step<'_>, team: &Team<'_>) -> Grouped<'s> {
-        let n = step.rows(self.route.rows) * self.k;
-        // SAFETY: the lists of this member are its own, and hold the choices of the largest step.
-        let lists = unsafe {
-            let at = step.floats(self.offset).cast::<u32>().add(team.member * self.words);
-            std::slice::from_raw_parts_mut(at, self.words)
-        };
-        let (ends, lists) = lists.split_at_mut(self.experts);
-        let (active, lists) = lists.split_at_mut(self.experts);
-        let (order, lists) = lists.split_at_mut(n);
-        let (tokens, places) = lists.split_at_mut(n);
-        let places = &mut places[..n];
-        ends.fill(0);
-        for choice in 0..n {
-            // SAFETY: the caller's promise.
-            ends[unsafe { self.expert(step, choice) }] += 1;
-        }
-        let (mut before, mut chosen) = (0, 0);
-        for (e, end) in ends.iter_mut().enumerate() {
-            let count = *end;
-            if count > 0 {
-                active[chosen] = e as u32;
-                chosen += 1;
+    /// The router has run; the scratch at `offset` holds the lists.
+    unsafe fn count(&self, step: &Step<'_>, team: &Team<'_>) {
+        let n = self.choices(step);
+        team.each(1, 1, |_| {
+            // SAFETY: only one member gets the one index, and others read the lists in later phases.
+            let lists = unsafe {
+                let at = step.floats(self.offset).cast::<u32>();
+                std::slice::from_raw_parts_mut(at, words(n, self.experts))
+            };
+            let (chosen, lists) = lists.split_at_mut(1);
+            let chosen = &mut chosen[0];
+            let (ends, lists) = lists.split_at_mut(self.experts);
+            let (active, lists) = lists.split_at_mut(self.experts);
+            let (order, lists) = lists.split_at_mut(n);
+            let (tokens, places) = lists.split_at_mut(n);
+            ends.fill(0);
+            for choice in 0..n {
+                // SAFETY: the caller's promise.
+                ends[unsafe { self.expert(step, choice) }] += 1;
             }
-            *end = before;
-            before += count;
+            let mut before = 0;
+            *chosen = 0;
+            for (e, end) in ends.iter_mut().enumerate() {
+                let count = *end;
+                if count > 0 {
+                    active[*chosen as usize] = e as u32;
+                    *chosen += 1;
+                }
+                *end = before;
+                before += count;
+            }
+            for (choice, place) in places.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                let end = &mut ends[unsafe { self.expert(step, choice) }];
+                *place = *end;
+                order[*end as usize] = choice as u32;
+                tokens[*end as usize] = (choice / self.k) as u32;
+                *end += 1;
+            }
+        });
+        team.barrier();
+    }
+
+    /// Prepares the rows of `x` that `order` names, those of each expert apart: one phase, with its
+    /// barrier.
+    ///
+    /// # Safety
+    /// As [`Projection::prepare_shares`]; [`Grouping::count`] has run.
+    unsafe fn prepare(
+        &self,
+        projection: &Projection,
+        step: &Step<'_>,
+        team: &Team<'_>,
+        (x, order): (*const f32, *const u32),
+        scratch: *mut u8,
+    ) {
+        let tiles = |k: &MatmulKernel| k.most_tiles(self.choices(step), self.most(step));
+        // SAFETY: the caller's promise; the shares are asked within the phase.
+        unsafe {
+            let shares = || self.counted(step).shares();
+            projection.prepare_shares(team, x, order, tiles, shares, scratch);
         }
-        for (choice, place) in places.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            let end = &mut ends[unsafe { self.expert(step, choice) }];
-            *place = *end;
-            order[*end as usize] = choice as u32;
-            tokens[*end as usize] = (choice / self.k) as u32;
-            *end += 1;
-        }
-        Grouped { active: &active[..chosen], ends, order, tokens, places }
+    }
+
+    /// What was counted.
+    ///
+    /// # Safety
+    /// [`Grouping::count`] has run, and the caller is within a later phase of the same operation.
+    unsafe fn counted<'s>(&self, step: &'s Step<'_>) -> Grouped<'s> {
+        let n = self.choices(step);
+        // SAFETY: the caller's promise: nobody writes the lists any more.
+        let lists = unsafe {
+            let at = step.floats(self.offset).cast::<u32>().cast_const();
+            std::slice::from_raw_parts(at, words(n, self.experts))
+        };
+        let chosen = lists[0] as usize;
+        let (ends, lists) = lists[1..].split_at(self.experts);
+        let (active, lists) = lists.split_at(self.experts);
+        Grouped { active: &active[..chosen], ends, order: &lists[..n] }
+    }
+
+    /// Shares out `groups` row groups of each chosen expert: `f` gets what was counted, a share and
+    /// some groups. One phase, without its barrier.
+    ///
+    /// # Safety
+    /// [`Grouping::count`] has run.
+    unsafe fn each(
+        &self,
+        step: &Step<'_>,
+        team: &Team<'_>,
+        groups: usize,
+        mut f: impl FnMut(&Grouped<'_>, Share, Range<usize>),
+    ) {
+        let total = self.most(step) * groups;
+        team.each(total, chunk(team, total), |range| {
+            // SAFETY: the caller's promise, and this is within the phase.
+            let grouped = unsafe { self.counted(step) };
+            for i in range.start / groups..range.end.div_ceil(groups).min(grouped.active.len()) {
+                let first = i * groups;
+                let from = range.start.max(first) - first;
+                f(&grouped, grouped.share(i), from..(range.end - first).min(groups));
+            }
+        });
     }
 }
 
@@ -203,20 +283,8 @@ impl<'a> Grouped<'a> {
     }
 
     /// All of them.
-    fn shares(self) -> impl Iterator<Item = Share> + Clone + use<'a> {
+    fn shares(self) -> impl Iterator<Item = Share> + use<'a> {
         (0..self.active.len()).map(move |i| self.share(i))
-    }
-
-    /// Shares out `groups` row groups of each chosen expert: `f` gets a share and some groups.
-    fn each(&self, team: &Team<'_>, groups: usize, mut f: impl FnMut(Share, Range<usize>)) {
-        let total = self.active.len() * groups;
-        team.each(total, chunk(team, total), |range| {
-            for i in range.start / groups..range.end.div_ceil(groups) {
-                let first = i * groups;
-                let from = range.start.max(first) - first;
-                f(self.share(i), from..(range.end - first).min(groups));
-            }
-        });
     }
 }
 
@@ -251,9 +319,9 @@ impl ExpertGateUp {
         let rows = c.bound(out.rows);
         let projection = Projection::with_rows(c, w, rows)?;
         let experts = c.program.decl(w[0]).experts as usize;
-        let both = scratch + grouping_bytes(c, rows, experts);
+        let both = scratch + grouping_bytes(rows, experts);
         Ok(ExpertGateUp {
-            grouping: Grouping::new(c, route, experts, scratch),
+            grouping: Grouping::new(route, experts, scratch),
             gate: c.table.gate,
             bias: c.weights.stacked(c.program, bias)?,
             act,
@@ -276,20 +344,22 @@ impl ExpertGateUp {
         // SAFETY: the router ran before; the values hold the rows of the step, the scratch was
         // sized for them; each choice has its own row of the result.
         unsafe {
-            let grouped = self.grouping.group(step, team);
+            let grouping = &self.grouping;
+            grouping.count(step, team);
             // A single token is prepared once for all its experts.
             let single = step.rows(self.x.rows) == 1;
             match single {
                 true => self.projection.prepare(team, x, 1, scratch),
                 false => {
-                    let order = grouped.tokens.as_ptr();
-                    self.projection.prepare_shares(team, x, order, grouped.shares(), scratch);
+                    let (order, _) = grouping.order_and_places(step);
+                    let tokens = order.add(grouping.choices(step));
+                    grouping.prepare(&self.projection, step, team, (x, tokens), scratch);
                 }
             }
             let of = |s: Share| Share { x: if single { 0 } else { s.x }, ..s };
-            let gate = |place: usize, columns: Range<usize>| {
+            let gate = |grouped: &Grouped<'_>, place: usize, columns: Range<usize>| {
                 let choice = grouped.order[place] as usize;
-                let expert = self.grouping.expert(step, choice);
+                let expert = grouping.expert(step, choice);
                 let bias = match self.bias.is_null() {
                     true => self.bias,
                     false => self.bias.add(expert * 2 * width),
@@ -299,19 +369,27 @@ impl ExpertGateUp {
                 (self.gate)(&GateArgs { x, y, width, bias, act: self.act }, 0..1, columns);
             };
             if self.projection.is_pair() {
-                grouped.each(team, self.projection.groups() / 2, |share, groups| {
-                    let s = of(share);
-                    let p = &self.projection;
-                    let columns = p.multiply_pair_share(team, s, groups, both, scratch);
-                    (s.y..s.y + s.rows).for_each(|place| gate(place, columns.clone()));
-                });
+                grouping.each(
+                    step,
+                    team,
+                    self.projection.groups() / 2,
+                    |grouped, share, groups| {
+                        let s = of(share);
+                        let p = &self.projection;
+                        let columns = p.multiply_pair_share(team, s, groups, both, scratch);
+                        (s.y..s.y + s.rows).for_each(|place| gate(grouped, place, columns.clone()));
+                    },
+                );
                 return;
             }
-            grouped.each(team, self.projection.groups(), |share, groups| {
+            grouping.each(step, team, self.projection.groups(), |_, share, groups| {
                 self.projection.multiply_share(team, of(share), groups, both, scratch, |_| {});
             });
             team.barrier();
-            team.each(rows, team.chunk(rows), |places| places.for_each(|p| gate(p, 0..width)));
+            team.each(rows, team.chunk(rows), |places| {
+                let grouped = grouping.counted(step);
+                places.for_each(|place| gate(&grouped, place, 0..width));
+            });
         }
     }
 }
@@ -346,9 +424,9 @@ impl ExpertDown {
         let rows = c.bound(x.rows);
         let projection = Projection::with_rows(c, &[w], rows)?;
         let experts = c.program.decl(w).experts as usize;
-        let products = scratch + grouping_bytes(c, rows, experts);
+        let products = scratch + grouping_bytes(rows, experts);
         Ok(ExpertDown {
-            grouping: Grouping::new(c, route, experts, scratch),
+            grouping: Grouping::new(route, experts, scratch),
             combine: c.table.combine,
             bias: c.weights.stacked(c.program, bias.as_slice())?,
             x,
@@ -369,18 +447,18 @@ impl ExpertDown {
         // SAFETY: the router ran before; the values hold the rows of the step, the scratch was
         // sized for them; places are those of the members' equal lists.
         unsafe {
-            let grouped = self.grouping.group(step, team);
-            let p = &self.projection;
-            let (x, order) = (step.value(self.x), grouped.order.as_ptr());
-            p.prepare_shares(team, x, order, grouped.shares(), scratch);
-            grouped.each(team, p.groups(), |share, groups| {
+            let (grouping, p) = (&self.grouping, &self.projection);
+            grouping.count(step, team);
+            let (order, places) = grouping.order_and_places(step);
+            grouping.prepare(p, step, team, (step.value(self.x), order), scratch);
+            grouping.each(step, team, p.groups(), |_, share, groups| {
                 p.multiply_share(team, share, groups, products, scratch, |_| {});
             });
             team.barrier();
             let width = self.out.width;
             let args = CombineArgs {
                 y: products,
-                places: grouped.places.as_ptr(),
+                places,
                 route: step.value(self.grouping.route),
                 bias: self.bias,
                 k: self.grouping.k,

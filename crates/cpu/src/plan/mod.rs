@@ -193,12 +193,12 @@ impl<'a> Compiler<'a> {
             Op::ExpertGateUp { w, .. } => {
                 let rows = self.bound(self.program.shape(n.outputs[0]).rows);
                 let experts = self.program.decl(w[0]).experts as usize;
-                experts::grouping_bytes(self, rows, experts) + self.products(w, rows)
+                experts::grouping_bytes(rows, experts) + self.products(w, rows)
             }
             Op::ExpertDown { x, w, .. } => {
                 let rows = self.bound(self.program.shape(*x).rows);
                 let experts = self.program.decl(*w).experts as usize;
-                experts::grouping_bytes(self, rows, experts) + self.products(&[*w], rows)
+                experts::grouping_bytes(rows, experts) + self.products(&[*w], rows)
             }
             Op::Linear { x, w, .. } => {
                 let rows = self.bound(self.program.shape(*x).rows);

@@ -117,22 +117,24 @@ impl Projection {
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            let all = std::iter::once(Share::whole(rows));
-            self.prepare_shares(team, x, std::ptr::null(), all, scratch);
+            let all = || std::iter::once(Share::whole(rows));
+            self.prepare_shares(team, x, std::ptr::null(), |k| k.tiles(rows), all, scratch);
         }
     }
 
     /// Prepares the rows of each share apart, so that no tile holds rows of two; `order` says which
-    /// row of `x` each one is, null where they follow each other. One phase, with its barrier.
+    /// row of `x` each one is, null where they follow each other. `shares` is asked within the phase;
+    /// they have at most as many tiles as `tiles` says. One phase, with its barrier.
     ///
     /// # Safety
     /// As [`Projection::prepare`]; `order` has an entry for each row of every share.
-    pub(super) unsafe fn prepare_shares(
+    pub(super) unsafe fn prepare_shares<I: Iterator<Item = Share>>(
         &self,
         team: &Team<'_>,
         x: *const f32,
         order: *const u32,
-        shares: impl Iterator<Item = Share> + Clone,
+        tiles: impl Fn(&MatmulKernel) -> usize,
+        shares: impl Fn() -> I,
         scratch: *mut u8,
     ) {
         let mut done: Option<Activations> = None;
@@ -141,11 +143,11 @@ impl Projection {
                 continue;
             }
             done = Some(p.kernel.activations());
-            let total = shares.clone().map(|s| p.kernel.tiles(s.rows)).sum();
+            let total = tiles(&p.kernel);
             let chunk = if total <= 8 * team.len() { 1 } else { team.chunk(total) };
             team.each(total, chunk, |range| {
                 let mut first = 0;
-                for s in shares.clone() {
+                for s in shares() {
                     let tiles = within(&range, first, p.kernel.tiles(s.rows));
                     first += p.kernel.tiles(s.rows);
                     if tiles.is_empty() {

@@ -90,6 +90,12 @@ impl MatmulKernel {
     pub fn tiles(&self, tokens: usize) -> usize {
         activations::tile_count(tokens, self.tile_tokens)
     }
+    /// Tiles that so many tokens in so many shares have at most, when no tile holds tokens of two.
+    pub fn most_tiles(&self, tokens: usize, shares: usize) -> usize {
+        let broken = (0..self.tile_tokens).map(|n| self.tiles(n)).max().unwrap_or(0);
+        tokens / self.tile_tokens + shares * broken
+    }
+
     /// Bytes of scratch that each worker gives to [`MatmulKernel::matmul`].
     pub fn scratch_bytes(&self, cols: usize) -> usize {
         (self.scratch_bytes)(cols)

@@ -14,14 +14,19 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
-/// Colours of series, told apart by those who see few of them (Okabe and Ito).
-const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+/// Colours of series: first those of Okabe and Ito, told apart by those who see few colours.
+const COLOURS: [&str; 12] = [
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c564b",
+    "#7f7f7f", "#bcbd22", "#2f4b7c", "#a05195",
+];
 
 const STYLE: &str = "
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
   color: #1b1b1b; background: #fff }
 h1 { font-size: 1.5rem } h2 { font-size: 1.05rem; margin: 0 0 .3rem }
-.plots { display: flex; flex-wrap: wrap; gap: 2rem } figure { margin: 0 }
+.plots { display: flex; flex-wrap: wrap; gap: 2rem } figure { margin: 0; max-width: 560px }
+ul { list-style: none; margin: 0; padding: 0; columns: 2; font-size: .85rem }
+i { display: inline-block; width: .7rem; height: .7rem; margin-right: .4rem }
 table { border-collapse: collapse; margin-top: 1.5rem; font-variant-numeric: tabular-nums }
 td, th { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right }
 td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
@@ -41,6 +46,8 @@ struct Series {
     /// Whether it is of an earlier run.
     old: bool,
     points: Vec<(f64, f64)>,
+    /// What a point says when pointed at; the series' name where it is empty.
+    labels: Vec<String>,
 }
 
 /// A number as an axis shows it.
@@ -135,34 +142,28 @@ fn plot(title: &str, [x, y]: [&str; 2], series: &[Series], logarithmic: bool) ->
         let class = if s.old { " class=\"old\"" } else { "" };
         let _ = write!(
             svg,
-            "<polyline{class} points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+            "<polyline{class} {} points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+            if s.labels.is_empty() { "" } else { "stroke-opacity=\"0\"" },
             path.join(" ")
         );
-        for ((px, py), (vx, vy)) in places.iter().zip(&s.points) {
+        for (i, ((px, py), (vx, vy))) in places.iter().zip(&s.points).enumerate() {
+            let name = s.labels.get(i).unwrap_or(&s.name);
             let _ = write!(
                 svg,
                 "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"3.5\" fill=\"{colour}\"><title>{}: {}, {}\
                  </title></circle>",
-                escape(&s.name),
+                escape(name),
                 label(*vx),
                 label(*vy)
             );
         }
     }
+    svg.push_str("</svg><ul>");
     for (i, name) in names.iter().enumerate() {
-        let (px, py) = (LEFT + 10.0, TOP + 10.0 + 16.0 * i as f64);
         let colour = COLOURS[i % COLOURS.len()];
-        let _ = write!(
-            svg,
-            "<rect x=\"{px}\" y=\"{:.1}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            py - 5.0,
-            px + 16.0,
-            py + 4.0,
-            escape(name)
-        );
+        let _ = write!(svg, "<li><i style=\"background: {colour}\"></i>{}</li>", escape(name));
     }
-    svg + "</svg></figure>"
+    svg + "</ul></figure>"
 }
 
 /// Speed against one field, a series for each of the tests that differ in it only.
@@ -185,30 +186,42 @@ fn against(rows: &[(&Value, bool)], field: &str) -> Vec<Series> {
         let point = (count(field) as f64, row["avg_ts"].as_f64().unwrap_or(0.0));
         match series.iter_mut().find(|s| s.name == name && s.old == old) {
             Some(s) => s.points.push(point),
-            None => series.push(Series { name, old, points: vec![point] }),
+            None => series.push(Series { name, old, points: vec![point], labels: vec![] }),
         }
     }
     series.iter_mut().for_each(|s| s.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
     series
 }
 
-/// Operations a second against operations a byte, under the measured ceilings.
+/// Operations a second against operations a byte, under the ceilings measured with the most threads.
 fn roofline(records: &[Record]) -> Option<String> {
-    let row = records.first()?.json();
+    let threads = records.iter().map(|r| r.threads).max()?;
+    let those = || records.iter().filter(|r| r.threads == threads);
+    let row = those().next()?.json();
     let giga = |name: &str| row[name].as_f64().filter(|v| *v > 0.0);
     let (read, int8, f32) =
         (giga("ceiling_read_gb_s")?, giga("ceiling_int8_gop_s")?, giga("ceiling_f32_gop_s")?);
-    let roof = |peak: f64| [0.1, peak / read, 10_000.0].map(|x| (x, (x * read).min(peak))).to_vec();
-    let mut series = vec![
-        Series { name: "int8 ceiling".into(), old: true, points: roof(int8) },
-        Series { name: "f32 ceiling".into(), old: true, points: roof(f32) },
-    ];
-    for r in records {
-        let name = format!("{}, {} threads", r.test, r.threads);
-        let points = vec![(r.intensity, r.total_ops / 1e9)];
-        series.push(Series { name, old: false, points });
-    }
-    Some(plot("Roofline", ["operations a byte read", "GOP/s"], &series, true))
+    let roof = |name: &str, peak: f64| {
+        let points = [0.1, peak / read, 10_000.0].map(|x| (x, (x * read).min(peak))).to_vec();
+        Series { name: name.into(), old: true, points, labels: vec![] }
+    };
+    let of = |name: &str, wanted: fn(&Record) -> bool| {
+        let some = || those().filter(|r| wanted(r));
+        let points = some().map(|r| (r.intensity, r.total_ops / 1e9)).collect();
+        Series {
+            name: name.into(),
+            old: false,
+            points,
+            labels: some().map(|r| r.test.clone()).collect(),
+        }
+    };
+    let prompts = of("prompts", |r| r.ops.is_some());
+    let generation = of("generation", |r| r.read.is_some());
+    let both = of("both", |r| r.ops.is_none() && r.read.is_none());
+    let mut series = vec![roof("int8 ceiling", int8), roof("f32 ceiling", f32)];
+    series.extend([prompts, generation, both].into_iter().filter(|s| !s.points.is_empty()));
+    let title = format!("Roofline, {threads} threads");
+    Some(plot(&title, ["operations a byte read", "GOP/s"], &series, true))
 }
 
 /// Writes the page.

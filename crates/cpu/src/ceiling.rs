@@ -66,11 +66,9 @@ fn measure<S: Simd>(s: S, pool: &mut Pool) -> Result<Ceilings> {
     let members = pool.members() as f64;
     let mul_add = rounds(|n| _ = black_box(s.vectorize(MulAdd(n))));
     let mma = rounds(|n| _ = black_box(s.vectorize(Mma(n))));
-    // As many loops as members: when all have come in time, each has taken one.
-    let loops = pool.members();
-    let each = |run: &(dyn Fn() + Sync), team: &Team<'_>| team.each(loops, 1, |_| run());
-    let f32_time = best(pool, |t| each(&|| _ = black_box(s.vectorize(MulAdd(mul_add))), t));
-    let int8_time = best(pool, |t| each(&|| _ = black_box(s.vectorize(Mma(mma))), t));
+    let n = pool.members();
+    let f32_time = best(pool, on_each(n, || _ = black_box(s.vectorize(MulAdd(mul_add)))));
+    let int8_time = best(pool, on_each(n, || _ = black_box(s.vectorize(Mma(mma)))));
 
     let (used, total) = crate::detect::memory();
     let free = total.saturating_sub(used) as usize;
@@ -90,6 +88,11 @@ fn measure<S: Simd>(s: S, pool: &mut Pool) -> Result<Ceilings> {
         int8_ops: members * (mma * Mma::ops::<S>()) as f64 / int8_time,
         f32_ops: members * (mul_add * MulAdd::OPS * S::LANES) as f64 / f32_time,
     })
+}
+
+/// As many runs as there are members: when all have come in time, each has taken one.
+fn on_each(members: usize, run: impl Fn() + Sync) -> impl Fn(&Team<'_>) + Sync {
+    move |team| team.each(members, 1, |_| run())
 }
 
 /// How many rounds take about [`LOOP`].

@@ -224,7 +224,7 @@ fn vocabulary(kind: &str, tokens: &[Vec<u8>], merges: &[Vec<u8>], ty: Option<i32
 #[test]
 fn a_tokenizer_takes_no_block_larger_than_its_file() {
     let n = 200_000;
-    let short: Vec<Vec<u8>> = (0..n).map(|i| shortest(i)).collect();
+    let short: Vec<Vec<u8>> = (0..n).map(shortest).collect();
     let same = vec![b"a".to_vec(); n];
     let long: Vec<Vec<u8>> =
         (0..2000).map(|i| format!("{:x<1000}{i:y<1000}", i / 2).into_bytes()).collect();

@@ -71,7 +71,7 @@ impl Index {
     /// The slot of the thing with this hash that is `same`, or the free one where it belongs.
     fn slot(&self, hash: u64, same: impl Fn(u32) -> bool) -> usize {
         let tag = hash as u32;
-        let mut at = ((hash >> 32) * self.slots.len() as u64 >> 32) as usize;
+        let mut at = (((hash >> 32) * self.slots.len() as u64) >> 32) as usize;
         // Ends because the table is never full.
         loop {
             let slot = self.slots[at];

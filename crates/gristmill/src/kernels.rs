@@ -298,3 +298,28 @@ impl<'b, B: Backend> Running<'b, B> {
         Ok(taken)
     }
 }
+
+/// Runs a case where it is running, in turns, some rounds after one that only warms up: the median
+/// nanoseconds of each. `between` is asked before every run and may end it.
+///
+/// # Errors
+/// Those of the devices, and of `between`.
+pub fn medians<B: Backend>(
+    running: &mut [Running<'_, B>],
+    rounds: u32,
+    mut between: impl FnMut() -> Result<()>,
+) -> Result<Vec<f64>> {
+    let mut times: Vec<Vec<u64>> = vec![vec![]; running.len()];
+    for round in 0..=rounds {
+        for (running, times) in running.iter_mut().zip(&mut times) {
+            between()?;
+            let taken = running.round()?;
+            times.extend(taken.into_iter().filter(|_| round > 0));
+        }
+    }
+    let median = |mut times: Vec<u64>| {
+        times.sort_unstable();
+        times.get(times.len() / 2).map_or(f64::NAN, |&t| t as f64)
+    };
+    Ok(times.into_iter().map(median).collect())
+}

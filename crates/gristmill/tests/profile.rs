@@ -1,27 +1,25 @@
 //! `gristmill run --profile`, through the binary.
 
+mod common;
+
+use common::{code, gristmill, stderr};
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn run(args: &[&str], variable: Option<&str>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gristmill"));
+    let mut command = gristmill();
     command.args(["run", "--ids", "1,5,9,2", "-n", "6", "--ignore-eos", "--seed", "1", "-t", "2"]);
-    command.args(args).env_remove("GRISTMILL_PROFILE");
-    command.envs(variable.map(|v| ("GRISTMILL_PROFILE", v)));
+    command.args(args).envs(variable.map(|v| ("GRISTMILL_PROFILE", v)));
     command.output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
 fn a_trace_holds_every_operation_of_every_step_in_order() {
-    let path = std::env::temp_dir().join(format!("gristmill-trace-{}.json", std::process::id()));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("trace.json");
     let done = run(&[&format!("--profile={}", path.display())], None);
-    assert!(done.status.success(), "{}", said(&done));
+    assert!(done.status.success(), "{}", stderr(&done));
     let trace: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    std::fs::remove_file(&path).unwrap();
     let all = trace["traceEvents"].as_array().unwrap();
     let of = |thread: u64| all.iter().filter(move |e| e["ph"] == "X" && e["tid"] == thread);
     // The prompt gives the first token, each other one is a step.
@@ -59,35 +57,35 @@ fn a_trace_holds_every_operation_of_every_step_in_order() {
 #[test]
 fn the_tables_say_where_the_time_goes() {
     for done in [run(&["--profile"], None), run(&[], Some("1"))] {
-        let said = said(&done);
+        let said = stderr(&done);
         assert!(done.status.success(), "{said}");
         assert!(said.contains("prompt: 1 steps, 4 tokens"), "{said}");
         assert!(said.contains("generation: 5 steps, 5 tokens"), "{said}");
         assert!(said.contains("measured ceilings: "), "{said}");
         let part = said.split("generation: 5 steps").nth(1).unwrap();
         let rows = part.lines().skip(2).take_while(|l| !l.trim_start().starts_with("layer"));
-        let shares: f64 = rows
-            .map(|l| l.split_whitespace().find_map(|w| w.parse::<u32>().ok().map(|_| l)).unwrap())
-            .map(|l| {
-                let numbers = l.split_whitespace().filter_map(|w| w.parse::<f64>().ok());
-                numbers.collect::<Vec<_>>()[2]
-            })
-            .sum();
+        // Calls, milliseconds and the share come after the name.
+        let share = |row: &str| {
+            let mut numbers = row.split_whitespace().filter_map(|w| w.parse::<f64>().ok());
+            numbers.nth(2).unwrap_or_else(|| panic!("no share in {row}"))
+        };
+        let shares: f64 = rows.map(share).sum();
         assert!((99.0..101.0).contains(&shares), "{shares}\n{said}");
     }
     for quiet in [run(&[], None), run(&[], Some("0")), run(&[], Some(""))] {
-        assert!(quiet.status.success() && !said(&quiet).contains("ceilings"), "{}", said(&quiet));
+        assert!(
+            quiet.status.success() && !stderr(&quiet).contains("ceilings"),
+            "{}",
+            stderr(&quiet)
+        );
     }
 }
 
 #[test]
 fn what_cannot_be() {
     let done = run(&["--profile=/nowhere/at/all/trace.json"], None);
-    assert_eq!(done.status.code(), Some(1), "{}", said(&done));
-    assert!(said(&done).contains("writing /nowhere/at/all/trace.json"), "{}", said(&done));
-    let chat = Command::new(env!("CARGO_BIN_EXE_gristmill"))
-        .args(["run", "-i", "--profile"])
-        .output()
-        .unwrap();
-    assert_eq!(chat.status.code(), Some(2), "{}", said(&chat));
+    assert_eq!(code(&done), 1, "{}", stderr(&done));
+    assert!(stderr(&done).contains("writing /nowhere/at/all/trace.json"), "{}", stderr(&done));
+    let chat = common::run(&["run", "-i", "--profile"]);
+    assert_eq!(code(&chat), 2, "{}", stderr(&chat));
 }

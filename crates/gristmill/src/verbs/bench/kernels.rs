@@ -5,7 +5,7 @@ use super::{BenchArgs, Format};
 use crate::device;
 use crate::term::{Done, check_interrupt, note, out, usage};
 use gristmill::cpu::Ceilings;
-use gristmill::kernels::{Case, Running, Shape};
+use gristmill::kernels::{Case, Running, Shape, medians};
 use gristmill::{Activations, Cpu, CpuOptions, DType, Isa};
 use serde_json::{Value, json};
 
@@ -33,11 +33,6 @@ struct Row {
     ops: f64,
     /// How many times as fast as the scalar and the naive build.
     over: [Option<f64>; 2],
-}
-
-fn median(mut times: Vec<u64>) -> f64 {
-    times.sort_unstable();
-    times.get(times.len() / 2).map_or(f64::NAN, |&t| t as f64)
 }
 
 fn cases(formats: &[DType]) -> gristmill::Result<Vec<Case>> {
@@ -104,18 +99,7 @@ pub fn run(args: &BenchArgs, words: &[String]) -> Done {
             .iter()
             .map(|cpu| Running::new(cpu, case, activations))
             .collect::<gristmill::Result<_>>()?;
-        let mut times: Vec<Vec<u64>> = vec![vec![]; running.len()];
-        for round in 0..=args.repetitions {
-            for (running, times) in running.iter_mut().zip(&mut times) {
-                check_interrupt()?;
-                let taken = running.round()?;
-                // The first round touches everything for the first time.
-                if round > 0 {
-                    times.extend(taken);
-                }
-            }
-        }
-        let times: Vec<f64> = times.into_iter().map(median).collect();
+        let times = medians(&mut running, args.repetitions, check_interrupt)?;
         let of = |isa: Isa| all.iter().position(|&i| i == isa).map(|i| times[i]);
         for (&isa, &time) in all.iter().zip(&times) {
             let over = [Isa::Scalar, Isa::Naive].map(|slow| Some(of(slow)? / time));
@@ -150,8 +134,7 @@ impl Row {
             Format::Md => {
                 let names: Vec<&str> = fields.iter().map(|f| f.0).collect();
                 if first {
-                    let rule =
-                        if names.is_empty() { String::new() } else { " --- |".repeat(names.len()) };
+                    let rule = " --- |".repeat(names.len());
                     out(&format!("| {} |\n|{rule}\n", names.join(" | ")))?;
                 }
                 let cells: Vec<String> = fields.iter().map(|f| text(&f.1)).collect();

@@ -5,6 +5,7 @@
 //! bounds most of them do not reach.
 
 mod attention;
+mod denoise;
 mod experts;
 mod matrix;
 mod rows;
@@ -42,8 +43,14 @@ pub struct Case {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    let cases =
-        [rows::cases(), matrix::cases(), experts::cases(), attention::cases(), whole::cases()];
+    let cases = [
+        rows::cases(),
+        matrix::cases(),
+        experts::cases(),
+        attention::cases(),
+        denoise::cases(),
+        whole::cases(),
+    ];
     cases.into_iter().flatten().collect()
 }
 

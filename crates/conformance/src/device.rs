@@ -63,6 +63,10 @@ pub struct Arrays {
     pub kv_len: Vec<u32>,
     pub tree_base: Vec<u32>,
     pub slots: Vec<u32>,
+    pub state_in: Vec<u32>,
+    pub state_out: Vec<u32>,
+    pub times: Vec<[u32; 2]>,
+    pub seeds: Vec<u64>,
     pub pages: Vec<u32>,
     pub page_starts: Vec<u32>,
     pub rows: Vec<u32>,
@@ -83,6 +87,10 @@ impl Arrays {
             kv_len: &self.kv_len,
             tree_base: &self.tree_base,
             slots: &self.slots,
+            state_in: &self.state_in,
+            state_out: &self.state_out,
+            times: &self.times,
+            seeds: &self.seeds,
             pages: &self.pages,
             page_starts: &self.page_starts,
             rows: &self.rows,
@@ -102,6 +110,8 @@ pub struct Device<'a, B: Backend> {
     /// The same for a token of each sequence.
     decode: B::Plan,
     groups: Vec<Group>,
+    /// Whether the program keeps rows or states in slots.
+    has_slots: bool,
     room: Room,
     /// Page table of each sequence in each group.
     tables: Vec<Vec<Vec<u32>>>,
@@ -138,7 +148,9 @@ impl<'a, B: Backend> Device<'a, B> {
         let free = free.collect();
         let tables = vec![vec![vec![]; groups.len()]; room.slots as usize];
         let room = room.clone();
-        let mut device = Device { backend, context, plan, decode, groups, room, tables, free };
+        let has_slots = program.states.iter().any(|s| matches!(s, StateKind::Slot { .. }));
+        let mut device =
+            Device { backend, context, plan, decode, groups, has_slots, room, tables, free };
         for group in 0..device.groups.len() {
             device.backend.host_page(&mut device.context, group as u8, 0).fill(0xFF);
             let to_all = |to| Move::Page { group: group as u8, from: 0, to };
@@ -222,6 +234,9 @@ impl<'a, B: Backend> Device<'a, B> {
         if !work.hidden.is_empty() {
             self.backend.write(&mut self.context, Input::Hidden, &work.hidden)?;
         }
+        if !work.noise.is_empty() {
+            self.backend.write(&mut self.context, Input::Embeddings, &work.noise)?;
+        }
         let seqs = work.parts.len();
         let decodes = arrays.tokens.len() == seqs && arrays.rows.len() <= seqs;
         let plan = if decodes { &self.decode } else { &self.plan };
@@ -246,6 +261,14 @@ impl<'a, B: Backend> Device<'a, B> {
             a.visible.extend(&part.visible);
             a.kv_len.push(part.kv_len());
             a.slots.push(part.seq as u32);
+            if self.has_slots {
+                a.state_in.push(if part.carries { part.seq as u32 } else { u32::MAX });
+                a.state_out.push(part.seq as u32);
+            }
+            if let Some(times) = part.times {
+                a.times.push(times);
+                a.seeds.push(part.seed);
+            }
         }
         if work.parts.iter().any(|p| !p.ancestors.is_empty()) {
             for p in &work.parts {

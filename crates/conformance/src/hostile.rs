@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 type Spoil = fn(&mut Arrays);
 
 /// What is wrong with a batch of two sequences, of 9 and 40 tokens, in pages of 32.
-const BATCHES: [(&str, Spoil); 45] = [
+const BATCHES: [(&str, Spoil); 48] = [
     ("a page that does not exist", |a| a.pages[0] = 24),
     ("a page far out", |a| a.pages[1] = u32::MAX - 1),
     ("a page given back", |a| a.pages[2] = u32::MAX),
@@ -76,6 +76,9 @@ const BATCHES: [(&str, Spoil); 45] = [
     }),
     ("a row that is no token", |a| a.rows[1] = 49),
     ("a row far out", |a| a.rows[0] = u32::MAX),
+    ("a state from a slot that does not exist", |a| a.state_in = vec![0, 8]),
+    ("a state to a slot far out", |a| a.state_out = vec![u32::MAX - 1, 0]),
+    ("two states to one slot", |a| a.state_out = vec![1, 1]),
     ("more rows than the plan holds", |a| a.rows = vec![0; 65]),
     ("more tokens than there are entries for", |a| a.tokens.push(Token::Id(0))),
 ];

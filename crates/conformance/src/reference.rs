@@ -7,6 +7,7 @@
 //! activations are int8, those entering a quantized matrix are `d q` in blocks of 32, with
 //! `q = round(127 x / max|x|)` and `d = Σ x q / Σ q²`.
 
+mod denoise;
 mod experts;
 mod rope;
 
@@ -42,6 +43,8 @@ pub struct Reference<'a> {
     int8: bool,
     /// One cache for each state of a sequence.
     sequences: HashMap<usize, Vec<Cache>>,
+    /// Rows that a sequence stored in a state.
+    slots: HashMap<(usize, usize), Table>,
     /// How near two scores came, of which a router preferred one, relative to the larger.
     nearest: f64,
 }
@@ -59,8 +62,8 @@ impl<'a> Reference<'a> {
         };
         let weights = program.tensors.iter().map(load).collect::<Result<_>>()?;
         let int8 = activations == Activations::Int8;
-        let sequences = HashMap::new();
-        Ok(Reference { program, weights, int8, sequences, nearest: f64::INFINITY })
+        let (sequences, slots) = (HashMap::new(), HashMap::new());
+        Ok(Reference { program, weights, int8, sequences, slots, nearest: f64::INFINITY })
     }
 
     /// Whether every choice of experts so far was one that f32 can tell too: to others no backend
@@ -179,9 +182,10 @@ impl<'a> Reference<'a> {
                 };
                 work.tokens().map(row).collect()
             }
-            Op::Read { width, .. } => {
+            Op::Read { input, width } => {
                 let row = |r: &[f32]| r.iter().map(|&v| v.into()).collect();
-                work.hidden.chunks(*width as usize).map(row).collect()
+                let rows = if *input == Input::Hidden { &work.hidden } else { &work.noise };
+                rows.chunks(*width as usize).map(row).collect()
             }
             Op::Norm { x, norm } => of(*x).iter().map(|x| self.norm(x, norm)).collect(),
             Op::AddNorm { x, delta, post, scale, norm } => {
@@ -241,6 +245,18 @@ impl<'a> Reference<'a> {
                 };
                 of(*x).iter().map(row).collect()
             }
+            Op::TimeEmbed { width } => self.time_embed(*width, work),
+            Op::AddSequence { x, y } => {
+                let of_part = work.parts.iter().enumerate();
+                let sequence = of_part.flat_map(|(s, p)| std::iter::repeat_n(s, p.len()));
+                of(*x).iter().zip(sequence).map(|(x, s)| sum(x, 1.0, &of(*y)[s])).collect()
+            }
+            Op::LoadSlot { state, width } => self.load_slot(*state, *width, work),
+            Op::StoreSlot { x, state } => {
+                self.store_slot(of(*x), *state, work);
+                of(*x).clone()
+            }
+            Op::Denoise { .. } => self.denoise(op, values, work),
             other => panic!("`{}` has no definition here yet", other.name()),
         }]
     }

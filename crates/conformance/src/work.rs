@@ -24,6 +24,12 @@ pub struct Part {
     pub tree_base: u32,
     /// Tokens whose outputs are wanted, counted from the first of this part.
     pub rows: Vec<u32>,
+    /// Whether it goes on from the state it stored; otherwise it starts from none.
+    pub carries: bool,
+    /// Diffusion times `[now, next]`; none where the program asks for none.
+    pub times: Option<[u32; 2]>,
+    /// Key of its noise.
+    pub seed: u64,
 }
 
 impl Part {
@@ -117,6 +123,8 @@ pub struct Work {
     pub parts: Vec<Part>,
     /// Rows for [`gristmill_ir::Op::Read`], of all tokens; empty where nothing reads.
     pub hidden: Vec<f32>,
+    /// The same for [`gristmill_ir::Input::Embeddings`]: noise.
+    pub noise: Vec<f32>,
 }
 
 /// One token with all that concerns it.

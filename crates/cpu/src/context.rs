@@ -66,6 +66,10 @@ pub(crate) struct Integers {
     pub visible: Vec<[u32; 2]>,
     pub ancestors: Vec<u64>,
     pub seq_starts: Vec<u32>,
+    pub state_in: Vec<u32>,
+    pub state_out: Vec<u32>,
+    pub times: Vec<[u32; 2]>,
+    pub seeds: Vec<u64>,
     pub pages: Vec<u32>,
     pub rows: Vec<u32>,
     pub groups: Vec<GroupWork>,
@@ -274,6 +278,10 @@ impl Integers {
             visible: Vec::with_capacity(tokens),
             ancestors: Vec::with_capacity(tokens),
             seq_starts: Vec::with_capacity(layout.max.seqs as usize + 1),
+            state_in: Vec::with_capacity(layout.max.seqs as usize),
+            state_out: Vec::with_capacity(layout.max.seqs as usize),
+            times: Vec::with_capacity(layout.max.seqs as usize),
+            seeds: Vec::with_capacity(layout.max.seqs as usize),
             pages: Vec::with_capacity(layout.pages.iter().sum::<u32>() as usize),
             rows: Vec::with_capacity(layout.max.rows as usize),
             groups: layout.pages.iter().map(group).collect(),
@@ -312,6 +320,14 @@ impl Integers {
         if b.kv_len.len() != seqs || (!b.tree_base.is_empty() && b.tree_base.len() != seqs) {
             return Err(bad("an array over sequences has another length"));
         }
+        let known = |s: &u32| *s < layout.slots || *s == u32::MAX;
+        if !b.state_in.iter().chain(b.state_out).all(known) {
+            return Err(bad("a slot that does not exist"));
+        }
+        let twice = |(i, s): (usize, &u32)| *s != u32::MAX && b.state_out[..i].contains(s);
+        if b.state_out.iter().enumerate().any(twice) {
+            return Err(bad("two sequences store into one slot"));
+        }
         if b.rows.iter().any(|&r| r as usize >= tokens) {
             return Err(bad("a wanted row is no token"));
         }
@@ -335,6 +351,10 @@ impl Integers {
         set(&mut self.visible, b.visible);
         set(&mut self.ancestors, b.ancestors);
         set(&mut self.seq_starts, b.seq_starts);
+        set(&mut self.state_in, b.state_in);
+        set(&mut self.state_out, b.state_out);
+        set(&mut self.times, b.times);
+        set(&mut self.seeds, b.seeds);
         set(&mut self.rows, b.rows);
         self.pages.clear();
         if windows.is_empty() {

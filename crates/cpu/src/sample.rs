@@ -1,8 +1,10 @@
 //! Sampling the rows of a step, as [`gristmill_ir::sample`] defines it.
 
 mod pick;
+mod unmask;
 
 pub(crate) use pick::{Candidate, likelier, pick};
+pub(crate) use unmask::propose;
 
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Penalty, SampleBatch};
@@ -15,7 +17,9 @@ pub(crate) fn check_batch(
     slots: usize,
 ) -> Result<()> {
     let bad = |what: String| Err(Error::Runtime(format!("sampling: {what}")));
-    if b.params.len() != rows {
+    if !b.unmask.is_empty() {
+        check_unmask(b, rows)?;
+    } else if b.params.len() != rows {
         return bad(format!("parameters of {} rows for {rows} rows of logits", b.params.len()));
     }
     for (what, n) in [("slots", b.slots.len()), ("masks", b.allow_row.len())] {
@@ -53,6 +57,19 @@ pub(crate) fn check_batch(
         Some(c) => bad(format!("guidance of row {} from row {}", c.0, c.1)),
         None => Ok(()),
     }
+}
+
+/// Checks the masked places to propose tokens for.
+fn check_unmask(b: &SampleBatch<'_>, rows: usize) -> Result<()> {
+    let bad = |what: String| Err(Error::Runtime(format!("sampling: {what}")));
+    let others = [b.params.len(), b.slots.len(), b.want.len(), b.top_logprobs as usize];
+    if others != [0; 4] {
+        return bad("masked places and tokens that follow in one step".into());
+    }
+    if let Some(u) = b.unmask.iter().find(|u| u.row as usize >= rows) {
+        return bad(format!("a masked place of row {}, and there are {rows}", u.row));
+    }
+    b.unmask.iter().try_for_each(|u| u.check())
 }
 
 /// The logits of a row that is to be sampled: as they are, or changed in `adjusted`.

@@ -17,12 +17,16 @@
 //!   the values inside
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
 //!   `logits` reads scores instead of sampling, `waker` waits
+//! - [`diffuse`] fills a text in by masked diffusion, with [`Engine::diffuse`]; [`denoise`] brings
+//!   latents from noise to tokens by Gaussian diffusion
 //!
 //! Units throughout: lengths and positions are tokens, a *page* holds `page_tokens` tokens of one
 //! page group (the layers that share a window), a *slot* holds the recurrent state and the last
 //! sampled token of one sequence.
 
 mod batch;
+pub mod denoise;
+pub mod diffuse;
 mod engine;
 mod generate;
 mod kept;

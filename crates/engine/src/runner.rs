@@ -29,7 +29,7 @@ impl<B: Backend> Runner<B> {
         let weights = backend.load(&[&program], tensor, &options.options)?;
         let context = backend.create(&program.states, layout)?;
         let mut runner = Runner {
-            arrays: Arrays::new(options, program.groups.len()),
+            arrays: Arrays::new(options, program.groups.len(), program.prefix_closed),
             backend,
             context,
             program,

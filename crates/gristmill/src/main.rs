@@ -13,6 +13,7 @@ mod args;
 mod chat;
 mod cli;
 mod device;
+mod diffusion;
 mod resolve;
 mod sampling;
 mod term;

@@ -172,6 +172,8 @@ pub struct Batch<'a> {
     pub adapters: &'a [u32],
     /// Diffusion times `[now, next]` of each sequence. Empty: not a diffusion program.
     pub times: &'a [[u32; 2]],
+    /// Key of the noise of each sequence, see [`crate::Op::Denoise`]. Empty: 0.
+    pub seeds: &'a [u64],
     /// Page tables of all (group, sequence) pairs, one after the other: entry `i` of a table is the
     /// page of the keys `i · page_tokens ..`. `u32::MAX` where that page is wholly out of the
     /// group's window and was given back: nothing reads it.

@@ -5,6 +5,7 @@
 //! meets at a barrier, and goes on. Nothing is allocated, locked or decided by format in a step.
 
 mod attention;
+mod denoise;
 mod embed;
 mod experts;
 mod linear;
@@ -39,10 +40,14 @@ enum Kernel {
     SelectRows(rows::SelectRows),
     Pool(rows::Pool),
     Normalize(rows::Normalize),
+    TimeEmbed(denoise::TimeEmbed),
+    AddSequence(denoise::AddSequence),
+    Slots(denoise::Slots),
+    Denoise(denoise::Denoise),
 }
 
 /// Names of the operations that [`Plan::compile`] knows.
-pub(crate) const OPS: [&str; 15] = [
+pub(crate) const OPS: [&str; 20] = [
     "embed",
     "read",
     "norm",
@@ -58,6 +63,11 @@ pub(crate) const OPS: [&str; 15] = [
     "select_rows",
     "pool",
     "normalize",
+    "time_embed",
+    "add_sequence",
+    "load_slot",
+    "store_slot",
+    "denoise",
 ];
 
 /// A compiled program.
@@ -253,6 +263,21 @@ impl<'a> Compiler<'a> {
             Op::SelectRows { x } => Kernel::SelectRows(rows::SelectRows { x: at(*x), out }),
             Op::Pool { x, how } => Kernel::Pool(rows::Pool { x: at(*x), how: *how, out }),
             Op::Normalize { x, .. } => Kernel::Normalize(rows::Normalize { x: at(*x), out }),
+            Op::TimeEmbed { .. } => Kernel::TimeEmbed(denoise::TimeEmbed { out }),
+            Op::AddSequence { x, y } => {
+                Kernel::AddSequence(denoise::AddSequence { x: at(*x), y: at(*y), out })
+            }
+            Op::LoadSlot { state, .. } => {
+                Kernel::Slots(denoise::Slots::new(self, *state, None, out)?)
+            }
+            Op::StoreSlot { x, state } => {
+                Kernel::Slots(denoise::Slots::new(self, *state, Some(at(*x)), out)?)
+            }
+            Op::Denoise { x, eps, schedule, eta, rule, noise } => {
+                let values = [at(*x), at(*eps), out];
+                let (noise, how) = (noise.map(at), (*eta, *rule));
+                Kernel::Denoise(denoise::Denoise::new(self, values, noise, *schedule, how)?)
+            }
             other => {
                 return Err(Error::Device(format!(
                     "the cpu backend has no kernel for `{}` yet",
@@ -361,6 +386,9 @@ impl Plan {
                         )));
                     }
                 }
+                Kernel::TimeEmbed(_) => denoise::check_times(ints, usize::MAX)?,
+                Kernel::Slots(s) => s.check(ints)?,
+                Kernel::Denoise(d) => d.check(ints)?,
                 _ => {}
             }
         }
@@ -396,6 +424,10 @@ impl Plan {
                     Kernel::SelectRows(k) => k.run(step, team),
                     Kernel::Pool(k) => k.run(step, team),
                     Kernel::Normalize(k) => k.run(step, team),
+                    Kernel::TimeEmbed(k) => k.run(step, team),
+                    Kernel::AddSequence(k) => k.run(step, team),
+                    Kernel::Slots(k) => k.run(step, team),
+                    Kernel::Denoise(k) => k.run(step, team),
                 }
             }
             team.barrier();

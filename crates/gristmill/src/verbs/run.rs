@@ -8,13 +8,14 @@ use crate::answer::{self, Think, Voice, ms, rate};
 use crate::args::{Ids, Loading, RunsOn, Threads, load, open, parse_ids, plan};
 use crate::chat::{self, Chat};
 use crate::device;
+use crate::diffusion::{self, DiffusionArgs};
 use crate::resolve::{self, Source};
 use crate::sampling::SamplingArgs;
 use crate::term::{Done, Stop, catch_interrupts, json, note, out, usage};
 use clap::Args;
 use gristmill::{
-    Backend, ChatTemplate, Conversation, Decoder, Error, Finish, Model, Prompter, Request,
-    SamplingParams, Settings, Tokenizer,
+    Backend, ChatTemplate, Conversation, Decoder, Error, Finish, Model, ModelInfo, Prompter,
+    Request, SamplingParams, Settings, Tokenizer,
 };
 use serde_json::json;
 use std::io::{IsTerminal, Read};
@@ -116,6 +117,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     sampling: SamplingArgs,
+
+    #[command(flatten)]
+    diffusion: DiffusionArgs,
 
     #[command(flatten)]
     runs_on: RunsOn,
@@ -249,6 +253,11 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let settings = args.runs_on.settings(args.threads.threads)?;
     let model = open(&source, &args.loading)?;
     let settings = Settings { context: args.ctx_size, batch: args.batch_size, ..settings };
+    let info = model.info(settings.kv)?;
+    if args.diffusion.apply_to(&info) {
+        return fill_in(&args, &model, info, settings, text.as_deref(), started);
+    }
+    args.diffusion.check_unused(model.name())?;
     let cpu = args.runs_on.open(&settings, args.quiet)?;
     let device = cpu.capabilities().name;
     let program = model.program(settings.kv)?;
@@ -297,6 +306,44 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         note(answer.statistics(prompt_ids.len()));
     }
     if answer.finish == Finish::Cancelled { Err(Stop::Interrupted) } else { Ok(()) }
+}
+
+/// The answer of a model that fills in masks.
+fn fill_in(
+    args: &RunArgs,
+    model: &Model,
+    info: ModelInfo,
+    settings: Settings,
+    text: Option<&str>,
+    started: Instant,
+) -> Done {
+    if text.is_none() && args.ids.is_none() {
+        return usage("a masked diffusion model fills in an answer: give it a prompt");
+    }
+    let tokenizer = model.tokenizer()?;
+    let (ids, _) = prompt(model, &tokenizer, args, text)?;
+    let predict = u32::try_from(args.predict()?).ok();
+    let ends = tokenizer.end_of_generation();
+    let request = args.diffusion.request(&info, ids, predict, &args.sampling, ends)?;
+    let most = if args.ctx_size > 0 { args.ctx_size } else { info.context_length };
+    request.validate(most, info.vocab_size)?;
+    let copies = if request.guidance > 0.0 { 2 } else { 1 };
+    let context = request.total();
+    let settings = Settings { context, max_seqs: copies, whole: true, ..settings };
+    let cpu = args.runs_on.open(&settings, args.quiet)?;
+    let device = cpu.capabilities().name;
+    let program = model.program(settings.kv)?;
+    let rows = request.block_length.min(request.length) * copies;
+    let plan = plan(model, &program, &settings, rows, args.quiet)?;
+    let mut engine = load(model, cpu, program, settings.engine_options(plan.context))?;
+    let loaded = started.elapsed();
+    if args.verbose {
+        note(format_args!("seed: {}", request.seed));
+        note(format_args!("prompt: {:?}", request.prompt));
+        note(format_args!("loaded in {:.0} ms", ms(loaded)));
+    }
+    let show = diffusion::Show { json: args.json, quiet: args.quiet, device, loaded };
+    diffusion::fill_in(&mut engine, request, &tokenizer, &show)
 }
 
 /// The longest file that is taken for a prompt or a template, in bytes.

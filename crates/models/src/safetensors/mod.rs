@@ -18,6 +18,7 @@ mod config;
 mod container;
 mod facts;
 mod folder;
+mod llada;
 mod names;
 mod packed;
 mod quantization;
@@ -51,7 +52,8 @@ pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
 /// As [`open`]; also when a file cannot be mapped and must be.
 pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
     let files = folder::find(path.as_ref())?;
-    let config = Config::open(&files.config)?;
+    let mut config = Config::open(&files.config)?;
+    llada::translate(&mut config)?;
     // Before the weights are looked at, because what cannot run need not be whole.
     let kind = kind(&config)?;
     let shards = folder::read(&files, mode)?;
@@ -66,7 +68,8 @@ pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
 /// As [`open`], about the contents.
 pub fn from_bytes(name: impl Into<String>, config: &[u8], weights: Bytes) -> Result<Gguf> {
     let name = name.into();
-    let config = Config::parse(format!("{name}/config.json"), config)?;
+    let mut config = Config::parse(format!("{name}/config.json"), config)?;
+    llada::translate(&mut config)?;
     let kind = kind(&config)?;
     let shard = folder::Shard::read(Source::from_bytes(name.clone(), weights))?;
     put_together(name.clone(), &name, PathBuf::from(&name), &config, &kind, vec![shard])

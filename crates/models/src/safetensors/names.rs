@@ -1,5 +1,7 @@
 //! The names of tensors: from those of `transformers` to those of GGUF.
 
+use super::llada;
+
 /// What a published tensor is to a model.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Target {
@@ -86,8 +88,9 @@ const EXPERTS: [(&str, Part); 8] = [
 /// What the tensor `name` of a model of the kind `model_type` is; nothing for one that is no part of
 /// a decoder, such as those of a vision tower.
 pub(super) fn target(model_type: &str, name: &str) -> Option<Target> {
+    let usual = if model_type == "llada" { llada::tensor_name(name) } else { None };
     // A model of several kinds of input has its decoder under a name of its own.
-    let mut own = name;
+    let mut own = usual.as_deref().unwrap_or(name);
     for prefix in ["model.", "language_model.", "model."] {
         own = own.strip_prefix(prefix).unwrap_or(own);
     }

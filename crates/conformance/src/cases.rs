@@ -8,6 +8,7 @@ mod attention;
 mod denoise;
 mod experts;
 mod matrix;
+pub mod recurrent;
 mod rows;
 mod whole;
 
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Case> {
         experts::cases(),
         attention::cases(),
         denoise::cases(),
+        recurrent::cases(),
         whole::cases(),
     ];
     cases.into_iter().flatten().collect()

@@ -110,13 +110,15 @@ pub struct Device<'a, B: Backend> {
     /// The same for a token of each sequence.
     decode: B::Plan,
     groups: Vec<Group>,
-    /// Whether the program keeps rows or states in slots.
-    has_slots: bool,
     room: Room,
     /// Page table of each sequence in each group.
     tables: Vec<Vec<Vec<u32>>>,
     /// Pages nobody holds, by group.
     free: Vec<Vec<u32>>,
+    /// Whether the program keeps states in slots.
+    recurrent: bool,
+    /// The slot that holds the state of each sequence.
+    held: Vec<u32>,
 }
 
 impl<'a, B: Backend> Device<'a, B> {
@@ -148,9 +150,10 @@ impl<'a, B: Backend> Device<'a, B> {
         let free = free.collect();
         let tables = vec![vec![vec![]; groups.len()]; room.slots as usize];
         let room = room.clone();
-        let has_slots = program.states.iter().any(|s| matches!(s, StateKind::Slot { .. }));
+        let recurrent = program.states.iter().any(|s| matches!(s, StateKind::Slot { .. }));
+        let held = (0..room.slots).collect();
         let mut device =
-            Device { backend, context, plan, decode, groups, has_slots, room, tables, free };
+            Device { backend, context, plan, decode, groups, room, tables, free, recurrent, held };
         for group in 0..device.groups.len() {
             device.backend.host_page(&mut device.context, group as u8, 0).fill(0xFF);
             let to_all = |to| Move::Page { group: group as u8, from: 0, to };
@@ -261,9 +264,8 @@ impl<'a, B: Backend> Device<'a, B> {
             a.visible.extend(&part.visible);
             a.kv_len.push(part.kv_len());
             a.slots.push(part.seq as u32);
-            if self.has_slots {
-                a.state_in.push(if part.carries { part.seq as u32 } else { u32::MAX });
-                a.state_out.push(part.seq as u32);
+            if self.recurrent {
+                self.place_state(part, &mut a);
             }
             if let Some(times) = part.times {
                 a.times.push(times);
@@ -287,6 +289,19 @@ impl<'a, B: Backend> Device<'a, B> {
             }
         }
         Ok(a)
+    }
+
+    /// Where a part reads its state and writes it: in a room with slots to spare every other step of
+    /// a sequence writes another slot than it reads.
+    fn place_state(&mut self, part: &Part, a: &mut Arrays) {
+        let spare = self.room.max.seqs;
+        let begins = part.begins();
+        let held = &mut self.held[part.seq];
+        a.state_in.push(if begins { u32::MAX } else { *held });
+        if self.room.slots >= 2 * spare && !part.len().is_multiple_of(3) {
+            *held = if *held < spare { *held + spare } else { *held - spare };
+        }
+        a.state_out.push(*held);
     }
 
     fn take(&mut self, group: usize) -> Result<u32> {
@@ -315,6 +330,9 @@ impl<'a, B: Backend> Device<'a, B> {
 
     fn edit(&mut self, e: &Edit, moves: &mut Vec<Move>) -> Result<()> {
         let p = self.room.page_tokens;
+        if let (Edit::Fork { from, to }, true) = (*e, self.recurrent) {
+            moves.push(Move::Slot { from: self.held[from], to: self.held[to] });
+        }
         for g in 0..self.groups.len() {
             let group = g as u8;
             match *e {

@@ -99,7 +99,9 @@ fn decoding<B: Backend>(backend: &B, model: &Decoder) -> Result<Result<(), Strin
         let places: Vec<Unmask> = (0..rows as u32).map(place).collect();
         let batch = match i {
             0 => plain,
-            3 => SampleBatch { unmask: &places, bias: &[(0, 3, 1.0)], ..SampleBatch::default() },
+            3 if backend.capabilities().ops.contains(&UNMASK) => {
+                SampleBatch { unmask: &places, bias: &[(0, 3, 1.0)], ..SampleBatch::default() }
+            }
             _ => SampleBatch {
                 allow: &mask,
                 allow_row: &masks,

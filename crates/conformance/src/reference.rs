@@ -4,11 +4,12 @@
 //! index: there are no pages. Four roundings are part of the definition and done here too: weights
 //! are what their format holds, keys and values are rounded to the type of the cache, the angle of
 //! a rotation is an f32 product (as in the programs that models are trained with), and where
-//! activations are int8, those entering a quantized matrix are `d q` in blocks of 32, with
-//! `q = round(127 x / max|x|)` and `d = Σ x q / Σ q²`.
+//! activations are int8, those entering a quantized matrix are `d q` in blocks of 32, as
+//! [`Rounded`](crate::scalar::Rounded) says.
 
 mod denoise;
 mod experts;
+mod recurrent;
 mod rope;
 
 use crate::scalar::{activate, cap, gated, int8, narrow};
@@ -21,11 +22,12 @@ use std::collections::HashMap;
 /// A value: rows of elements.
 pub type Table = Vec<Vec<f64>>;
 
-/// Keys and values of one sequence in one layer, by logical index.
+/// A state of one sequence: keys and values by logical index, or a slot.
 #[derive(Clone, Debug, Default)]
 struct Cache {
     k: Table,
     v: Table,
+    slot: Vec<f64>,
 }
 
 struct Weight {
@@ -43,8 +45,6 @@ pub struct Reference<'a> {
     int8: bool,
     /// One cache for each state of a sequence.
     sequences: HashMap<usize, Vec<Cache>>,
-    /// Rows that a sequence stored in a state.
-    slots: HashMap<(usize, usize), Table>,
     /// How near two scores came, of which a router preferred one, relative to the larger.
     nearest: f64,
 }
@@ -62,8 +62,8 @@ impl<'a> Reference<'a> {
         };
         let weights = program.tensors.iter().map(load).collect::<Result<_>>()?;
         let int8 = activations == Activations::Int8;
-        let (sequences, slots) = (HashMap::new(), HashMap::new());
-        Ok(Reference { program, weights, int8, sequences, slots, nearest: f64::INFINITY })
+        let sequences = HashMap::new();
+        Ok(Reference { program, weights, int8, sequences, nearest: f64::INFINITY })
     }
 
     /// Whether every choice of experts so far was one that f32 can tell too: to others no backend
@@ -257,6 +257,27 @@ impl<'a> Reference<'a> {
                 of(*x).clone()
             }
             Op::Denoise { .. } => self.denoise(op, values, work),
+            Op::TokenShift { x, mix, state } => {
+                let x = of(*x).clone();
+                return self.token_shift(&x, *mix, *state, work);
+            }
+            Op::LowRank { x, a, mid, b, bias, act } => {
+                let row = |x: &Vec<f64>| {
+                    let few = self.project(x, &[*a], &[]);
+                    let few: Vec<f64> = few.into_iter().map(|y| activate(*mid, y)).collect();
+                    let many = self.project(&few, &[*b], bias.as_slice());
+                    many.into_iter().map(|y| activate(*act, y)).collect()
+                };
+                of(*x).iter().map(row).collect()
+            }
+            Op::Lerp { from, to, t } => {
+                let element = |((from, to), t): ((&f64, &f64), &f64)| from + t * (to - from);
+                let row = |((from, to), t): ((&Vec<f64>, &Vec<f64>), &Vec<f64>)| {
+                    from.iter().zip(to).zip(t).map(element).collect()
+                };
+                of(*from).iter().zip(of(*to)).zip(of(*t)).map(row).collect()
+            }
+            Op::Wkv7 { .. } => self.wkv7(op, values, work),
             other => panic!("`{}` has no definition here yet", other.name()),
         }]
     }

@@ -24,7 +24,7 @@ pub struct Part {
     pub tree_base: u32,
     /// Tokens whose outputs are wanted, counted from the first of this part.
     pub rows: Vec<u32>,
-    /// Whether it goes on from the state it stored; otherwise it starts from none.
+    /// Whether it goes on from the state it stored although its first key is 0, as a diffusion does.
     pub carries: bool,
     /// Diffusion times `[now, next]`; none where the program asks for none.
     pub times: Option<[u32; 2]>,
@@ -74,6 +74,11 @@ impl Part {
             part.positions[i] = [depth; 3];
         }
         part
+    }
+
+    /// Whether it starts from no state.
+    pub fn begins(&self) -> bool {
+        self.kv_index[0] == 0 && !self.carries
     }
 
     /// Keys of the sequence once this step's are written.

@@ -16,7 +16,9 @@
 //! - [`Need`] says what all that takes, before it is allocated; [`Probe`] runs one pass and shows
 //!   the values inside
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
-//!   `logits` reads scores instead of sampling, `waker` waits
+//!   `logits` reads scores instead of sampling, `state` takes recurrent states out and in, `waker`
+//!   waits
+//! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept
 //! - [`diffuse`] fills a text in by masked diffusion, with [`Engine::diffuse`]; [`denoise`] brings
 //!   latents from noise to tokens by Gaussian diffusion
 //!
@@ -27,6 +29,7 @@
 mod batch;
 pub mod denoise;
 pub mod diffuse;
+mod encode;
 mod engine;
 mod generate;
 mod kept;
@@ -41,8 +44,10 @@ mod runner;
 mod sampling;
 pub mod scheduler;
 mod sequence;
+mod state;
 mod waker;
 
+pub use encode::{Encoder, Encoding, Text};
 pub use engine::{Engine, PageSnapshot, Snapshot};
 pub use generate::StepInfo;
 pub use gristmill_ir::Mirostat;
@@ -52,3 +57,4 @@ pub use options::{EngineOptions, PageCount};
 pub use probe::{Probe, Seen};
 pub use request::{Event, Finish, Parent, Request, RequestId, SequenceId};
 pub use sampling::SamplingParams;
+pub use state::SavedState;

@@ -52,7 +52,7 @@ impl Backend for TableModel {
             weights: vec![DType::F32],
             kv: vec![DType::F16],
             page_multiple: 1,
-            ops: vec!["embed", "select_rows", "linear"],
+            ops: vec!["embed", "select_rows", "linear", UNMASK],
         }
     }
 

@@ -88,7 +88,7 @@ fn llada_traces() {
                     &ids(&sample["prompt"]),
                     sample["gen_length"].as_u64().unwrap(),
                 );
-                command.env("GRISTMILL_CPU", isa);
+                command.env("GRISTMILL_CPU", &isa);
                 command.args(["--steps", &arg("steps"), "--block-length", &arg("block_length")]);
                 command.args(["--cfg-scale", &arg("cfg_scale")]);
                 let v = json_of(&mut command);
@@ -117,7 +117,7 @@ fn dream_traces() {
                     &ids(&sample["prompt"]),
                     sample["gen_length"].as_u64().unwrap(),
                 );
-                command.env("GRISTMILL_CPU", isa);
+                command.env("GRISTMILL_CPU", &isa);
                 command.args(["--steps", &sample["steps"].to_string(), "--algorithm", &algorithm]);
                 let what = format!("{} on {isa}: {sample}", model.display());
                 check_trace(&json_of(&mut command), sample, &what);

@@ -23,19 +23,19 @@ impl Reference<'_> {
     }
 
     /// The rows that a sequence last stored, zeros where it begins anew.
-    pub(super) fn load_slot(&self, state: State, width: u32, work: &Work) -> Table {
-        let row = |t: TokenOf<'_>| match t.part.carries {
-            true => self.slots[&(t.part.seq, state.index())][t.at].clone(),
-            false => vec![0.0; width as usize],
+    pub(super) fn load_slot(&mut self, state: State, width: u32, work: &Work) -> Table {
+        let width = width as usize;
+        let row = |t: TokenOf<'_>| {
+            let slot = self.slot(t.part.seq, state, t.part.begins());
+            slot[t.at * width..][..width].to_vec()
         };
         work.tokens().map(row).collect()
     }
 
     pub(super) fn store_slot(&mut self, x: &Table, state: State, work: &Work) {
-        let mut rows = x.iter();
-        for part in &work.parts {
-            let held = rows.by_ref().take(part.len()).cloned().collect();
-            self.slots.insert((part.seq, state.index()), held);
+        for (t, row) in work.tokens().zip(x) {
+            let slot = self.slot(t.part.seq, state, false);
+            slot[t.at * row.len()..][..row.len()].copy_from_slice(row);
         }
     }
 

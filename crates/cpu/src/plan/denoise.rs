@@ -107,19 +107,8 @@ impl Slots {
         Ok(Slots { state: s.index(), rows: elems as usize / out.width.max(1), x, out })
     }
 
-    /// Checks that the slots of a step exist and hold its sequences. A sequence may start from none.
+    /// Checks that the slots of a step hold its sequences.
     pub(super) fn check(&self, ints: &Integers) -> Result<()> {
-        let slots = if self.x.is_some() { &ints.state_out } else { &ints.state_in };
-        let seqs = ints.seq_starts.len() - 1;
-        if slots.len() != seqs {
-            return Err(Error::Runtime(format!(
-                "batch: {} slots for {seqs} sequences",
-                slots.len()
-            )));
-        }
-        if self.x.is_some() && slots.contains(&NONE) {
-            return Err(Error::Runtime("batch: rows are stored, and there is no slot".into()));
-        }
         let long = |w: &[u32]| (w[1] - w[0]) as usize > self.rows;
         match ints.seq_starts.windows(2).find(|w| long(w)) {
             Some(w) => Err(Error::Runtime(format!(

@@ -22,30 +22,6 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(16)) - 1) as __mmask16
 }
 
-/// Implements methods whose bodies are one expression of intrinsics.
-macro_rules! ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) -> $r:ty { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        fn $name($s $(, $arg: $t)*) -> $r {
-            // SAFETY: register operations only, and the token proves the instructions exist.
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-/// The same for methods that touch memory.
-macro_rules! memory_ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) $(-> $r:ty)? { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        unsafe fn $name($s $(, $arg: $t)*) $(-> $r)? {
-            // SAFETY: the caller promises the memory, the token the instructions; every access
-            // is unaligned and of exactly the promised extent (masked lanes are not accessed).
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 macro_rules! avx512 {
@@ -55,6 +31,7 @@ macro_rules! avx512 {
             const ISA: Isa = Isa::$ty;
             const LANES: usize = 16;
             const S8_BIAS: i32 = $bias;
+            const REGISTERS: usize = 32;
             const GEMV_GROUPS: usize = 4;
             const TILE_GROUPS: usize = 2;
             const TILE_TOKENS: usize = 12;
@@ -155,6 +132,7 @@ macro_rules! avx512_ops {
                 let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
                 _mm512_shuffle_epi8(table, a)
             }
+            fn words_of(self, a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
             fn words_splat(self, n: u32) -> __m512i { _mm512_set1_epi32(n as i32) }
             fn words_and(self, a: __m512i, mask: u32) -> __m512i {
                 _mm512_and_si512(a, _mm512_set1_epi32(mask as i32))
@@ -231,9 +209,6 @@ macro_rules! avx512_ops {
             }
             fn load_u8(self, p: *const u8) -> __m512 {
                 _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
-            }
-            fn store_i8(self, p: *mut i8, a: __m512) {
-                _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)))
             }
             fn words_load_u8(self, p: *const u8) -> __m512i {
                 _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))

@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::pages::Table;
 use crate::waker::block_on;
 use gristmill_core::{Error, Result};
-use gristmill_ir::{Backend, Size};
+use gristmill_ir::{Backend, Size, UNMASK};
 use std::task::Poll;
 
 /// Called after every pass with the text as it stands. An error ends the diffusion.
@@ -17,12 +17,19 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// [`Error::Usage`] while requests run and for what [`DiffuseRequest::validate`] refuses;
-    /// [`Error::Device`] when the text is longer than a step, which is never cut here;
-    /// [`Error::Memory`] when the pages do not hold it; those of `watch`; and [`Error::Runtime`] when
-    /// the device failed.
+    /// [`Error::Device`] on a device that proposes no tokens for masked places, and when the text is
+    /// longer than a step, which is never cut here; [`Error::Memory`] when the pages do not hold it;
+    /// those of `watch`; and [`Error::Runtime`] when the device failed.
     pub fn diffuse(&mut self, request: DiffuseRequest, watch: &mut Watch<'_>) -> Result<Diffusion> {
         if !self.is_idle() {
             return Err(Error::Usage("a diffusion runs only while no request runs".into()));
+        }
+        let device = self.runner.backend.capabilities();
+        if !device.ops.contains(&UNMASK) {
+            return Err(Error::Device(format!(
+                "{} proposes no tokens for masked places (`{UNMASK}`)",
+                device.name
+            )));
         }
         let mut d = Diffusion::new(request, self.options.context, self.vocab())?;
         let copies = if d.request().guidance > 0.0 { 2 } else { 1 };

@@ -1,4 +1,4 @@
-"""A tiny random Gaussian denoiser with its trace in numpy, f64 throughout.
+"""A tiny Gaussian denoiser with its trace in numpy, f64 throughout.
 
     python oracles/denoiser.py crates/conformance/tests/denoiser
 
@@ -24,8 +24,8 @@ TOKENS, CONTEXT, TIMES, STEPS, EPS, THETA = 11, 16, 400, 50, 1e-5, 10000.0
 random = np.random.default_rng(7)
 
 
-def matrix(rows, cols, scale=1.0):
-    return (random.standard_normal((rows, cols)) * scale / math.sqrt(cols)).astype(np.float32)
+def matrix(rows, cols):
+    return (random.standard_normal((rows, cols)) / 2 / math.sqrt(cols)).astype(np.float32)
 
 
 def vector(n, around=0.0):
@@ -40,30 +40,14 @@ norms = ["output_norm"]
 for i in range(LAYERS):
     for name, rows, cols in [("attn_qkv", 3 * WIDTH, WIDTH), ("attn_output", WIDTH, WIDTH),
                              ("ffn_up", FFN, WIDTH), ("ffn_down", WIDTH, FFN)]:
-        w[f"blk.{i}.{name}.weight"], w[f"blk.{i}.{name}.bias"] = matrix(rows, cols, 1.5), vector(rows)
+        w[f"blk.{i}.{name}.weight"], w[f"blk.{i}.{name}.bias"] = matrix(rows, cols), vector(rows)
     norms += [f"blk.{i}.attn_norm", f"blk.{i}.ffn_norm"]
 for name in norms:
     w[f"{name}.weight"], w[f"{name}.bias"] = vector(WIDTH, 1.0), vector(WIDTH)
 times = np.arange(TIMES)
 w["diffusion.alphas"] = np.maximum(1 - np.sqrt(times / TIMES + 1e-4), 1e-6).astype(np.float32)
 
-out = pathlib.Path(sys.argv[1])
-out.mkdir(parents=True, exist_ok=True)
-writer = gguf.GGUFWriter(out / "model.gguf", "denoiser")
-for key, value in [("context_length", CONTEXT), ("embedding_length", WIDTH), ("block_count", LAYERS),
-                   ("feed_forward_length", FFN), ("attention.head_count", HEADS),
-                   ("latent_length", LATENT)]:
-    writer.add_uint32(f"denoiser.{key}", value)
-writer.add_float32("denoiser.attention.layer_norm_epsilon", EPS)
-writer.add_float32("denoiser.rope.freq_base", THETA)
-for name, values in w.items():
-    writer.add_tensor(name, values)
-writer.write_header_to_file()
-writer.write_kv_data_to_file()
-writer.write_tensors_to_file()
-writer.close()
-
-w = {name: values.astype(np.float64) for name, values in w.items()}
+stored, w = w, {name: values.astype(np.float64) for name, values in w.items()}
 EPS = float(np.float32(EPS))
 alphas = w["diffusion.alphas"]
 
@@ -113,6 +97,47 @@ def hidden(x, time):
     return first, h
 
 
+def features(x, time):
+    return norm("output_norm", hidden(x, time)[1])
+
+
+def fit(texts):
+    """The output's weights and bias that tell the noise best in random texts at random times."""
+    rows, noises = [], []
+    for _ in range(texts):
+        time = random.integers(TIMES)
+        clean = w["token_embd.weight"][random.integers(VOCAB, size=TOKENS)]
+        e = random.standard_normal((TOKENS, LATENT))
+        x = math.sqrt(alphas[time]) * clean + math.sqrt(1 - alphas[time]) * e
+        rows.append(np.c_[features(x, time), np.ones(TOKENS)])
+        noises.append(e)
+    rows, noises = np.concatenate(rows), np.concatenate(noises)
+    best = np.linalg.lstsq(rows, noises, rcond=None)[0]
+    print("variance of the noise left", np.mean((rows @ best - noises) ** 2))
+    return best[:-1].T, best[-1]
+
+
+for name, values in zip(["weight", "bias"], fit(2000)):
+    stored[f"latent_out.{name}"] = values.astype(np.float32)
+    w[f"latent_out.{name}"] = stored[f"latent_out.{name}"].astype(np.float64)
+
+out = pathlib.Path(sys.argv[1])
+out.mkdir(parents=True, exist_ok=True)
+writer = gguf.GGUFWriter(out / "model.gguf", "denoiser")
+for key, value in [("context_length", CONTEXT), ("embedding_length", WIDTH), ("block_count", LAYERS),
+                   ("feed_forward_length", FFN), ("attention.head_count", HEADS),
+                   ("latent_length", LATENT)]:
+    writer.add_uint32(f"denoiser.{key}", value)
+writer.add_float32("denoiser.attention.layer_norm_epsilon", EPS)
+writer.add_float32("denoiser.rope.freq_base", THETA)
+for name, values in stored.items():
+    writer.add_tensor(name, values)
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+
+
 def step(rule, x, e, now, z):
     (t, s), eta = now, 1.0 if rule == "ddim1" else 0.0
     ab_t, ab_s = alphas[t], 1.0 if s is None else alphas[s]
@@ -139,7 +164,7 @@ lines = []
 for rule in ["ddim0", "ddim1", "ddpm"]:
     x, trace = start.astype(np.float64), []
     for i in range(STEPS):
-        e = linear("latent_out", norm("output_norm", hidden(x, spread[i])[1]))
+        e = linear("latent_out", features(x, spread[i]))
         x = step(rule, x, e, spread[i:i + 2], noise[i].astype(np.float64))
         trace.append(x)
     save(rule, trace)

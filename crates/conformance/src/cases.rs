@@ -5,7 +5,7 @@
 //! bounds most of them do not reach.
 
 mod attention;
-mod denoise;
+pub mod denoise;
 mod experts;
 mod matrix;
 pub mod recurrent;

@@ -38,6 +38,8 @@ struct Shared {
     /// Tokens run by each pass.
     runs: Vec<Vec<u32>>,
     steps: u64,
+    /// Whether it proposes nothing for masked places.
+    blind: bool,
 }
 
 impl Backend for TableModel {
@@ -46,13 +48,15 @@ impl Backend for TableModel {
     type Plan = ();
 
     fn capabilities(&self) -> Capabilities {
+        let mut ops = vec!["embed", "select_rows", "linear"];
+        ops.extend((!self.0.lock().unwrap().blind).then_some(UNMASK));
         Capabilities {
             name: "a table".into(),
             compute: vec![DType::F32],
             weights: vec![DType::F32],
             kv: vec![DType::F16],
             page_multiple: 1,
-            ops: vec!["embed", "select_rows", "linear", UNMASK],
+            ops,
         }
     }
 
@@ -441,5 +445,14 @@ fn steps_that_commit_nothing_need_no_pass() {
     let (mut engine, model) = engine_of(100);
     let guided = DiffuseRequest { guidance: 1.0, ..DiffuseRequest::new(vec![1; 60], 4, MASK) };
     assert!(matches!(engine.diffuse(guided, &mut |_| Ok(())), Err(Error::Device(_))));
+    assert_eq!(model.0.lock().unwrap().steps, 0);
+}
+
+#[test]
+fn a_device_that_proposes_nothing_says_so() {
+    let (mut engine, model) = engine();
+    model.0.lock().unwrap().blind = true;
+    let said = engine.diffuse(request(Rule::FirstHitting), &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(&said, Error::Device(what) if what.contains("`unmask`")), "{said}");
     assert_eq!(model.0.lock().unwrap().steps, 0);
 }

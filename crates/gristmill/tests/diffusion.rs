@@ -196,12 +196,20 @@ fn refused() {
     let Some(data) = data() else { return };
     let llada = data.join("golden/llada/model-f16.gguf");
     for (args, what) in [
-        (&["-n", "30", "--block-length", "8"][..], "length is 30, which is no multiple"),
-        (&["-n", "32", "--block-length", "8", "--steps", "30"], "take 28 or 32"),
+        (
+            &["-n", "30", "--block-length", "8"][..],
+            "30 tokens to fill in are no multiple of the block length, 8; take 24 or 32",
+        ),
+        (
+            &["-n", "32", "--block-length", "8", "--steps", "30"],
+            "30 steps are no multiple of the number of blocks, 4; take 28 or 32",
+        ),
         (&["-n", "9999"], "context"),
         (&["-n", "32", "--threshold", "-1"], "threshold is -1"),
         (&["-n", "32", "--cfg-scale", "nan"], "guidance is NaN"),
         (&["-n", "32", "--min-p", "0.1"], "--min-p says how a next token is chosen"),
+        (&["-n", "32", "--state-out", "x"], "--state-out is for recurrent models"),
+        (&["-n", "32", "-b", "16"], "--batch-size cuts a prompt"),
         (&["-n", "32", "--algorithm", "entropy", "--remasking", "random"], "--remasking is of"),
         (&["-n", "32", "--threshold", "0.9", "--steps", "8"], "cannot be used with"),
     ] {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Times of the schedules.
-const TIMES: u32 = 200;
+pub const TIMES: u32 = 200;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut all = vec![];
@@ -118,8 +118,8 @@ fn denoise(width: u32, rule: DenoiseRule, eta: f32, given: bool) -> Case {
     case
 }
 
-/// Six steps in a slot, from noise to the end, with a network of one matrix in between.
-fn chain(width: u32, given: bool) -> Case {
+/// Six steps in a slot of 40 rows, from noise to the end, with a network of one matrix in between.
+pub fn chain(width: u32, given: bool) -> Case {
     let name = format!("denoise chain {width} given {given}");
     let mut p = Program::new(&name);
     let state = slot(&mut p, width);
@@ -163,6 +163,6 @@ fn chain(width: u32, given: bool) -> Case {
         }
     });
     let works = works.collect();
-    let (options, room) = (options(Activations::F32), Room::of(40, 4));
+    let (options, room) = (options(Activations::F32), Room::of(48, 4));
     Case { name, program: p, weights, options, room, works, tolerance: 1e-5 }
 }

@@ -208,12 +208,12 @@ impl DiffuseRequest {
             ));
         }
         if self.blocks == Blocks::Open {
-            divides("length", self.length, "block_length", self.block_length)?;
+            divides(self.length, "tokens to fill in", "the block length", self.block_length)?;
         }
         if let Rule::Even { steps } | Rule::Timed { steps, .. } | Rule::Ancestral { steps, .. } =
             self.rule
         {
-            divides("steps", steps, "the number of blocks", self.block_count())?;
+            divides(steps, "steps", "the number of blocks", self.block_count())?;
         }
         if self.mask >= vocab {
             return usage(format!("the mask is token {}, and there are {vocab}", self.mask));
@@ -251,16 +251,14 @@ const FINITE: &str = "a finite number of at least 0";
 
 /// # Errors
 /// [`Error::Usage`] unless `n` is a multiple of `by`, with the nearest that are.
-fn divides(name: &str, n: u32, by_name: &str, by: u32) -> Result<()> {
+fn divides(n: u32, what: &str, by_what: &str, by: u32) -> Result<()> {
     if n > 0 && by > 0 && n.is_multiple_of(by) {
         return Ok(());
     }
     let by = by.max(1);
     let (below, above) = (n - n % by, (n - n % by).saturating_add(by));
     let near = if below == 0 { above.to_string() } else { format!("{below} or {above}") };
-    Err(Error::Usage(format!(
-        "{name} is {n}, which is no multiple of {by_name}, {by}; take {near}"
-    )))
+    Err(Error::Usage(format!("{n} {what} are no multiple of {by_what}, {by}; take {near}")))
 }
 
 #[cfg(test)]
@@ -277,11 +275,18 @@ mod tests {
     #[test]
     fn what_does_not_divide_is_said_with_what_does() {
         let said = refused(|r| r.length = 30);
-        assert!(said.contains("length is 30") && said.contains("24 or 32"), "{said}");
+        assert!(
+            said.contains("30 tokens to fill in")
+                && said.contains("block length, 8; take 24 or 32"),
+            "{said}"
+        );
         let said = refused(|r| r.rule = Rule::Even { steps: 30 });
-        assert!(said.contains("steps is 30") && said.contains("28 or 32"), "{said}");
+        assert!(
+            said.contains("30 steps are") && said.contains("blocks, 4; take 28 or 32"),
+            "{said}"
+        );
         let said = refused(|r| r.rule = Rule::Timed { steps: 2, eps: 1e-3 });
-        assert!(said.contains("steps is 2") && said.contains("take 4"), "{said}");
+        assert!(said.contains("2 steps are") && said.ends_with("take 4"), "{said}");
     }
 
     #[test]

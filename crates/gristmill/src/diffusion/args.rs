@@ -205,13 +205,22 @@ impl DiffusionArgs {
         sampling: &SamplingArgs,
         end_ids: &[u32],
     ) -> Result<DiffuseRequest> {
-        if let Some(id) = OF_NEXT_TOKENS.iter().find(|id| cli::is_given(id)) {
-            return Err(Error::Usage(format!(
-                "--{} says how a next token is chosen, and {} fills in; it takes --temp, --top-p, \
-                 --top-k and --seed",
-                id.replace('_', "-"),
-                info.architecture
-            )));
+        let name = &info.architecture;
+        let unused = [
+            (
+                &OF_NEXT_TOKENS[..],
+                format!(
+                    "says how a next token is chosen, and {name} fills in; it takes --temp, --top-p, \
+                     --top-k and --seed"
+                ),
+            ),
+            (&["state_in", "state_out"], format!("is for recurrent models, and {name} is none")),
+            (&["batch_size"], format!("cuts a prompt, and {name} needs the whole text in a pass")),
+        ];
+        for (ids, why) in unused {
+            if let Some(id) = ids.iter().find(|id| cli::is_given(id)) {
+                return Err(Error::Usage(format!("--{} {why}", id.replace('_', "-"))));
+            }
         }
         let Some(mask) = info.mask_token else {
             let what = "names no mask token (`tokenizer.ggml.mask_token_id`)";

@@ -50,12 +50,18 @@ impl Canvas {
         out(text)
     }
 
-    /// What takes the last drawing away.
+    /// Leaves the last drawing as it is: what comes next begins below it.
+    pub fn leave(&mut self) -> Done {
+        self.above = 0;
+        if self.drawn.take().is_some() { out("\n") } else { Ok(()) }
+    }
+
+    /// What takes the last drawing away, line by line: some terminals keep a copy of a screen that is
+    /// cleared at once.
     fn erase(&self) -> String {
-        match (&self.drawn, self.above) {
-            (None, _) => String::new(),
-            (_, 0) => "\r\x1b[J".into(),
-            (_, n) => format!("\r\x1b[{n}A\x1b[J"),
+        match self.drawn {
+            None => String::new(),
+            Some(_) => format!("\r\x1b[2K{}", "\x1b[1A\x1b[2K".repeat(self.above)),
         }
     }
 }

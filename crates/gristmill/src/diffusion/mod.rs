@@ -49,6 +49,9 @@ pub fn fill_in(
         Ok(())
     });
     // The place of the last drawing is taken by what is written at the end, or left as it is.
+    if ended.is_err() {
+        canvas.leave()?;
+    }
     let d = ended?;
     drawing?;
     let time = begin.elapsed();

@@ -408,8 +408,8 @@ fn guidance_runs_the_text_twice() {
 fn steps_that_commit_nothing_need_no_pass() {
     let rule = Rule::Even { steps: 12 };
     let (mut engine, _) = engine();
-    let request = DiffuseRequest { rule, ..one_a_pass(Cache::None) };
-    let mut d = Diffusion::new(request, 64, VOCAB).unwrap();
+    let even = DiffuseRequest { rule, ..one_a_pass(Cache::None) };
+    let mut d = Diffusion::new(even, 64, VOCAB).unwrap();
     let mut passes = 0;
     while let Some(pass) = d.next_pass() {
         let picked = pass.unmask.iter().map(|_| Picked { id: 1, confidence: 0.5, logprob: 0.0 });

@@ -221,6 +221,13 @@ fn refused() {
     }
     let masked = gristmill().arg("run").arg(&llada).args(["--ids", "1,3"]).output().unwrap();
     assert!(stderr(&masked).contains("token 1 of the prompt is the mask"), "{}", stderr(&masked));
+    let told = gristmill().arg("perplexity").args(["--ids-file", "x", "-m"]).arg(&llada).output();
+    let told = told.unwrap();
+    assert!(
+        code(&told) == 2 && stderr(&told).contains("sees what comes after"),
+        "{}",
+        stderr(&told)
+    );
     let causal = gristmill().args(["run", "--steps", "4", "hello there"]).output().unwrap();
     assert_eq!(code(&causal), 2);
     assert!(stderr(&causal).contains("--steps is for masked diffusion"), "{}", stderr(&causal));

@@ -216,8 +216,9 @@ pub fn frequencies<B: Backend>(backend: &B) -> Checked {
             let place = |row: u32| {
                 let n = step as u64 * u64::from(ROWS) + u64::from(row);
                 // Places of one text in passes one after the other, and seeds one after the other.
+                let in_turn = row.is_multiple_of(2);
                 let [seed, counter] =
-                    if row % 2 == 0 { [5, (n / 64) << 32 | n % 64] } else { [n, 1 << 32] };
+                    if in_turn { [5, ((n / 64) << 32) + n % 64] } else { [n, 1 << 32] };
                 Unmask { row, seed, counter, ..way }
             };
             let unmask: Vec<Unmask> = (0..ROWS).map(place).collect();

@@ -238,9 +238,9 @@ impl Diffusion {
     /// and commits.
     ///
     /// # Errors
-    /// [`Error::Runtime`] for another number of proposals.
+    /// [`Error::Runtime`] for another number of proposals, and where no pass was asked for.
     pub fn apply(&mut self, picked: &[Picked]) -> Result<()> {
-        if picked.len() != self.targets.len() {
+        if picked.is_empty() || picked.len() != self.targets.len() {
             return Err(Error::Runtime(format!(
                 "{} tokens were proposed for {} masked places",
                 picked.len(),
@@ -267,6 +267,7 @@ impl Diffusion {
             self.ids[self.targets[i] as usize] = picked[i].id;
             self.committed.push(self.targets[i]);
         }
+        self.targets.clear();
         self.committed.sort_unstable();
         let found = |&place: &u32| self.ids[place as usize] != self.request.mask;
         self.stuck = !self.committed.iter().any(found);

@@ -128,7 +128,7 @@ fn frequencies() {
 /// Tokens for masked places, one by one on every instruction set, and a million of each kind.
 #[test]
 fn proposals() {
-    for isa in Isa::available() {
+    for isa in sets() {
         sampling::unmask::check(&cpu(isa, 2, true)).unwrap_or_else(|e| panic!("{isa}: {e}"));
     }
     sampling::unmask::frequencies(&cpu(Isa::best(), 1, false)).unwrap();

@@ -435,7 +435,7 @@ fn steps_that_commit_nothing_need_no_pass() {
     for (id, forbidden) in [(MASK, 0), (1, 1)] {
         let pass = d.next_pass().unwrap();
         assert_eq!((pass.unmask.len(), pass.forbidden.len()), (3, forbidden));
-        d.apply(&vec![Picked { id, confidence: 0.5, logprob: 0.0 }; 3]).unwrap();
+        d.apply(&[Picked { id, confidence: 0.5, logprob: 0.0 }; 3]).unwrap();
     }
     assert_eq!(d.answer(), [1, 1, 1, MASK, MASK, MASK]);
     // A request in the queue and a text that no step holds.

@@ -93,27 +93,24 @@ fn slots(width: u32) -> Case {
     case
 }
 
-/// One step; the noise given, or drawn.
+/// One step; the noise given, or drawn. Its inputs are exact in f32, so what is off is the step's own.
 fn denoise(width: u32, rule: DenoiseRule, eta: f32, given: bool) -> Case {
     let name = format!("denoise {width} {rule:?} {eta} given {given}");
     let (mut p, x) = reading(&name, width);
-    let own = norm(&mut p, "eps", NormKind::Layer, width);
-    let eps = p.one("eps", Op::Norm { x, norm: own }).expect("shapes agree");
-    let noise = given.then(|| {
-        let read = Op::Read { input: Input::Embeddings, width };
-        p.one("z", read).expect("shapes agree")
-    });
+    let read = Op::Read { input: Input::Embeddings, width };
+    let other = p.one("other", read).expect("shapes agree");
+    let (eps, noise) = match given {
+        true => (p.one("eps", Op::Add { x, y: x, gate: None }).expect("shapes agree"), Some(other)),
+        false => (other, None),
+    };
     let schedule = p.vector("schedule", TIMES);
     let step = Op::Denoise { x, eps, schedule, eta, rule, noise };
     let y = p.one("y", step).expect("shapes agree");
     let mut case = timed(case_f32(name, p, Output::Hidden, y));
-    if given {
-        let mut random = Random::new(77);
-        for work in &mut case.works {
-            work.noise = random.normals(work.hidden.len());
-        }
+    let mut random = Random::new(77);
+    for work in &mut case.works {
+        work.noise = random.normals(work.hidden.len());
     }
-    // The step itself rounds once; beside it there is the norm.
     case.tolerance = 1e-6;
     case
 }

@@ -5,6 +5,7 @@
 //! bounds most of them do not reach.
 
 mod attention;
+pub mod denoise;
 mod experts;
 mod matrix;
 pub mod recurrent;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Case> {
         matrix::cases(),
         experts::cases(),
         attention::cases(),
+        denoise::cases(),
         recurrent::cases(),
         whole::cases(),
     ];

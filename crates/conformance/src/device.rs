@@ -65,6 +65,8 @@ pub struct Arrays {
     pub slots: Vec<u32>,
     pub state_in: Vec<u32>,
     pub state_out: Vec<u32>,
+    pub times: Vec<[u32; 2]>,
+    pub seeds: Vec<u64>,
     pub pages: Vec<u32>,
     pub page_starts: Vec<u32>,
     pub rows: Vec<u32>,
@@ -87,6 +89,8 @@ impl Arrays {
             slots: &self.slots,
             state_in: &self.state_in,
             state_out: &self.state_out,
+            times: &self.times,
+            seeds: &self.seeds,
             pages: &self.pages,
             page_starts: &self.page_starts,
             rows: &self.rows,
@@ -233,6 +237,9 @@ impl<'a, B: Backend> Device<'a, B> {
         if !work.hidden.is_empty() {
             self.backend.write(&mut self.context, Input::Hidden, &work.hidden)?;
         }
+        if !work.noise.is_empty() {
+            self.backend.write(&mut self.context, Input::Embeddings, &work.noise)?;
+        }
         let seqs = work.parts.len();
         let decodes = arrays.tokens.len() == seqs && arrays.rows.len() <= seqs;
         let plan = if decodes { &self.decode } else { &self.plan };
@@ -260,6 +267,10 @@ impl<'a, B: Backend> Device<'a, B> {
             if self.recurrent {
                 self.place_state(part, &mut a);
             }
+            if let Some(times) = part.times {
+                a.times.push(times);
+                a.seeds.push(part.seed);
+            }
         }
         if work.parts.iter().any(|p| !p.ancestors.is_empty()) {
             for p in &work.parts {
@@ -284,7 +295,7 @@ impl<'a, B: Backend> Device<'a, B> {
     /// a sequence writes another slot than it reads.
     fn place_state(&mut self, part: &Part, a: &mut Arrays) {
         let spare = self.room.max.seqs;
-        let begins = part.kv_index[0] == 0;
+        let begins = part.begins();
         let held = &mut self.held[part.seq];
         a.state_in.push(if begins { u32::MAX } else { *held });
         if self.room.slots >= 2 * spare && !part.len().is_multiple_of(3) {

@@ -1,6 +1,7 @@
 //! Batches that make no sense: each is refused with an error, nothing panics, and the next good
 //! step gives what it would have given.
 
+use crate::cases::denoise;
 use crate::device::{Arrays, Device, Room};
 use crate::model::{Decoder, Recurrent, encoder};
 use crate::random::Random;
@@ -109,7 +110,7 @@ fn refuses<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Option<String> {
 pub fn check<B: Backend>(backend: &B) -> Result<usize, Vec<String>> {
     let mut failures = vec![];
     let mut tried = 0;
-    for part in [launches, states, samples, tables] {
+    for part in [launches, states, times, samples, tables] {
         match part(backend, &mut failures) {
             Ok(n) => tried += n,
             Err(e) => failures.push(e.to_string()),
@@ -210,6 +211,44 @@ fn states<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize> 
     let far = Move::Slot { from: 0, to: 8 };
     failures.extend(refuses("restoring no slot", || d.restore(&[far])));
     Ok(STATES.len() + 3)
+}
+
+/// What is wrong with the times of two sequences, of 7 and 12 tokens.
+const TIMES: [(&str, Spoil); 9] = [
+    ("no times", |a| a.times.clear()),
+    ("too few times", |a| a.times.truncate(1)),
+    ("too many times", |a| a.times.push([3, 2])),
+    ("a time that the schedule lacks", |a| a.times[0][0] = denoise::TIMES),
+    ("a time far out", |a| a.times[1][0] = u32::MAX),
+    ("a next time that the schedule lacks", |a| a.times[0][1] = denoise::TIMES),
+    ("a step to more noise", |a| a.times[1] = [5, 9]),
+    ("too few seeds", |a| a.seeds.truncate(1)),
+    ("too many seeds", |a| a.seeds.push(1)),
+];
+
+/// Times of a diffusion; nothing where the backend has none.
+fn times<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize> {
+    if !backend.capabilities().ops.contains(&"denoise") {
+        return Ok(0);
+    }
+    let case = denoise::chain(8, false);
+    let mut d = Device::new(backend, &case.program, &case.weights, &case.options, &case.room)?;
+    let good = d.run(&case.works[0], &[Output::Hidden])?;
+    let arrays = d.arrays(&case.works[0])?;
+    for (name, spoil) in TIMES {
+        let mut a = arrays.clone();
+        spoil(&mut a);
+        let run = || backend.launch(&d.plan, &mut d.context, &a.batch());
+        failures.extend(refuses(name, run));
+    }
+    let mut long = case.works[0].clone();
+    long.parts = vec![Part { times: Some([9, 5]), ..Part::causal(0, 0, vec![0; 41]) }];
+    long.hidden = vec![0.0; 41 * 8];
+    failures.extend(refuses("more rows than a slot holds", || d.launch(&long)));
+    if d.run(&case.works[0], &[Output::Hidden])? != good {
+        failures.push("a good step gives something else after bad times".into());
+    }
+    Ok(TIMES.len() + 1)
 }
 
 /// Two tokens far apart in one sequence of a windowed model, the pages between given back: they

@@ -13,23 +13,23 @@ use gristmill_ir::*;
 fn ids(a: &Arrays) -> u64 {
     let tokens = a.tokens.len() + 3 * a.positions.len() + a.kv_index.len() + 2 * a.visible.len();
     let optional = a.types.len() + 2 * a.ancestors.len() + a.tree_base.len() + 3 * a.moves.len();
-    let states = a.state_in.len() + a.state_out.len();
+    let states = a.state_in.len() + a.state_out.len() + 2 * a.times.len() + 2 * a.seeds.len();
     let seqs = a.seq_starts.len() + a.kv_len.len() + a.slots.len() + states;
     let pages = a.pages.len() + a.page_starts.len();
     4 * (tokens + optional + seqs + pages + a.rows.len()) as u64
 }
 
-/// What sampling sends up: 56 bytes of parameters a row, and what is asked for.
+/// What sampling sends up: 56 bytes of parameters a row, 40 a masked place, and what is asked for.
 fn control(b: &SampleBatch<'_>) -> u64 {
     let words = b.slots.len() + b.allow.len() + b.allow_row.len();
     let triples = b.bias.len() + b.combine.len();
     let pairs = b.want.len() + 2 * b.penalties.len();
-    (56 * b.params.len() + 4 * words + 12 * triples + 8 * pairs) as u64
+    (56 * b.params.len() + 40 * b.unmask.len() + 4 * words + 12 * triples + 8 * pairs) as u64
 }
 
 /// What comes down: 12 bytes a row, 8 for each of the most likely, 4 for each wanted.
 fn results(b: &SampleBatch<'_>) -> u64 {
-    let rows = b.params.len();
+    let rows = b.params.len() + b.unmask.len();
     (12 * rows + 8 * rows * b.top_logprobs as usize + 4 * b.want.len()) as u64
 }
 
@@ -86,8 +86,22 @@ fn decoding<B: Backend>(backend: &B, model: &Decoder) -> Result<Result<(), Strin
         let mask = vec![u32::MAX; model.vocab.div_ceil(32) as usize];
         let masks = vec![0; rows];
         let plain = SampleBatch { params: &params, slots: &slots, ..SampleBatch::default() };
+        let place = |row: u32| Unmask {
+            row,
+            surety: Surety::Entropy,
+            plain: false,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            seed: 1,
+            counter: 2,
+        };
+        let places: Vec<Unmask> = (0..rows as u32).map(place).collect();
         let batch = match i {
-            0 | 3 => plain,
+            0 => plain,
+            3 if backend.capabilities().ops.contains(&UNMASK) => {
+                SampleBatch { unmask: &places, bias: &[(0, 3, 1.0)], ..SampleBatch::default() }
+            }
             _ => SampleBatch {
                 allow: &mask,
                 allow_row: &masks,

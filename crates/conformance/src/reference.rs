@@ -7,6 +7,7 @@
 //! activations are int8, those entering a quantized matrix are `d q` in blocks of 32, as
 //! [`Rounded`](crate::scalar::Rounded) says.
 
+mod denoise;
 mod experts;
 mod recurrent;
 mod rope;
@@ -181,9 +182,10 @@ impl<'a> Reference<'a> {
                 };
                 work.tokens().map(row).collect()
             }
-            Op::Read { width, .. } => {
+            Op::Read { input, width } => {
                 let row = |r: &[f32]| r.iter().map(|&v| v.into()).collect();
-                work.hidden.chunks(*width as usize).map(row).collect()
+                let rows = if *input == Input::Hidden { &work.hidden } else { &work.noise };
+                rows.chunks(*width as usize).map(row).collect()
             }
             Op::Norm { x, norm } => of(*x).iter().map(|x| self.norm(x, norm)).collect(),
             Op::AddNorm { x, delta, post, scale, norm } => {
@@ -243,6 +245,18 @@ impl<'a> Reference<'a> {
                 };
                 of(*x).iter().map(row).collect()
             }
+            Op::TimeEmbed { width } => self.time_embed(*width, work),
+            Op::AddSequence { x, y } => {
+                let of_part = work.parts.iter().enumerate();
+                let sequence = of_part.flat_map(|(s, p)| std::iter::repeat_n(s, p.len()));
+                of(*x).iter().zip(sequence).map(|(x, s)| sum(x, 1.0, &of(*y)[s])).collect()
+            }
+            Op::LoadSlot { state, width } => self.load_slot(*state, *width, work),
+            Op::StoreSlot { x, state } => {
+                self.store_slot(of(*x), *state, work);
+                of(*x).clone()
+            }
+            Op::Denoise { .. } => self.denoise(op, values, work),
             Op::TokenShift { x, mix, state } => {
                 let x = of(*x).clone();
                 return self.token_shift(&x, *mix, *state, work);

@@ -8,6 +8,7 @@
 
 mod definition;
 pub mod frequencies;
+pub mod unmask;
 
 use crate::device::{Arrays, Device, Room};
 use crate::random::Random;
@@ -59,9 +60,8 @@ impl Oracle {
         &self.table[id as usize * self.vocab..][..self.vocab]
     }
 
-    /// The definition: guidance, bias, penalties, masks; what is left out; the draw.
-    fn expect(&self, ids: &[u32], row: usize, b: &SampleBatch<'_>) -> Expected {
-        let p = &b.params[row];
+    /// The logits of a row after guidance, bias, penalties and masks.
+    fn adjusted(&self, ids: &[u32], row: usize, b: &SampleBatch<'_>) -> Vec<f64> {
         let mut l = self.row(ids[row]).to_vec();
         for &(_, other, g) in b.combine.iter().filter(|c| c.0 as usize == row) {
             let other = self.row(ids[other as usize]);
@@ -85,6 +85,13 @@ impl Oracle {
                 }
             }
         }
+        l
+    }
+
+    /// The definition: guidance, bias, penalties, masks; what is left out; the draw.
+    fn expect(&self, ids: &[u32], row: usize, b: &SampleBatch<'_>) -> Expected {
+        let p = &b.params[row];
+        let l = self.adjusted(ids, row, b);
         let log_sum = l.iter().map(|v| v.exp()).sum::<f64>().ln();
         let mut logprobs: Vec<(usize, f64)> = l.iter().map(|v| v - log_sum).enumerate().collect();
         logprobs.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));

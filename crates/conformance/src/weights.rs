@@ -1,7 +1,7 @@
 //! Random weights for a program.
 //!
 //! What a tensor is for shows in the first letters of its name: `norm` (around one), `bias`,
-//! `sinks`, `factors` (frequency divisors, one to four), `table` (rows of order one); anything else
+//! `sinks`, `factors` (frequency divisors, one to four), `schedule` (cumulative alphas), `table` (rows of order one); anything else
 //! is a matrix whose products with rows of order one are of order one. Only matrices and tables are
 //! stored in the format asked for, as random codes where it has no quantizer.
 
@@ -33,6 +33,10 @@ impl Weights {
                 values.iter_mut().for_each(|v| *v = 1.0 + 0.2 * *v);
             } else if is("factors") {
                 values.iter_mut().for_each(|v| *v = 1.0 + v.abs().min(3.0));
+            } else if is("schedule") {
+                // The square root schedule (Li et al. 2022, "Diffusion-LM").
+                let alpha = |t: usize| 1.0 - (t as f64 / n as f64 + 1e-4).sqrt();
+                values = (0..n).map(|t| alpha(t) as f32).collect();
             } else if is("bias") {
                 values.iter_mut().for_each(|v| *v *= 0.5);
             } else if !is("sinks") {

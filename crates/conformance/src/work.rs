@@ -24,6 +24,12 @@ pub struct Part {
     pub tree_base: u32,
     /// Tokens whose outputs are wanted, counted from the first of this part.
     pub rows: Vec<u32>,
+    /// Whether it goes on from the state it stored although its first key is 0, as a diffusion does.
+    pub carries: bool,
+    /// Diffusion times `[now, next]`; none where the program asks for none.
+    pub times: Option<[u32; 2]>,
+    /// Key of its noise.
+    pub seed: u64,
 }
 
 impl Part {
@@ -68,6 +74,11 @@ impl Part {
             part.positions[i] = [depth; 3];
         }
         part
+    }
+
+    /// Whether it starts from no state.
+    pub fn begins(&self) -> bool {
+        self.kv_index[0] == 0 && !self.carries
     }
 
     /// Keys of the sequence once this step's are written.
@@ -117,6 +128,8 @@ pub struct Work {
     pub parts: Vec<Part>,
     /// Rows for [`gristmill_ir::Op::Read`], of all tokens; empty where nothing reads.
     pub hidden: Vec<f32>,
+    /// The same for [`gristmill_ir::Input::Embeddings`]: noise.
+    pub noise: Vec<f32>,
 }
 
 /// One token with all that concerns it.

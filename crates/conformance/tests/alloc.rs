@@ -127,6 +127,7 @@ fn backend(cpu: &Cpu, program: &Program, weights: &Weights, options: &Options) -
         combine: &[(2, 3, 1.0)],
         want: &[(3, 1), (0, 1)],
         top_logprobs: 6,
+        unmask: &[],
     };
     let mut results = Results::default();
     let mut run = |range: std::ops::Range<usize>| {

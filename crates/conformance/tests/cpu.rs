@@ -125,6 +125,15 @@ fn frequencies() {
     sampling::frequencies::check(&cpu(Isa::best(), 1, false), &drawn).unwrap();
 }
 
+/// Tokens for masked places, one by one on every instruction set, and a million of each kind.
+#[test]
+fn proposals() {
+    for isa in sets() {
+        sampling::unmask::check(&cpu(isa, 2, true)).unwrap_or_else(|e| panic!("{isa}: {e}"));
+    }
+    sampling::unmask::frequencies(&cpu(Isa::best(), 1, false)).unwrap();
+}
+
 #[test]
 fn only_integers_cross() {
     ledger::check(&cpu(Isa::best(), 2, true)).unwrap();

@@ -5,6 +5,7 @@
 //! `finish` and `read` therefore always answer at once. What would cross a bus is still counted.
 
 use crate::context::{Context, Placed, StateMemory};
+use crate::kernels::logits::Peak;
 use crate::kernels::table::Table;
 use crate::plan::{self, Marks, Plan};
 use crate::pool::Pool;
@@ -14,7 +15,7 @@ use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result, quant};
 use gristmill_ir::{
     Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
-    Rows, SampleBatch, Size, StateKind, Step, TensorDecl, Times,
+    Rows, SampleBatch, Size, StateKind, Step, TensorDecl, Times, UNMASK,
 };
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -133,7 +134,7 @@ impl Backend for Cpu {
             weights: DType::all().filter(|&d| quant::is_supported(d)).collect(),
             kv: vec![DType::F32, DType::F16, DType::BF16],
             page_multiple: 32,
-            ops: plan::OPS.to_vec(),
+            ops: [&plan::OPS[..], &[UNMASK]].concat(),
         }
     }
 
@@ -214,6 +215,7 @@ impl Backend for Cpu {
             + b.state_out.len()
             + b.adapters.len()
             + 2 * b.times.len()
+            + 2 * b.seeds.len()
             + b.pages.len()
             + b.page_starts.len()
             + rows
@@ -260,7 +262,8 @@ impl Backend for Cpu {
             + size_of_val(b.bias)
             + size_of_val(b.penalties)
             + size_of_val(b.combine)
-            + size_of_val(b.want);
+            + size_of_val(b.want)
+            + size_of_val(b.unmask);
         c.ledger.control += control as u64;
         Ok(())
     }
@@ -354,6 +357,31 @@ impl Backend for Cpu {
 }
 
 impl Cpu {
+    /// The logits of a row as they are sampled, and their largest and sum.
+    fn row<'a>(
+        &self,
+        logits: &'a [f32],
+        vocab: usize,
+        row: usize,
+        b: &SampleBatch<'_>,
+        adjusted: &'a mut Vec<f32>,
+    ) -> Result<(&'a [f32], Peak)> {
+        let values = adjust(row, |r| &logits[r * vocab..][..vocab], b, adjusted);
+        // SAFETY: the row holds the vocabulary, and the table is of this machine.
+        let peak = unsafe { (self.table.peak)(values.as_ptr(), vocab) };
+        if peak.max == f32::NEG_INFINITY {
+            return Err(Error::Runtime(format!(
+                "masks and logit bias forbid every token of row {row}"
+            )));
+        }
+        if !peak.log_sum.is_finite() {
+            return Err(Error::Runtime(format!(
+                "the logits of row {row} are not finite: the model or its file is damaged"
+            )));
+        }
+        Ok((values, peak))
+    }
+
     /// Samples every row of the latest logits.
     fn sample_rows(
         &self,
@@ -366,21 +394,14 @@ impl Cpu {
     ) -> Result<()> {
         let vocab = p.width;
         out.wanted.resize(b.want.len(), 0.0);
+        for u in b.unmask {
+            let logits = result(c, p)?;
+            let (values, peak) = self.row(logits, vocab, u.row as usize, b, adjusted)?;
+            out.picked.push(sample::propose(values, peak, u, candidates));
+        }
         for (row, params) in b.params.iter().enumerate() {
             let logits = result(c, p)?;
-            let values = adjust(row, |r| &logits[r * vocab..][..vocab], b, adjusted);
-            // SAFETY: the row holds the vocabulary, and the table is of this machine.
-            let peak = unsafe { (self.table.peak)(values.as_ptr(), vocab) };
-            if peak.max == f32::NEG_INFINITY {
-                return Err(Error::Runtime(format!(
-                    "masks and logit bias forbid every token of row {row}"
-                )));
-            }
-            if !peak.log_sum.is_finite() {
-                return Err(Error::Runtime(format!(
-                    "the logits of row {row} are not finite: the model or its file is damaged"
-                )));
-            }
+            let (values, peak) = self.row(logits, vocab, row, b, adjusted)?;
             let picked = sample::pick(values, peak, params, candidates);
             for (&(r, token), wanted) in b.want.iter().zip(&mut out.wanted) {
                 if r as usize == row {

@@ -79,6 +79,9 @@ pub(crate) struct Integers {
     pub state_out: Vec<u32>,
     /// Which sequence writes each slot.
     writers: Vec<u32>,
+    /// Diffusion times of each sequence and the keys of its noise; empty where there are none.
+    pub times: Vec<[u32; 2]>,
+    pub seeds: Vec<u64>,
     pub pages: Vec<u32>,
     pub rows: Vec<u32>,
     pub groups: Vec<GroupWork>,
@@ -319,6 +322,8 @@ impl Integers {
             seq_starts: Vec::with_capacity(layout.max.seqs as usize + 1),
             state_in: Vec::with_capacity(layout.max.seqs as usize),
             state_out: Vec::with_capacity(layout.max.seqs as usize),
+            times: Vec::with_capacity(layout.max.seqs as usize),
+            seeds: Vec::with_capacity(layout.max.seqs as usize),
             writers: vec![u32::MAX; layout.slots as usize],
             pages: Vec::with_capacity(layout.pages.iter().sum::<u32>() as usize),
             rows: Vec::with_capacity(layout.max.rows as usize),
@@ -380,6 +385,8 @@ impl Integers {
         set(&mut self.visible, b.visible);
         set(&mut self.ancestors, b.ancestors);
         set(&mut self.seq_starts, b.seq_starts);
+        set(&mut self.times, b.times);
+        set(&mut self.seeds, b.seeds);
         set(&mut self.rows, b.rows);
         if plan.recurrent {
             self.check_slots(b, seqs)?;

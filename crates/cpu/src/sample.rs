@@ -1,8 +1,10 @@
 //! Sampling the rows of a step, as [`gristmill_ir::sample`] defines it.
 
 mod pick;
+mod unmask;
 
 pub(crate) use pick::{Candidate, likelier, pick};
+pub(crate) use unmask::propose;
 
 use gristmill_ir::{Penalty, SampleBatch};
 

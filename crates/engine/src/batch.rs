@@ -3,10 +3,10 @@
 //! All arrays are made as large as the largest step needs, so that a step allocates nothing.
 
 use crate::options::EngineOptions;
-use crate::pages::pages_for;
+use crate::pages::{Table, pages_for};
 use crate::penalties::{Penalties, room};
 use crate::sequence::{NO_SLOT, Sequence};
-use gristmill_ir::{Batch, Move, SampleBatch, Sampling, Token};
+use gristmill_ir::{Batch, Move, SampleBatch, Sampling, Token, Unmask};
 use std::ops::Range;
 
 /// A part of a sequence to run.
@@ -18,9 +18,25 @@ pub(crate) struct Part {
     pub tokens: u32,
 }
 
+/// A stretch of a text to run, whatever is computed of the rest.
+pub(crate) struct Span<'s> {
+    /// Places.
+    pub tokens: Range<u32>,
+    /// Keys of the text once these have written theirs.
+    pub keys: u32,
+    /// The token of a place.
+    pub id: &'s dyn Fn(u32) -> u32,
+    /// Where the keys end that a place sees, from the first on.
+    pub sees: &'s dyn Fn(u32) -> u32,
+    /// Places whose outputs are wanted, in order.
+    pub rows: &'s [u32],
+}
+
 /// The arrays of [`Batch`] and [`SampleBatch`].
 #[derive(Default)]
 pub(crate) struct Arrays {
+    /// Whether a token sees nothing after it; otherwise a sequence runs as a whole.
+    causal: bool,
     /// Copies before the step; written while pages are taken, before `fill`.
     pub moves: Vec<Move>,
     tokens: Vec<Token>,
@@ -39,13 +55,16 @@ pub(crate) struct Arrays {
     row_slots: Vec<u32>,
     bias: Vec<(u32, u32, f32)>,
     penalties: Penalties,
+    unmask: Vec<Unmask>,
+    combine: Vec<(u32, u32, f32)>,
 }
 
 impl Arrays {
-    pub fn new(o: &EngineOptions, groups: usize) -> Self {
+    pub fn new(o: &EngineOptions, groups: usize, causal: bool) -> Self {
         let (tokens, seqs) = (o.token_budget as usize, o.max_seqs as usize);
         let table = pages_for(o.context, o.page_tokens) as usize;
         Arrays {
+            causal,
             moves: Vec::with_capacity(seqs * groups),
             tokens: Vec::with_capacity(tokens),
             positions: Vec::with_capacity(tokens),
@@ -63,6 +82,8 @@ impl Arrays {
             row_slots: Vec::with_capacity(seqs),
             bias: vec![],
             penalties: Penalties::default(),
+            unmask: vec![],
+            combine: vec![],
         }
     }
 
@@ -97,13 +118,12 @@ impl Arrays {
         recurrent: bool,
         wanted: Option<Range<u32>>,
     ) {
-        self.clear();
-        self.seq_starts.push(0);
+        self.begin();
         for part in parts {
             let s = seq(part.seq);
             let end = s.computed + part.tokens;
             for i in s.computed..end {
-                self.token(s, i);
+                self.token(s, i, if self.causal { i + 1 } else { end });
                 if wanted.as_ref().is_some_and(|w| w.contains(&i)) {
                     self.rows.push(self.tokens.len() as u32 - 1);
                 }
@@ -130,6 +150,50 @@ impl Arrays {
         }
     }
 
+    /// Begins a step of spans.
+    pub fn begin(&mut self) {
+        self.clear();
+        self.seq_starts.push(0);
+    }
+
+    /// Writes a span of the text that has the next place in the step; nothing of it is sampled as a
+    /// token that follows.
+    pub fn span(&mut self, span: &Span<'_>, slot: u32) {
+        let first = self.tokens.len() as u32;
+        for i in span.tokens.clone() {
+            self.tokens.push(Token::Id((span.id)(i)));
+            self.positions.push([i; 3]);
+            self.kv_index.push(i);
+            self.visible.push([0, (span.sees)(i)]);
+        }
+        self.rows.extend(span.rows.iter().map(|row| first + row - span.tokens.start));
+        self.seq_starts.push(self.tokens.len() as u32);
+        self.kv_len.push(span.keys);
+        self.slots.push(slot);
+    }
+
+    /// Ends a step of spans, with the page tables of each.
+    pub fn end(&mut self, tables: &[Vec<Table>]) {
+        self.page_starts.push(0);
+        for group in 0..tables.first().map_or(0, Vec::len) {
+            for tables in tables {
+                self.pages.extend_from_slice(tables[group].pages());
+                self.page_starts.push(self.pages.len() as u32);
+            }
+        }
+    }
+
+    /// What is proposed from the rows of the first span; with guidance, away from those of the
+    /// second.
+    pub fn propose(&mut self, unmask: &[Unmask], forbidden: &[u32], guidance: Option<f32>) {
+        self.unmask.extend_from_slice(unmask);
+        let rows = self.rows.len() as u32 / if guidance.is_some() { 2 } else { 1 };
+        for row in 0..rows {
+            self.bias.extend(forbidden.iter().map(|&id| (row, id, f32::NEG_INFINITY)));
+            self.combine.extend(guidance.map(|g| (row, rows + row, g)));
+        }
+    }
+
     fn clear(&mut self) {
         self.tokens.clear();
         self.positions.clear();
@@ -147,9 +211,11 @@ impl Arrays {
         self.row_slots.clear();
         self.bias.clear();
         self.penalties.clear();
+        self.unmask.clear();
+        self.combine.clear();
     }
 
-    fn token(&mut self, s: &Sequence, i: u32) {
+    fn token(&mut self, s: &Sequence, i: u32, sees: u32) {
         // A token not known yet is always the last one, and always in the slot.
         self.tokens.push(match s.tokens.get(i as usize) {
             Some(&id) if !(s.last_in_slot && i + 1 == s.len()) => Token::Id(id),
@@ -157,7 +223,7 @@ impl Arrays {
         });
         self.positions.push([i; 3]);
         self.kv_index.push(i);
-        self.visible.push([0, i + 1]);
+        self.visible.push([0, sees]);
     }
 
     fn sample(&mut self, s: &Sequence) {
@@ -204,6 +270,8 @@ impl Arrays {
             slots: &self.row_slots,
             bias: &self.bias,
             penalties: &self.penalties.list,
+            unmask: &self.unmask,
+            combine: &self.combine,
             ..SampleBatch::default()
         }
     }

@@ -179,10 +179,12 @@ impl<B: Backend> Engine<B> {
     /// Queues a request.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the field that makes no sense, a prompt that leaves no room in the
-    /// context, or a parent that is not kept; [`Error::Memory`] for a request that the pages could
+    /// [`Error::Device`] for a program that is not causal; [`Error::Usage`] naming the field that
+    /// makes no sense, a prompt that leaves no room in the context, or a parent that is not kept;
+    /// [`Error::Memory`] for a request that the pages could
     /// never hold. A refused request changes nothing.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
+        self.check_causal()?;
         let parent = request.parent.map(|p| self.find_parent(p)).transpose()?;
         let before = parent.map_or(0, |(_, len)| len);
         let context = self.options.context as usize;
@@ -261,6 +263,26 @@ impl<B: Backend> Engine<B> {
     /// The program it runs.
     pub fn program(&self) -> &Program {
         self.runner.program()
+    }
+
+    /// Whether what is computed for a text depends on nothing after it, so that it can be continued
+    /// token by token.
+    pub fn is_causal(&self) -> bool {
+        self.program().prefix_closed
+    }
+
+    /// # Errors
+    /// [`Error::Device`] for a program that cannot be continued token by token.
+    pub(crate) fn check_causal(&self) -> Result<()> {
+        let program = self.program();
+        if program.output_value(Output::Logits).is_some() && program.prefix_closed {
+            return Ok(());
+        }
+        Err(Error::Device(format!(
+            "`{}` is not causal: what it computes for a prompt depends on the text after it, so it \
+             cannot generate token by token; a masked diffusion fills a text in with `diffuse`",
+            program.name
+        )))
     }
 
     /// Token ids are below this.

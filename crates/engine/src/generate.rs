@@ -4,7 +4,6 @@ use crate::batch::Part;
 use crate::engine::Engine;
 use crate::pages::pages_for;
 use crate::request::{Event, Finish, RequestId};
-use crate::runner::Runner;
 use crate::scheduler::{Candidate, Decision, Holding, Input};
 use crate::sequence::{NO_SLOT, Sequence};
 use crate::waker::block_on;
@@ -95,16 +94,12 @@ impl<B: Backend> Engine<B> {
         };
         let (step, results) = (oldest.step, &mut self.scratch.results);
         results.picked.clear();
-        let done = self.runner.backend.finish(&mut self.runner.context, step, results, waker);
+        let done = self.runner.finish(step, results, waker);
         if matches!(done, Ok(false)) {
             return Ok(Poll::Pending);
         }
         let Some(finished) = self.in_flight.pop_front() else { return Ok(Poll::Pending) };
         let info = finished.info;
-        let Runner { backend, context, profile, .. } = &mut self.runner;
-        if let Some(profile) = profile {
-            profile.finish(backend.times(context, finished.step));
-        }
         self.memory.finished(info.step);
         let applied = done.and_then(|_| self.apply(&finished, events));
         self.scratch.spare.push(finished);

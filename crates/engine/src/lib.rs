@@ -19,12 +19,16 @@
 //!   `logits` reads scores instead of sampling, `state` takes recurrent states out and in, `waker`
 //!   waits
 //! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept
+//! - [`diffuse`] fills a text in by masked diffusion, with [`Engine::diffuse`]; [`denoise`] brings
+//!   latents from noise to tokens by Gaussian diffusion
 //!
 //! Units throughout: lengths and positions are tokens, a *page* holds `page_tokens` tokens of one
 //! page group (the layers that share a window), a *slot* holds the recurrent state and the last
 //! sampled token of one sequence.
 
 mod batch;
+pub mod denoise;
+pub mod diffuse;
 mod encode;
 mod engine;
 mod generate;

@@ -46,7 +46,8 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// [`Error::Usage`] while requests run, for more prompts than sequences fit a step, and for a
-    /// prompt that is empty, longer than the context or not of the vocabulary; [`Error::Memory`]
+    /// prompt that is empty, longer than the context or not of the vocabulary; [`Error::Device`] for
+    /// one that is longer than a step and whose tokens see each other; [`Error::Memory`]
     /// when the pages do not hold them all; what `visit` returns; and [`Error::Runtime`] when the
     /// device failed.
     pub fn each_logits(
@@ -62,6 +63,8 @@ impl<B: Backend> Engine<B> {
         }
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let wanted = narrow(positions.start)..narrow(positions.end);
+        // What sees the text after it runs with that text.
+        let chunk = if self.is_causal() { chunk } else { u32::MAX };
         let chunk = chunk.min(self.options.token_budget);
         let most = prompts.iter().map(|p| narrow(p.len()).min(chunk)).fold(0, u32::saturating_add);
         let tokens = most.min(self.options.token_budget);
@@ -95,6 +98,13 @@ impl<B: Backend> Engine<B> {
             let (len, context) = (prompt.len(), self.options.context);
             if len == 0 || len > context as usize {
                 return usage(format!("a prompt of {len} tokens; it must have 1 to {context}"));
+            }
+            let budget = self.options.token_budget;
+            if len > budget as usize && !self.is_causal() {
+                return Err(Error::Device(format!(
+                    "a prompt of {len} tokens is more than a step of {budget}; a text whose tokens \
+                     see each other is not cut"
+                )));
             }
             if let Some(id) = prompt.iter().find(|&&id| id >= self.vocab()) {
                 let last = self.vocab() - 1;
@@ -167,10 +177,7 @@ impl<B: Backend> Engine<B> {
                 runner.backend.read(context, step, Output::Logits, scores, &waker).map(ready)
             }),
         };
-        let finish = block_on(|| {
-            let context = &mut runner.context;
-            runner.backend.finish(context, step, results, &waker).map(ready)
-        });
+        let finish = block_on(|| runner.finish(step, results, &waker).map(ready));
         self.memory.finished(number);
         read.and(finish)
     }

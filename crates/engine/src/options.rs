@@ -101,13 +101,6 @@ impl EngineOptions {
             ));
         }
         check_runs(program, device)?;
-        if !program.prefix_closed {
-            return Err(Error::Device(format!(
-                "`{}` is not causal: what it computes for a prompt depends on the text after it, \
-                 so it cannot generate token by token",
-                program.name
-            )));
-        }
         if program.output_value(Output::Logits).is_none() {
             return Err(Error::Device(format!("`{}` has no logits to sample", program.name)));
         }

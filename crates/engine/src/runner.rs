@@ -4,7 +4,8 @@ use crate::batch::Arrays;
 use crate::options::EngineOptions;
 use crate::profile::Profile;
 use gristmill_core::{Error, HostTensor, Result};
-use gristmill_ir::{Backend, Layout, Program, Size, Step, TensorDecl};
+use gristmill_ir::{Backend, Layout, Program, Results, Size, Step, TensorDecl};
+use std::task::Waker;
 
 pub(crate) struct Runner<B: Backend> {
     pub backend: B,
@@ -32,7 +33,7 @@ impl<B: Backend> Runner<B> {
         let weights = backend.load(&[&program], tensor, &options.options)?;
         let context = backend.create(&program.states, layout)?;
         let mut runner = Runner {
-            arrays: Arrays::new(options, program.groups.len()),
+            arrays: Arrays::new(options, program.groups.len(), program.prefix_closed),
             backend,
             context,
             program,
@@ -96,6 +97,21 @@ impl<B: Backend> Runner<B> {
         self.arrays.moves.clear();
         self.launched += 1;
         Ok(step)
+    }
+
+    /// Asks for the oldest step that was launched; `false` when it has not ended yet. Notes how long its
+    /// operations took, where they are timed.
+    ///
+    /// # Errors
+    /// Those of [`Backend::finish`].
+    pub fn finish(&mut self, step: Step, results: &mut Results, waker: &Waker) -> Result<bool> {
+        let ended = self.backend.finish(&mut self.context, step, results, waker);
+        if let Some(profile) = &mut self.profile
+            && !matches!(ended, Ok(false))
+        {
+            profile.finish(self.backend.times(&mut self.context, step));
+        }
+        ended
     }
 
     /// Samples the step just launched, if anything of it is to be sampled.

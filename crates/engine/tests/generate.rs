@@ -400,8 +400,10 @@ fn refused_options() {
     }
     let mut p = program(&model);
     p.prefix_closed = false;
-    let new = Engine::new(Fake::new(model.clone()), p, &mut no_weights, small());
-    assert!(matches!(new, Err(Error::Device(_))));
+    let fake = Fake::new(model.clone());
+    let mut engine = Engine::new(fake, p, &mut no_weights, small()).unwrap();
+    let refused = engine.submit(Request::new([1, 2], 3));
+    assert!(matches!(refused, Err(Error::Device(_))) && engine.is_idle());
 }
 
 #[test]

@@ -153,6 +153,14 @@ pub fn run_command() -> Command {
     all.find_subcommand("run").cloned().unwrap_or_default()
 }
 
+/// Whether an option of `run` is said by the command line of this process, or its environment.
+pub fn is_given(id: &str) -> bool {
+    let matches = matches(arguments().collect(), &[]).ok();
+    let run = matches.as_ref().and_then(|m| m.subcommand_matches("run"));
+    let source = run.and_then(|m| m.value_source(id));
+    matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
 fn without_environment(verb: Command) -> Command {
     verb.mut_args(|arg| arg.env(None::<&str>))
 }

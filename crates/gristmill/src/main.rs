@@ -13,6 +13,8 @@ mod args;
 mod chat;
 mod cli;
 mod device;
+mod diffusion;
+mod profiling;
 mod resolve;
 mod sampling;
 mod term;

@@ -24,6 +24,8 @@ pub struct Settings {
     pub max_seqs: u32,
     /// Tokens of a prompt that are run at once, at most; 0: as many as suit the engine.
     pub batch: u32,
+    /// Whether sequences are run whole, however long: where tokens see what comes after them.
+    pub whole: bool,
 }
 
 impl Default for Settings {
@@ -38,6 +40,7 @@ impl Default for Settings {
             context: 0,
             max_seqs: 1,
             batch: 0,
+            whole: false,
         }
     }
 }
@@ -58,7 +61,10 @@ impl Settings {
         EngineOptions {
             context: context.max(2),
             max_seqs: self.max_seqs,
-            token_budget: context.clamp(least, most.max(least)),
+            token_budget: match self.whole {
+                true => context.saturating_mul(self.max_seqs).max(least),
+                false => context.clamp(least, most.max(least)),
+            },
             pages: PageCount::Full,
             options: Options {
                 activations: self.activations,

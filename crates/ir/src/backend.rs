@@ -91,9 +91,13 @@ pub struct Capabilities {
     pub kv: Vec<DType>,
     /// `page_tokens` must be a multiple of this.
     pub page_multiple: u32,
-    /// Names of operations that run ([`crate::Op::name`]).
+    /// Names of operations that run ([`crate::Op::name`]), and [`UNMASK`] where tokens are proposed
+    /// for masked places.
     pub ops: Vec<&'static str>,
 }
+
+/// The name in [`Capabilities::ops`] of what [`crate::SampleBatch::unmask`] asks for.
+pub const UNMASK: &str = "unmask";
 
 /// A token to run: an id, or the one a slot sampled last, which may still be on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +176,8 @@ pub struct Batch<'a> {
     pub adapters: &'a [u32],
     /// Diffusion times `[now, next]` of each sequence. Empty: not a diffusion program.
     pub times: &'a [[u32; 2]],
+    /// Key of the noise of each sequence, see [`crate::Op::Denoise`]. Empty: 0.
+    pub seeds: &'a [u64],
     /// Page tables of all (group, sequence) pairs, one after the other: entry `i` of a table is the
     /// page of the keys `i · page_tokens ..`. `u32::MAX` where that page is wholly out of the
     /// group's window and was given back: nothing reads it.

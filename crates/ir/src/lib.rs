@@ -24,4 +24,4 @@ pub mod verify;
 pub use backend::*;
 pub use op::*;
 pub use program::*;
-pub use sample::{MIROSTAT_FIT, Mirostat, Penalty, Picked, SampleBatch, Sampling};
+pub use sample::{MIROSTAT_FIT, Mirostat, Penalty, Picked, SampleBatch, Sampling, Surety, Unmask};

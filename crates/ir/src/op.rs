@@ -271,6 +271,21 @@ names! {
 }
 
 names! {
+    /// How a Gaussian diffusion goes from `x` at time t to time s, with `ab` the cumulative alphas,
+    /// `a = ab_t / ab_s` and `e` the noise that is estimated to be in `x`.
+    DenoiseRule {
+        /// `sqrt(ab_s) x0 + sqrt(1 - ab_s - σ²) e + σ z` with `x0 = (x - sqrt(1 - ab_t) e) /
+        /// sqrt(ab_t)` and `σ = eta sqrt((1 - ab_s) / (1 - ab_t)) sqrt(1 - a)` (Song et al. 2021).
+        Ddim = "ddim",
+        /// `(x - (1 - a) / sqrt(1 - ab_t) e) / sqrt(a) + eta sqrt((1 - ab_s) / (1 - ab_t) (1 - a)) z`
+        /// (Ho et al. 2020); the same as the first where `eta` is 1.
+        Ddpm = "ddpm",
+        /// `x0` of the first: the estimate of what is without noise.
+        Estimate = "estimate",
+    }
+}
+
+names! {
     /// Values handed to a program by the host or by the part before a cut.
     Input {
         /// Hidden states at a layer boundary.
@@ -442,7 +457,8 @@ ops! {
         x: Value,
         y: Value,
     }
-    /// The slot of each sequence as rows of its tokens: latents, hidden states carried over.
+    /// The slot of each sequence as rows of its tokens, of the first token first: latents, hidden
+    /// states carried over; zeros where a sequence starts from none.
     LoadSlot = "load_slot" {
         state: State,
         width: u32,
@@ -452,13 +468,19 @@ ops! {
         x: Value,
         state: State,
     }
-    /// One step of a Gaussian diffusion from time to `time_to` of each sequence, noise of variance
-    /// `eta²` times the posterior's; `schedule` holds the cumulative alphas, `[1, times]`.
+    /// One step of a Gaussian diffusion along the times `[t, s]` of each sequence, indices into
+    /// `schedule`, which holds the cumulative alphas, `[1, times]`; from the second on `u32::MAX` is
+    /// the end, where alpha is 1. The noise `z` is `noise`, or where that is not given standard
+    /// normal: element `e` of the token of index `i` is the cosine (`e` even) or sine of `2π v` times
+    /// `sqrt(-2 ln u)`, with `u` and `v` words `e mod 4 / 2 · 2` and the next of Philox under the
+    /// sequence's seed at `[e / 4, i, t, 4]`, as `(w + 1/2) / 2^32` (Box and Muller 1958).
     Denoise = "denoise" {
         x: Value,
         eps: Value,
         schedule: Tensor,
         eta: f32,
+        rule: DenoiseRule = DenoiseRule::Ddim,
+        noise: Option<Value> = None,
     }
     /// The sum over the devices of a group; inserted when a program is sharded.
     AllReduce = "all_reduce" {

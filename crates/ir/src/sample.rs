@@ -15,6 +15,10 @@
 //!    order of summation
 //!
 //! Log-probabilities that are reported are those after 4.
+//!
+//! Masked diffusion proposes tokens for several places at once and commits those it is surest of:
+//! [`Unmask`] has 1 to 4 and its own way of 5 and 6, and reports how sure the model is. Which are
+//! committed is decided by the host, from these few numbers.
 
 use gristmill_core::{Error, Result};
 
@@ -127,6 +131,59 @@ pub fn check(name: &str, value: f32, good: bool, range: &str) -> Result<()> {
     Err(Error::Usage(format!("{name} is {value}; it must be {range}")))
 }
 
+/// What says how sure a model is of the token proposed for a masked place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Surety {
+    /// The token's probability.
+    #[default]
+    Probability,
+    /// How much more likely the most likely token is than the second.
+    Margin,
+    /// `Σ p ln(p + 1e-10)`: minus the entropy, so that higher is surer.
+    Entropy,
+}
+
+/// A token to propose for a masked place, in place of [`Sampling`]. Logits are divided by the
+/// temperature first, then `top_p`, then `top_k` leave tokens out (the order of Dream, Ye et al.
+/// 2025; [`Sampling`] has another). Then the draw, a Gumbel maximum in f64 where the device has it
+/// (rounding the noise makes rare tokens rarer, Zheng et al. 2024): the largest `l / temperature -
+/// ln(-ln u)` with `u = (w + 1/2) / 2^32` of word `id % 4` of Philox under the seed at `[counter,
+/// counter >> 32, id / 4, 2]`. At temperature 0 the most likely token, and logits are not divided.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unmask {
+    /// Which of the wanted rows says what is likely.
+    pub row: u32,
+    /// Reported in [`Picked::confidence`].
+    pub surety: Surety,
+    /// Whether `surety` is of the whole softmax at temperature 1 (LLaDA, Nie et al. 2025) and not
+    /// of that drawn from.
+    pub plain: bool,
+    /// Divides the logits; 0: greedy.
+    pub temperature: f32,
+    /// Keep the fewest whose probabilities sum to more than this; 1: all.
+    pub top_p: f32,
+    /// Keep the k most likely; 0: all.
+    pub top_k: u32,
+    /// Key of the counter-based generator.
+    pub seed: u64,
+    /// Its counter: the place in the sequence, and the pass above it.
+    pub counter: u64,
+}
+
+impl Unmask {
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the field that is not a number or out of range, and the range.
+    pub fn check(&self) -> Result<()> {
+        let (t, p) = (self.temperature, self.top_p);
+        let finite = t.is_finite() && t >= 0.0;
+        check("temperature", t, finite, "a finite number of at least 0")?;
+        check("top_p", p, p > 0.0 && p <= 1.0, "above 0 and at most 1")
+    }
+}
+
 /// What makes a token of a row less likely, or more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Penalty {
@@ -172,6 +229,10 @@ pub struct SampleBatch<'a> {
     pub want: &'a [(u32, u32)],
     /// Most likely tokens to report for each row.
     pub top_logprobs: u32,
+    /// Masked places of a diffusion. Where there are any, they alone are sampled, one result for
+    /// each in this order, and `params`, `slots`, `want` and `top_logprobs` are empty; guidance,
+    /// bias, penalties and masks hold for their rows.
+    pub unmask: &'a [Unmask],
 }
 
 impl SampleBatch<'_> {
@@ -183,7 +244,9 @@ impl SampleBatch<'_> {
     pub fn check(&self, rows: usize, vocab: usize, slots: usize) -> Result<()> {
         let b = self;
         let bad = |what: String| Err(Error::Runtime(format!("sampling: {what}")));
-        if b.params.len() != rows {
+        if !b.unmask.is_empty() {
+            b.check_unmask(rows)?;
+        } else if b.params.len() != rows {
             return bad(format!("parameters of {} rows for {rows} rows of logits", b.params.len()));
         }
         for (what, n) in [("slots", b.slots.len()), ("masks", b.allow_row.len())] {
@@ -223,6 +286,20 @@ impl SampleBatch<'_> {
             None => Ok(()),
         }
     }
+
+    /// Checks the masked places to propose tokens for.
+    fn check_unmask(&self, rows: usize) -> Result<()> {
+        let bad = |what: String| Err(Error::Runtime(format!("sampling: {what}")));
+        let others =
+            [self.params.len(), self.slots.len(), self.want.len(), self.top_logprobs as usize];
+        if others != [0; 4] {
+            return bad("masked places and tokens that follow in one step".into());
+        }
+        if let Some(u) = self.unmask.iter().find(|u| u.row as usize >= rows) {
+            return bad(format!("a masked place of row {}, and there are {rows}", u.row));
+        }
+        self.unmask.iter().try_for_each(Unmask::check)
+    }
 }
 
 /// What was sampled for a row.
@@ -230,7 +307,8 @@ impl SampleBatch<'_> {
 pub struct Picked {
     /// The token.
     pub id: u32,
-    /// Its probability among those kept, at the temperature; mirostat learns from it.
+    /// Its probability among those kept, at the temperature; mirostat learns from it. For a masked
+    /// place, what [`Unmask::surety`] names.
     pub confidence: f32,
     /// Its log-probability under the whole distribution at temperature 1.
     pub logprob: f32,

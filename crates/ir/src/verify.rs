@@ -91,6 +91,14 @@ impl Program {
         }
     }
 
+    /// Checks that a state is a slot of whole rows of `width` elements.
+    fn is_slot_of_rows(&self, s: State, width: u32) -> Checked<()> {
+        match self.states[s.index()] {
+            StateKind::Slot { elems, .. } if width > 0 && elems % width == 0 && elems > 0 => Ok(()),
+            other => Err(format!("${} is {other:?}, not a slot of rows of {width}", s.0)),
+        }
+    }
+
     fn is_cache(&self, s: State, k: u32, v: u32) -> Checked<()> {
         match self.states[s.index()] {
             StateKind::Paged { k: a, v: b, .. } if (a, b) == (k, v) => Ok(()),
@@ -287,10 +295,20 @@ impl Program {
                 ensure(self.shape(*y) == wanted, || format!("%{} is not {wanted:?}", y.0))?;
                 Ok(vec![s])
             }
-            Op::LoadSlot { width, .. } => tokens(*width),
-            Op::StoreSlot { x, .. } => Ok(vec![self.shape(*x)]),
-            Op::Denoise { x, eps, schedule, .. } => {
+            Op::LoadSlot { state, width } => {
+                self.is_slot_of_rows(*state, *width)?;
+                tokens(*width)
+            }
+            Op::StoreSlot { x, state } => {
+                self.is_of_tokens(*x)?;
+                self.is_slot_of_rows(*state, self.shape(*x).width)?;
+                Ok(vec![self.shape(*x)])
+            }
+            Op::Denoise { x, eps, schedule, eta, noise, .. } => {
+                self.is_of_tokens(*x)?;
                 self.same_shape(*x, *eps)?;
+                noise.iter().try_for_each(|z| self.same_shape(*x, *z))?;
+                ensure((0.0..=1.0).contains(eta), || format!("eta {eta} is not between 0 and 1"))?;
                 self.are_vectors([schedule], self.decl(*schedule).cols)?;
                 Ok(vec![self.shape(*x)])
             }

@@ -238,9 +238,16 @@ fn programs() {
     snapshot("phi3", &phi3());
     snapshot("gpt-oss", &gpt_oss());
     snapshot("llada", &Config::decoder("llada").tensor("output.weight", 40, 32));
+    snapshot("denoiser", &denoiser());
     snapshot("bert", &bert());
     let labels = bert().int("pooling_type", 4).tensor("cls.weight", 32, 32);
     snapshot("bert_rerank", &labels.tensor("cls.output.weight", 1, 32));
+}
+
+fn denoiser() -> Config {
+    let c = Config::new("denoiser").int("latent_length", 32);
+    let c = c.float("attention.layer_norm_epsilon", 1e-5);
+    c.tensor("time_embd_0.weight", 24, 32).tensor("diffusion.alphas", 1, 100)
 }
 
 /// Phi 3's two sets of divisors: the program names the one for the context it is to run with.
@@ -327,7 +334,7 @@ fn what_an_engine_needs_to_know() {
         assert!(!c.program().prefix_closed);
     }
     assert!(Config::decoder("dream").model().unwrap().info.shift_logits);
-    assert_eq!(supported().count(), 19);
+    assert_eq!(supported().count(), 20);
 }
 
 #[test]

@@ -347,7 +347,7 @@ fn values(gguf: &Gguf, name: &str) -> Vec<f32> {
 /// queries and keys in files of the kind `llama` and the one that Gemma's norms lack.
 #[test]
 fn reference_folders_hold_what_their_gguf_files_hold() {
-    for name in ["llama", "mistral", "qwen2", "qwen3", "qwen3moe", "gemma2", "dream"] {
+    for name in ["llama", "mistral", "qwen2", "qwen3", "qwen3moe", "gemma2", "llada", "dream"] {
         let Some(folder) = common::data(&format!("golden/{name}")) else { return };
         let own = safetensors::open(&folder).unwrap_or_else(|e| panic!("{e}"));
         let program = architecture(&own, KV).and_then(|m| m.program()).unwrap();
@@ -355,7 +355,8 @@ fn reference_folders_hold_what_their_gguf_files_hold() {
         let gguf = Gguf::open(folder.join("model-f16.gguf")).unwrap();
         for decl in &program.tensors {
             let (ours, theirs) = (values(&own, &decl.name), values(&gguf, &decl.name));
-            let reordered = own.get_str("general.architecture").unwrap() == "llama"
+            let reordered = ["llama", "llada"]
+                .contains(&own.get_str("general.architecture").unwrap())
                 && ["attn_q.", "attn_k."].iter().any(|s| decl.name.contains(s));
             let norm = name == "gemma2" && decl.name.contains("norm");
             if decl.name == "rope_freqs.weight" {

@@ -14,7 +14,7 @@ use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::{
     Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
-    SampleBatch, Size, StateKind, Step, TensorDecl,
+    SampleBatch, Size, StateKind, Step, TensorDecl, UNMASK,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -210,6 +210,12 @@ impl Backend for Wgpu {
         }
         let (rows, vocab) = (c.latest.rows, p.at.width);
         b.check(rows, vocab, c.sampled.len())?;
+        if !b.unmask.is_empty() {
+            return Err(Error::Device(format!(
+                "the wgpu backend proposes no tokens for masked places (`{UNMASK}`) yet; use \
+                 --device cpu"
+            )));
+        }
         check_masks(b, vocab)?;
         let top = (b.top_logprobs as usize).min(vocab);
         let sampled = Sampled { rows, top, wanted: b.want.len() };

@@ -58,7 +58,8 @@ fn steps(random: &mut Random, width: u32) -> Vec<Work> {
             lens[seq] += n;
         }
         let tokens: usize = parts.iter().map(Part::len).sum();
-        works.push(Work { edits, parts, hidden: random.normals(tokens * width as usize) });
+        let hidden = random.normals(tokens * width as usize);
+        works.push(Work { edits, parts, hidden, ..Work::default() });
     }
     works
 }

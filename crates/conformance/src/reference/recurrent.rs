@@ -6,9 +6,9 @@ use gristmill_ir::*;
 
 impl Reference<'_> {
     /// The state of the part that holds token `t`: zeros where the sequence begins with the part.
-    fn slot(&mut self, seq: usize, state: State, begins: bool) -> &mut Vec<f64> {
+    pub(super) fn slot(&mut self, seq: usize, state: State, begins: bool) -> &mut Vec<f64> {
         let StateKind::Slot { elems, .. } = self.program.states[state.index()] else {
-            unreachable!("a recurrence has a slot")
+            unreachable!("what is loaded and stored has a slot")
         };
         let slot = &mut self.cache(seq, state).slot;
         if begins || slot.is_empty() {
@@ -22,7 +22,7 @@ impl Reference<'_> {
         let mixes = self.weights[mix.index()].rows;
         let mut results = vec![vec![]; mixes];
         for (t, x) in w.tokens().zip(x) {
-            let begins = t.at == 0 && t.part.kv_index[0] == 0;
+            let begins = t.at == 0 && t.part.begins();
             let last = std::mem::replace(self.slot(t.part.seq, s, begins), x.clone());
             for (i, rows) in results.iter_mut().enumerate() {
                 let mix = self.row(mix, i as u32);
@@ -44,7 +44,7 @@ impl Reference<'_> {
         for (i, t) in work.tokens().enumerate() {
             let [r, w, k, v, a, g] = [r, decay, k, v, a, g].map(|x| of(x)[i].as_slice());
             let n = r.len() / *heads as usize;
-            let begins = t.at == 0 && t.part.kv_index[0] == 0;
+            let begins = t.at == 0 && t.part.begins();
             let mut states = std::mem::take(self.slot(t.part.seq, *state, begins));
             let mut row = vec![];
             for (h, s) in states.chunks_mut(n * n).enumerate() {

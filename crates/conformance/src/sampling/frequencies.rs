@@ -64,7 +64,7 @@ fn expected(oracle: &Oracle, id: u32, p: &Sampling) -> Vec<f64> {
 
 /// The probability of counts at least this far from what is expected. Tokens expected fewer than
 /// ten times count as one.
-fn p_value(counts: &[u64], expected: &[f64]) -> f64 {
+pub fn p_value(counts: &[u64], expected: &[f64]) -> f64 {
     let total = counts.iter().sum::<u64>() as f64;
     let (mut cells, mut rest) = (vec![], (0.0, 0.0));
     for (&c, &q) in counts.iter().zip(expected) {

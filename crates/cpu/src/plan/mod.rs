@@ -5,6 +5,7 @@
 //! meets at a barrier, and goes on. Nothing is allocated, locked or decided by format in a step.
 
 mod attention;
+mod denoise;
 mod embed;
 mod experts;
 mod linear;
@@ -46,10 +47,14 @@ enum Kernel {
     LowRank(recurrent::LowRank),
     Lerp(recurrent::Lerp),
     Wkv7(recurrent::Wkv7),
+    TimeEmbed(denoise::TimeEmbed),
+    AddSequence(denoise::AddSequence),
+    Slots(denoise::Slots),
+    Denoise(denoise::Denoise),
 }
 
 /// Names of the operations that [`Plan::compile`] knows.
-pub(crate) const OPS: [&str; 19] = [
+pub(crate) const OPS: [&str; 24] = [
     "embed",
     "read",
     "norm",
@@ -69,6 +74,11 @@ pub(crate) const OPS: [&str; 19] = [
     "low_rank",
     "lerp",
     "wkv7",
+    "time_embed",
+    "add_sequence",
+    "load_slot",
+    "store_slot",
+    "denoise",
 ];
 
 /// A compiled program.
@@ -297,6 +307,21 @@ impl<'a> Compiler<'a> {
                 Kernel::Lerp(recurrent::Lerp { kernel: self.table.lerp, inputs, out })
             }
             Op::Wkv7 { .. } => Kernel::Wkv7(recurrent::Wkv7::new(self, &n.op, at, out, scratch)?),
+            Op::TimeEmbed { .. } => Kernel::TimeEmbed(denoise::TimeEmbed { out }),
+            Op::AddSequence { x, y } => {
+                Kernel::AddSequence(denoise::AddSequence { x: at(*x), y: at(*y), out })
+            }
+            Op::LoadSlot { state, .. } => {
+                Kernel::Slots(denoise::Slots::new(self, *state, None, out)?)
+            }
+            Op::StoreSlot { x, state } => {
+                Kernel::Slots(denoise::Slots::new(self, *state, Some(at(*x)), out)?)
+            }
+            Op::Denoise { x, eps, schedule, eta, rule, noise } => {
+                let values = [at(*x), at(*eps), out];
+                let (noise, how) = (noise.map(at), (*eta, *rule));
+                Kernel::Denoise(denoise::Denoise::new(self, values, noise, *schedule, how)?)
+            }
             other => {
                 return Err(Error::Device(format!(
                     "the cpu backend has no kernel for `{}` yet",
@@ -421,6 +446,9 @@ impl Plan {
                         )));
                     }
                 }
+                Kernel::TimeEmbed(_) => denoise::check_times(ints, usize::MAX)?,
+                Kernel::Slots(s) => s.check(ints)?,
+                Kernel::Denoise(d) => d.check(ints)?,
                 _ => {}
             }
         }
@@ -460,6 +488,10 @@ impl Plan {
                     Kernel::LowRank(k) => k.run(step, team),
                     Kernel::Lerp(k) => k.run(step, team),
                     Kernel::Wkv7(k) => k.run(step, team),
+                    Kernel::TimeEmbed(k) => k.run(step, team),
+                    Kernel::AddSequence(k) => k.run(step, team),
+                    Kernel::Slots(k) => k.run(step, team),
+                    Kernel::Denoise(k) => k.run(step, team),
                 }
             }
             team.barrier();

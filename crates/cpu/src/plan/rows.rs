@@ -8,7 +8,7 @@ use gristmill_ir::Pooling;
 ///
 /// # Safety
 /// The value has this row in this step, and nobody writes it meanwhile.
-unsafe fn row<'a>(step: &'a Step<'_>, at: At, r: usize) -> &'a [f32] {
+pub(super) unsafe fn row<'a>(step: &'a Step<'_>, at: At, r: usize) -> &'a [f32] {
     // SAFETY: the caller's promise.
     unsafe { std::slice::from_raw_parts(step.value(at).add(r * at.width), at.width) }
 }
@@ -18,7 +18,7 @@ unsafe fn row<'a>(step: &'a Step<'_>, at: At, r: usize) -> &'a [f32] {
 /// # Safety
 /// The value has this row in this step, and it is this member's alone.
 #[allow(clippy::mut_from_ref)] // the workspace is shared; the contract above keeps rows apart
-unsafe fn row_mut<'a>(step: &'a Step<'_>, at: At, r: usize) -> &'a mut [f32] {
+pub(super) unsafe fn row_mut<'a>(step: &'a Step<'_>, at: At, r: usize) -> &'a mut [f32] {
     // SAFETY: the caller's promise.
     unsafe { std::slice::from_raw_parts_mut(step.value(at).add(r * at.width), at.width) }
 }

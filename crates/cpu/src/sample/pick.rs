@@ -97,7 +97,7 @@ fn largest(kept: &[Candidate]) -> f32 {
     kept.iter().fold(f32::NEG_INFINITY, |m, c| m.max(c.0))
 }
 
-fn keep_most_likely(kept: &mut Vec<Candidate>, k: usize) {
+pub(super) fn keep_most_likely(kept: &mut Vec<Candidate>, k: usize) {
     if k < kept.len() {
         kept.select_nth_unstable_by(k - 1, likelier);
         kept.truncate(k);

@@ -67,9 +67,10 @@ pub fn run(args: LogitsArgs) -> Done {
     }
     let info = model.info(settings.kv)?;
     let vocab = info.vocab_size as usize;
-    let chunk = (HELD / vocab.max(1)).clamp(16, 512) as u32;
     let context = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    let settings = Settings { context, ..settings };
+    let whole = !program.prefix_closed;
+    let chunk = if whole { context } else { (HELD / vocab.max(1)).clamp(16, 512) as u32 };
+    let settings = Settings { context, whole, ..settings };
     plan(&model, &program, &settings, chunk, args.quiet)?;
     let mut engine = load(&model, cpu, program, settings.engine_options(context))?;
 

@@ -79,6 +79,12 @@ pub fn run(args: PerplexityArgs) -> Done {
     let model = args.model.open()?;
     let settings = args.runs_on.settings(args.threads.threads)?;
     let program = model.program(settings.kv)?;
+    if !program.prefix_closed {
+        return usage(format!(
+            "{} sees what comes after a token, so how well it tells that token says nothing",
+            model.name()
+        ));
+    }
     let info = model.info(settings.kv)?;
     let default = if args.file.is_some() { CHUNK } else { WINDOW };
     let n = match args.ctx_size {

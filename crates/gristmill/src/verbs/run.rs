@@ -8,20 +8,19 @@ use crate::answer::{self, Think, Voice, ms, rate};
 use crate::args::{Ids, Loading, RunsOn, Threads, load, open, parse_ids, plan};
 use crate::chat::{self, Chat, Options};
 use crate::device;
+use crate::diffusion::{self, DiffusionArgs};
+use crate::profiling::Profiling;
 use crate::resolve::{self, Source};
 use crate::sampling::{SamplingArgs, Suggested};
 use crate::term::{Done, Stop, catch_interrupts, json, note, out, usage};
 use clap::Args;
-use gristmill::cpu::Ceilings;
-use gristmill::profile::Profile;
 use gristmill::state::{self, Fingerprint};
 use gristmill::{
-    Activations, Backend, ChatTemplate, Conversation, Cpu, Decoder, Engine, Error, Finish, Model,
+    Backend, ChatTemplate, Conversation, Cpu, Decoder, Engine, Error, Finish, Model, ModelInfo,
     Parent, Prompter, Request, SamplingParams, SavedState, SequenceId, Settings, Tokenizer, files,
 };
 use serde_json::json;
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -144,6 +143,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     sampling: SamplingArgs,
+
+    #[command(flatten)]
+    diffusion: DiffusionArgs,
 
     #[command(flatten)]
     runs_on: RunsOn,
@@ -291,10 +293,14 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let settings = args.runs_on.settings(args.threads.threads)?;
     let model = open(&source, &args.loading)?;
     let settings = Settings { context: args.ctx_size, batch: args.batch_size, ..settings };
+    let info = model.info(settings.kv)?;
+    if args.diffusion.apply_to(&info) {
+        return fill_in(&args, &model, info, settings, text.as_deref(), started);
+    }
+    args.diffusion.check_unused(model.name())?;
     let cpu = args.runs_on.open(&settings, args.quiet)?;
     let device = cpu.capabilities().name;
-    let profile = args.profile.clone().filter(|p| p.as_os_str() != "0");
-    let ceilings = profile.as_ref().map(|_| cpu.ceilings()).transpose()?;
+    let profiling = Profiling::asked(args.profile.as_ref(), &cpu, &settings)?;
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
@@ -304,7 +310,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     }
     let options = Options::new(suggested);
     let args = if options.are_suggested() { options.args().map_err(Error::Usage)? } else { args };
-    if chats && profile.is_some() {
+    if chats && profiling.is_some() {
         return usage("--profile is for one answer; give a prompt");
     }
     if chats && (args.state_in.is_some() || args.state_out.is_some()) {
@@ -337,7 +343,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     }
     request.keep = args.state_out.is_some();
     let prompt_ids = request.prompt.clone();
-    engine.profile(ceilings.is_some())?;
+    engine.profile(profiling.is_some())?;
     let id = engine.submit(request)?;
     let mut answer = answer::follow(&mut engine, id, &mut voice, None)?;
     if let (Some(path), Some(of)) = (&args.state_out, fingerprint) {
@@ -375,32 +381,10 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     if !args.quiet {
         note(answer.statistics(prompt_ids.len()));
     }
-    if let (Some(path), Some(ceilings)) = (profile, ceilings) {
-        let (int8, steps) = (settings.activations == Activations::Int8, engine.timed());
-        let profile = Profile::new(engine.program(), model.gguf(), ceilings, int8, steps);
-        show_profile(&profile, &path, ceilings)?;
+    if let Some(profiling) = &profiling {
+        profiling.show(&mut engine, &model)?;
     }
     if answer.finish == Finish::Cancelled { Err(Stop::Interrupted) } else { Ok(()) }
-}
-
-/// The tables to stderr, and the trace to its file; `1` is none.
-fn show_profile(profile: &Profile<'_>, path: &Path, ceilings: Ceilings) -> gristmill::Result<()> {
-    note(ceilings);
-    for line in profile.to_string().lines() {
-        note(line);
-    }
-    if path.as_os_str() == "1" {
-        return Ok(());
-    }
-    let write = || {
-        let mut out = BufWriter::new(File::create(path)?);
-        profile.trace(&mut out)?;
-        out.flush()
-    };
-    let what = || format!("writing {}", path.display());
-    write().map_err(|source| Error::Io { what: what(), source })?;
-    note(format_args!("wrote a trace for chrome://tracing or Perfetto to {}", path.display()));
-    Ok(())
 }
 
 /// Makes a request go on from a saved state.
@@ -417,6 +401,47 @@ fn go_on(
         request.prompt.remove(0);
     }
     Ok(())
+}
+
+/// The answer of a model that fills in masks.
+fn fill_in(
+    args: &RunArgs,
+    model: &Model,
+    info: ModelInfo,
+    settings: Settings,
+    text: Option<&str>,
+    started: Instant,
+) -> Done {
+    if text.is_none() && args.ids.is_none() {
+        return usage("a masked diffusion model fills in an answer: give it a prompt");
+    }
+    let tokenizer = model.tokenizer()?;
+    let (ids, _) = prompt(model, &tokenizer, args, text)?;
+    let predict = u32::try_from(args.predict()?).ok();
+    let ends = tokenizer.end_of_generation();
+    let request = args.diffusion.request(&info, ids, predict, &args.sampling, ends)?;
+    let most = if args.ctx_size > 0 { args.ctx_size } else { info.context_length };
+    request.validate(most, info.vocab_size)?;
+    let copies = if request.guidance > 0.0 { 2 } else { 1 };
+    let context = request.total();
+    let settings = Settings { context, max_seqs: copies, whole: true, ..settings };
+    let cpu = args.runs_on.open(&settings, args.quiet)?;
+    let device = cpu.capabilities().name;
+    let profiling = Profiling::asked(args.profile.as_ref(), &cpu, &settings)?;
+    let program = model.program(settings.kv)?;
+    let rows = request.block_length.min(request.length) * copies;
+    let plan = plan(model, &program, &settings, rows, args.quiet)?;
+    let mut engine = load(model, cpu, program, settings.engine_options(plan.context))?;
+    let loaded = started.elapsed();
+    if args.verbose {
+        note(format_args!("seed: {}", request.seed));
+        note(format_args!("prompt: {:?}", request.prompt));
+        note(format_args!("loaded in {:.0} ms", ms(loaded)));
+    }
+    let show = diffusion::Show { json: args.json, quiet: args.quiet, device, loaded };
+    engine.profile(profiling.is_some())?;
+    diffusion::fill_in(&mut engine, request, &tokenizer, &show)?;
+    profiling.map_or(Ok(()), |p| Ok(p.show(&mut engine, model)?))
 }
 
 /// The longest file that is taken for a prompt or a template, in bytes.

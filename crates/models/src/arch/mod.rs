@@ -8,6 +8,7 @@
 //! - `gemma`: Gemma 1, 2 and 3
 //! - `moe`: mixtures of experts, Mixtral, Qwen and gpt-oss
 //! - `llada`: the masked diffusion models LLaDA and Dream
+//! - `denoiser`: Gaussian diffusion
 //! - `bert`: sentence embeddings and rerankers
 //! - `rwkv7`: a recurrence instead of attention
 //!
@@ -19,6 +20,7 @@
 mod bert;
 mod check;
 mod decoder;
+mod denoiser;
 mod ends;
 mod gemma;
 mod llada;
@@ -76,6 +78,13 @@ pub struct ModelInfo {
     pub shift_logits: bool,
 }
 
+impl ModelInfo {
+    /// Whether the model fills in masks, seeing the whole text.
+    pub fn is_masked_diffusion(&self) -> bool {
+        matches!(self.architecture.as_str(), "llada" | "llada-moe" | "dream")
+    }
+}
+
 /// An architecture read from a file, ready to record.
 pub struct Model {
     /// What an engine needs to know.
@@ -90,7 +99,7 @@ type Read = fn(&Meta<'_>) -> Result<Box<dyn Architecture + Send + Sync>>;
 
 /// The names in `general.architecture`, what a token sees where the file does not say, and the
 /// family.
-const FAMILIES: [(&str, Visibility, Read); 19] = [
+const FAMILIES: [(&str, Visibility, Read); 20] = [
     ("llama", Visibility::Causal, llama::read),
     ("qwen2", Visibility::Causal, llama::read),
     ("qwen3", Visibility::Causal, llama::read),
@@ -107,6 +116,7 @@ const FAMILIES: [(&str, Visibility, Read); 19] = [
     ("llada", Visibility::Bidirectional, llada::read),
     ("llada-moe", Visibility::Bidirectional, llada::read),
     ("dream", Visibility::Bidirectional, llada::read),
+    ("denoiser", Visibility::Bidirectional, denoiser::read),
     ("rwkv7", Visibility::Causal, rwkv7::read),
     ("bert", Visibility::Bidirectional, bert::read),
     ("nomic-bert", Visibility::Bidirectional, bert::read),

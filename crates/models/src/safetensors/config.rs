@@ -68,6 +68,18 @@ impl Config {
         self.fields.keys().map(String::as_str)
     }
 
+    /// Gives a field another name, unless there is one of that name.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        if let Some(value) = self.fields.remove(from) {
+            self.fields.entry(to).or_insert(value);
+        }
+    }
+
+    /// Sets a field.
+    pub(super) fn set(&mut self, key: &str, value: Value) {
+        self.fields.insert(key.to_owned(), value);
+    }
+
     /// An error about this file.
     pub(super) fn error(&self, what: impl Into<String>) -> Error {
         Error::model(self.file.clone(), what)

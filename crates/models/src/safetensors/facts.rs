@@ -12,7 +12,7 @@ use crate::gguf::{Encode, GgufWriter};
 use gristmill_core::Result;
 
 /// `model_type`, the architecture in GGUF, the function of the gate.
-const KINDS: [(&str, &str, Gate); 21] = [
+const KINDS: [(&str, &str, Gate); 22] = [
     ("llama", "llama", Gate::Silu),
     ("mistral", "llama", Gate::Silu),
     ("mixtral", "llama", Gate::Silu),
@@ -29,6 +29,7 @@ const KINDS: [(&str, &str, Gate); 21] = [
     ("olmo2", "olmo2", Gate::Silu),
     ("glm4", "glm4", Gate::Silu),
     ("gpt_oss", "gpt-oss", Gate::Silu),
+    ("llada", "llada", Gate::Silu),
     ("Dream", "dream", Gate::Silu),
     ("rwkv7", "rwkv7", Gate::None),
     ("bert", "bert", Gate::None),
@@ -161,7 +162,7 @@ pub(super) fn read(c: &Config, model_type: &'static str, name: &str) -> Result<F
     rope::read(c, model_type, &mut f)?;
     windows(c, model_type, &mut f)?;
     refuse(c, gate)?;
-    if arch == "dream" {
+    if matches!(arch, "llada" | "dream") {
         let mask: Option<u32> = c.opt("mask_token_id")?;
         mask.map_or(Ok(()), |id| f.writer.set("tokenizer.ggml.mask_token_id", id))?;
     }

@@ -18,6 +18,7 @@ mod config;
 mod container;
 mod facts;
 mod folder;
+mod llada;
 mod names;
 mod names_bert;
 mod names_rwkv7;
@@ -53,7 +54,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
 /// As [`open`]; also when a file cannot be mapped and must be.
 pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
     let files = folder::find(path.as_ref())?;
-    let (config, shards) = match &files.config {
+    let (mut config, shards) = match &files.config {
         Some(path) => (Config::open(path)?, None),
         // Only one kind of model is published without.
         None => {
@@ -66,6 +67,7 @@ pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
             (Config::parse(name, br#"{"model_type": "rwkv7"}"#)?, Some(shards))
         }
     };
+    llada::translate(&mut config)?;
     // Before the weights are looked at, because what cannot run need not be whole.
     let kind = kind(&config)?;
     let shards = shards.map_or_else(|| folder::read(&files, mode), Ok)?;
@@ -80,7 +82,8 @@ pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
 /// As [`open`], about the contents.
 pub fn from_bytes(name: impl Into<String>, config: &[u8], weights: Bytes) -> Result<Gguf> {
     let name = name.into();
-    let config = Config::parse(format!("{name}/config.json"), config)?;
+    let mut config = Config::parse(format!("{name}/config.json"), config)?;
+    llada::translate(&mut config)?;
     let kind = kind(&config)?;
     let shard = folder::Shard::read(Source::from_bytes(name.clone(), weights))?;
     put_together(name.clone(), &name, PathBuf::from(&name), &config, &kind, vec![shard])

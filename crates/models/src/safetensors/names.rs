@@ -1,5 +1,7 @@
 //! The names of tensors: from those of `transformers` to those of GGUF.
 
+use super::llada;
+
 /// What a published tensor is to a model.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Target {
@@ -95,8 +97,9 @@ pub(super) fn target(model_type: &str, name: &str) -> Option<Target> {
         t if super::facts::is_encoder(t) => return super::names_bert::target(name),
         _ => {}
     }
+    let usual = if model_type == "llada" { llada::tensor_name(name) } else { None };
     // A model of several kinds of input has its decoder under a name of its own.
-    let mut own = name;
+    let mut own = usual.as_deref().unwrap_or(name);
     for prefix in ["model.", "language_model.", "model."] {
         own = own.strip_prefix(prefix).unwrap_or(own);
     }

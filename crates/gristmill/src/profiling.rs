@@ -1,0 +1,54 @@
+//! `--profile`: what was asked for, and how it is shown.
+
+use crate::term::note;
+use gristmill::cpu::Ceilings;
+use gristmill::profile::Profile;
+use gristmill::{Activations, Cpu, Engine, Error, Model, Result, Settings};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+/// A profile that was asked for.
+pub struct Profiling {
+    /// Where the trace goes; `1` is nowhere.
+    path: PathBuf,
+    ceilings: Ceilings,
+    int8: bool,
+}
+
+impl Profiling {
+    /// What `--profile` or its variable asks for; `0` is nothing. Measures what the device can do.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when there is not enough to measure with.
+    pub fn asked(path: Option<&PathBuf>, cpu: &Cpu, settings: &Settings) -> Result<Option<Self>> {
+        let Some(path) = path.filter(|p| p.as_os_str() != "0") else { return Ok(None) };
+        let int8 = settings.activations == Activations::Int8;
+        Ok(Some(Profiling { path: path.clone(), ceilings: cpu.ceilings()?, int8 }))
+    }
+
+    /// The tables to stderr, and the trace to its file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the file's name.
+    pub fn show(&self, engine: &mut Engine<Cpu>, model: &Model) -> Result<()> {
+        let steps = engine.timed();
+        let profile = Profile::new(engine.program(), model.gguf(), self.ceilings, self.int8, steps);
+        note(self.ceilings);
+        for line in profile.to_string().lines() {
+            note(line);
+        }
+        let path = self.path.display();
+        if self.path.as_os_str() == "1" {
+            return Ok(());
+        }
+        let write = || {
+            let mut out = BufWriter::new(File::create(&self.path)?);
+            profile.trace(&mut out)?;
+            out.flush()
+        };
+        write().map_err(|source| Error::Io { what: format!("writing {path}"), source })?;
+        note(format_args!("wrote a trace for chrome://tracing or Perfetto to {path}"));
+        Ok(())
+    }
+}

@@ -41,6 +41,15 @@ pub struct Case {
     pub tolerance: f64,
 }
 
+impl Case {
+    /// Gives it other rows to read, by a seed; false if it reads none.
+    pub(crate) fn read_other_rows(&mut self, seed: u64) -> bool {
+        let Op::Read { width, .. } = self.program.nodes[0].op else { return false };
+        self.works = reads(&mut Random::new(seed), width);
+        true
+    }
+}
+
 /// All cases.
 pub fn all() -> Vec<Case> {
     let cases = [

@@ -88,6 +88,7 @@ fn gates() -> Vec<Case> {
         (DType::Q4_K, DType::Q6_K),
         (DType::Q8_0, DType::F16),
         (DType::Q4_0, DType::Q5_K),
+        (DType::BF16, DType::BF16),
     ];
     let acts = ACTS.into_iter().chain([Act::SwigluClamped]);
     let mut add = |act: Act, (gate, up): (DType, DType), split: bool, biases: usize, a| {

@@ -21,6 +21,8 @@ pub struct Weights {
     dtypes: HashMap<String, DType>,
     /// What those that are not made yet are made for, and from which seed.
     random: (Vec<TensorDecl>, u64),
+    /// Those that were replaced.
+    replaced: HashMap<String, HostTensor>,
     tensors: OnceLock<HashMap<String, HostTensor>>,
 }
 
@@ -28,7 +30,7 @@ impl FromIterator<HostTensor> for Weights {
     fn from_iter<I: IntoIterator<Item = HostTensor>>(tensors: I) -> Weights {
         let tensors: HashMap<_, _> = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
         let dtypes = tensors.values().map(|t| (t.name.clone(), t.dtype)).collect();
-        Weights { dtypes, random: (vec![], 0), tensors: tensors.into() }
+        Weights { dtypes, tensors: tensors.into(), ..Weights::default() }
     }
 }
 
@@ -45,7 +47,7 @@ impl Weights {
             false => DType::F32,
         };
         let dtypes = p.tensors.iter().map(|d| (d.name.clone(), dtype(d))).collect();
-        Weights { dtypes, random: (p.tensors.clone(), seed), tensors: OnceLock::new() }
+        Weights { dtypes, random: (p.tensors.clone(), seed), ..Weights::default() }
     }
 
     fn make(&self) -> HashMap<String, HostTensor> {
@@ -86,26 +88,27 @@ impl Weights {
     /// # Errors
     /// [`Error::Model`] when there is none of that name.
     pub fn tensor(&self, decl: &TensorDecl) -> Result<HostTensor> {
-        let found = self.tensors().get(&decl.name).cloned();
+        let found = match self.replaced.get(&decl.name) {
+            Some(tensor) => Some(tensor.clone()),
+            None => self.tensors().get(&decl.name).cloned(),
+        };
         found.ok_or_else(|| Error::model("test weights", format!("no tensor {}", decl.name)))
     }
 
     /// How a tensor is stored.
     pub fn dtype(&self, name: &str) -> Option<DType> {
-        self.dtypes.get(name).copied()
+        let replaced = self.replaced.get(name).map(|t| t.dtype);
+        replaced.or_else(|| self.dtypes.get(name).copied())
     }
 
     /// Every format in it.
     pub fn dtypes(&self) -> impl Iterator<Item = DType> {
-        self.dtypes.values().copied()
+        self.dtypes.keys().filter_map(|name| self.dtype(name))
     }
 
     /// Replaces a tensor by these values in f32.
     pub fn set(&mut self, decl: &TensorDecl, values: &[f32]) {
-        self.tensors();
-        let tensors = self.tensors.get_mut().expect("they were just made");
-        tensors.insert(decl.name.clone(), stored(decl, DType::F32, values));
-        self.dtypes.insert(decl.name.clone(), DType::F32);
+        self.replaced.insert(decl.name.clone(), stored(decl, DType::F32, values));
     }
 
     /// The values of a tensor, as stored.

@@ -70,6 +70,7 @@ fn epilogues() -> Vec<Case> {
             let op = Op::Linear { x, w, bias, act, scale, softcap };
             let y = p.one("y", op).expect("shapes agree");
             let mut case = case_f32(name, p, Output::Hidden, y);
+            case.write_rows();
             for work in &mut case.works {
                 work.hidden.iter_mut().for_each(|v| *v *= 4.0);
             }

@@ -38,8 +38,25 @@ pub struct Case {
     pub room: Room,
     /// One after the other.
     pub works: Vec<Work>,
+    /// The seed of rows that the host writes, until [`Case::write_rows`] has made them: of a suite
+    /// only a part may run.
+    pub rows: Option<u64>,
     /// Largest error, see [`crate::check::distance`].
     pub tolerance: f64,
+}
+
+impl Case {
+    /// Makes the rows to read, where that is still to be done.
+    pub fn write_rows(&mut self) {
+        let (Some(seed), Op::Read { width, .. }) = (self.rows.take(), &self.program.nodes[0].op)
+        else {
+            return;
+        };
+        let mut random = Random::new(seed);
+        for work in &mut self.works {
+            work.hidden = random.rows_off_ties(work.tokens().count() * *width as usize);
+        }
+    }
 }
 
 /// All cases.
@@ -99,31 +116,26 @@ fn norm(p: &mut Program, name: &str, kind: NormKind, width: u32) -> Norm {
     }
 }
 
-/// Steps of each of [`TOKENS`] tokens in one or two sequences that begin anew, over random rows.
-fn reads(random: &mut Random, width: u32) -> Vec<Work> {
+/// Steps of each of [`TOKENS`] tokens in one or two sequences that begin anew.
+fn reads() -> Vec<Work> {
     let step = |n: usize| {
-        let hidden = random.rows_off_ties(n * width as usize);
         let first = n - n / 3;
         let mut parts = vec![Part::causal(0, 0, vec![0; first])];
         if n > first {
             parts.push(Part::causal(1, 0, vec![0; n - first]));
         }
-        Work { parts, hidden, ..Work::default() }
+        Work::of(parts)
     };
     TOKENS.map(step).into()
 }
 
 /// A case over rows that the host writes, on a plan that is larger than any step.
 fn case_of(name: String, p: Program, a: Activations, dtype: impl Fn(&str) -> DType) -> Case {
-    let width = match p.nodes[0].op {
-        Op::Read { width, .. } => width,
-        _ => unreachable!("these programs begin with a read"),
-    };
     let seed = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
     let weights = Weights::random(&p, seed, dtype);
-    let works = reads(&mut Random::new(seed ^ 1), width);
-    let (options, tolerance) = (options(a), tolerance(a));
-    Case { name, program: p, weights, options, room: Room::of(40, 4), works, tolerance }
+    let (options, room, tolerance) = (options(a), Room::of(40, 4), tolerance(a));
+    let (works, rows) = (reads(), Some(seed ^ 1));
+    Case { name, program: p, weights, options, room, works, rows, tolerance }
 }
 
 /// The same in f32 with one result.

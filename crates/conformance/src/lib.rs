@@ -9,6 +9,7 @@
 //! - [`device`]: the other side: places sequences in shuffled pages of a [`Backend`] and runs them
 //! - [`cases`]: programs of one or a few operations, random weights in every format, batches
 //! - [`model`]: small whole models
+//! - [`selection`]: a part of them that has everything, where all of them take too long
 //! - [`check`](mod@check): runs the cases and compares
 //! - [`invariance`]: a sequence gives the same bits whatever the batch, the chunks and the threads
 //! - [`sampling`], [`ledger`], [`hostile`]: sampling against f64, the bytes that cross, bad batches
@@ -26,8 +27,9 @@ pub mod random;
 pub mod reference;
 pub mod sampling;
 pub mod scalar;
+pub mod selection;
 pub mod weights;
 pub mod work;
 
-pub use check::{Prepared, suite};
+pub use check::{Prepared, short_suite, suite};
 pub use device::{Device, Room};

@@ -9,26 +9,54 @@ use crate::random::Random;
 use gristmill_core::{DType, Error, HostTensor, Result, quant};
 use gristmill_ir::{Program, TensorDecl};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The tensors of a program by name.
+///
+/// Random ones are made when the first of them is asked for: some formats take long to quantize,
+/// and of a suite only a part may run.
 #[derive(Clone, Debug, Default)]
-pub struct Weights(HashMap<String, HostTensor>);
+pub struct Weights {
+    /// How each is stored.
+    dtypes: HashMap<String, DType>,
+    /// What those that are not made yet are made for, and from which seed.
+    random: (Vec<TensorDecl>, u64),
+    /// Those that were replaced.
+    replaced: HashMap<String, HostTensor>,
+    tensors: OnceLock<HashMap<String, HostTensor>>,
+}
 
 impl FromIterator<HostTensor> for Weights {
     fn from_iter<I: IntoIterator<Item = HostTensor>>(tensors: I) -> Weights {
-        Weights(tensors.into_iter().map(|t| (t.name.clone(), t)).collect())
+        let tensors: HashMap<_, _> = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+        let dtypes = tensors.values().map(|t| (t.name.clone(), t.dtype)).collect();
+        Weights { dtypes, tensors: tensors.into(), ..Weights::default() }
     }
+}
+
+/// Whether a tensor is a matrix or a table, and not one of the vectors that have a meaning.
+fn is_matrix(name: &str) -> bool {
+    !["norm", "factors", "bias", "sinks"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 impl Weights {
     /// Random weights; `format` says how a matrix or table is stored, by its name.
     pub fn random(p: &Program, seed: u64, format: impl Fn(&str) -> DType) -> Weights {
-        let mut random = Random::new(seed);
-        let tensors = p.tensors.iter().map(|decl| {
+        let dtype = |d: &TensorDecl| match is_matrix(&d.name) {
+            true => format(&d.name),
+            false => DType::F32,
+        };
+        let dtypes = p.tensors.iter().map(|d| (d.name.clone(), dtype(d))).collect();
+        Weights { dtypes, random: (p.tensors.clone(), seed), ..Weights::default() }
+    }
+
+    fn make(&self) -> HashMap<String, HostTensor> {
+        let (decls, seed) = &self.random;
+        let mut random = Random::new(*seed);
+        let tensors = decls.iter().map(|decl| {
             let is = |prefix: &str| decl.name.starts_with(prefix);
             let n = (decl.experts * decl.rows * decl.cols) as usize;
-            let (mut values, mut dtype) = (random.normals(n), DType::F32);
+            let (mut values, dtype) = (random.normals(n), self.dtypes[&decl.name]);
             if is("norm") {
                 values.iter_mut().for_each(|v| *v = 1.0 + 0.2 * *v);
             } else if is("factors") {
@@ -39,8 +67,7 @@ impl Weights {
                 values = (0..n).map(|t| alpha(t) as f32).collect();
             } else if is("bias") {
                 values.iter_mut().for_each(|v| *v *= 0.5);
-            } else if !is("sinks") {
-                dtype = format(&decl.name);
+            } else if is_matrix(&decl.name) {
                 let scale = if is("table") { 1.0 } else { 1.0 / (decl.cols as f32).sqrt() };
                 values.iter_mut().for_each(|v| *v *= scale);
             }
@@ -53,7 +80,11 @@ impl Weights {
             };
             (decl.name.clone(), host)
         });
-        Weights(tensors.collect())
+        tensors.collect()
+    }
+
+    fn tensors(&self) -> &HashMap<String, HostTensor> {
+        self.tensors.get_or_init(|| self.make())
     }
 
     /// The tensor of a declaration, as [`gristmill_ir::Backend::load`] asks for it.
@@ -61,23 +92,27 @@ impl Weights {
     /// # Errors
     /// [`Error::Model`] when there is none of that name.
     pub fn tensor(&self, decl: &TensorDecl) -> Result<HostTensor> {
-        let found = self.0.get(&decl.name).cloned();
+        let found = match self.replaced.get(&decl.name) {
+            Some(tensor) => Some(tensor.clone()),
+            None => self.tensors().get(&decl.name).cloned(),
+        };
         found.ok_or_else(|| Error::model("test weights", format!("no tensor {}", decl.name)))
     }
 
     /// How a tensor is stored.
     pub fn dtype(&self, name: &str) -> Option<DType> {
-        self.0.get(name).map(|t| t.dtype)
+        let replaced = self.replaced.get(name).map(|t| t.dtype);
+        replaced.or_else(|| self.dtypes.get(name).copied())
     }
 
     /// Every format in it.
     pub fn dtypes(&self) -> impl Iterator<Item = DType> {
-        self.0.values().map(|t| t.dtype)
+        self.dtypes.keys().filter_map(|name| self.dtype(name))
     }
 
     /// Replaces a tensor by these values in f32.
     pub fn set(&mut self, decl: &TensorDecl, values: &[f32]) {
-        self.0.insert(decl.name.clone(), stored(decl, DType::F32, values));
+        self.replaced.insert(decl.name.clone(), stored(decl, DType::F32, values));
     }
 
     /// The values of a tensor, as stored.

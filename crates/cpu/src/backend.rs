@@ -4,7 +4,7 @@
 //! to overlap with, and a hand-over to another thread would cost more than a small model's layer.
 //! `finish` and `read` therefore always answer at once. What would cross a bus is still counted.
 
-use crate::context::{Context, Placed, StateMemory};
+use crate::context::{Context, Placed, StateMemory, piece};
 use crate::kernels::logits::Peak;
 use crate::kernels::table::Table;
 use crate::plan::{self, Marks, Plan};
@@ -325,11 +325,11 @@ impl Backend for Cpu {
 
     fn host_page<'c>(&self, c: &'c mut Context, group: u8, page: u32) -> &'c mut [u8] {
         let bytes: usize = c.states.iter().map(|s| s.page_bytes(group.into())).sum();
-        let at = page as usize * bytes;
-        c.host
-            .get_mut(usize::from(group))
-            .and_then(|b| b.as_mut_slice().get_mut(at..at + bytes))
-            .unwrap_or_default()
+        let Some(pages) = c.host.get_mut(usize::from(group)) else { return &mut [] };
+        match piece(pages, page, bytes) {
+            Some(at) => &mut pages.as_mut_slice()[at],
+            None => &mut [],
+        }
     }
 
     fn host_slot<'c>(&self, c: &'c mut Context) -> &'c mut [u8] {
@@ -450,25 +450,22 @@ impl Cpu {
             let (device, host) = if out { (from, to) } else { (to, from) };
             let g = usize::from(group);
             let whole: usize = c.states.iter().map(|s| s.page_bytes(g)).sum();
-            let mut at = host as usize * whole;
-            let Context { states, host, .. } = &mut *c;
-            let held = host.get_mut(g).ok_or_else(missing)?.as_mut_slice();
+            let Context { states, host: hosts, .. } = &mut *c;
+            let held = hosts.get_mut(g).ok_or_else(missing)?;
+            let held_at = piece(held, host, whole).ok_or_else(missing)?;
+            let mut held = &mut held.as_mut_slice()[held_at];
             for s in states {
                 let StateMemory::Paged { group, k, v, k_page, v_page, .. } = s else { continue };
                 if *group != g {
                     continue;
                 }
                 for (pages, bytes) in [(k, *k_page), (v, *v_page)] {
-                    let from = device as usize * bytes;
-                    let page =
-                        pages.as_mut_slice().get_mut(from..from + bytes).ok_or_else(missing)?;
-                    let held = held.get_mut(at..at + bytes).ok_or_else(missing)?;
-                    if out {
-                        held.copy_from_slice(page)
-                    } else {
-                        page.copy_from_slice(held)
-                    }
-                    at += bytes;
+                    let at = piece(pages, device, bytes).ok_or_else(missing)?;
+                    let page = &mut pages.as_mut_slice()[at];
+                    // The parts of a page lie one after the other.
+                    let (part, rest) = held.split_at_mut(bytes);
+                    held = rest;
+                    if out { part.copy_from_slice(page) } else { page.copy_from_slice(part) }
                 }
             }
         }

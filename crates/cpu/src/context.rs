@@ -8,6 +8,7 @@ use gristmill_core::{Error, Result};
 use gristmill_ir::{
     Batch, Layout, Ledger, Move, Output, Results, Rows, StateKind, Step, Times, Token,
 };
+use std::ops::Range;
 
 /// Memory of one state.
 pub(crate) enum StateMemory {
@@ -100,8 +101,25 @@ pub(crate) struct GroupWork {
     pub split: bool,
 }
 
-fn bytes_of(elems: usize, dtype: gristmill_core::DType) -> Result<usize> {
-    dtype.bytes(elems).ok_or_else(|| Error::Memory(format!("{elems} elements of {dtype}")))
+/// Bytes of `n` times `elems` elements.
+fn bytes_of(n: u32, elems: u32, dtype: gristmill_core::DType) -> Result<usize> {
+    let all = (n as usize).checked_mul(elems as usize).and_then(|all| dtype.bytes(all));
+    all.ok_or_else(|| Error::Memory(format!("{n} times {elems} elements of {dtype}")))
+}
+
+/// Zeros for so many pieces of `bytes` bytes.
+fn pieces(n: u32, bytes: usize) -> Result<Buffer> {
+    let all = (n as usize).checked_mul(bytes);
+    Buffer::zeroed(all.ok_or_else(|| Error::Memory(format!("{n} times {bytes} bytes")))?)
+}
+
+/// Where piece `i` lies in a buffer of pieces of `bytes` bytes, `None` where it has no such piece.
+///
+/// Numbers of pieces come with the batch: times their size they may be more than an address holds.
+pub(crate) fn piece(buffer: &Buffer, i: u32, bytes: usize) -> Option<Range<usize>> {
+    let from = (i as usize).checked_mul(bytes)?;
+    let to = from.checked_add(bytes)?;
+    (to <= buffer.len()).then_some(from..to)
 }
 
 impl Context {
@@ -117,21 +135,19 @@ impl Context {
             memories.push(match *s {
                 StateKind::Paged { group, k, v, k_type, v_type } => {
                     let group = usize::from(group);
-                    let pages =
-                        *layout.pages.get(group).ok_or_else(|| {
-                            Error::Runtime(format!("no page count for group {group}"))
-                        })? as usize;
-                    let tokens = layout.page_tokens as usize;
-                    let k_page = bytes_of(k as usize * tokens, k_type)?;
-                    let v_page = bytes_of(v as usize * tokens, v_type)?;
-                    let k = fill(Buffer::zeroed(pages * k_page)?);
-                    let v = fill(Buffer::zeroed(pages * v_page)?);
+                    let pages = *layout.pages.get(group).ok_or_else(|| {
+                        Error::Runtime(format!("no page count for group {group}"))
+                    })?;
+                    let k_page = bytes_of(layout.page_tokens, k, k_type)?;
+                    let v_page = bytes_of(layout.page_tokens, v, v_type)?;
+                    let k = fill(pieces(pages, k_page)?);
+                    let v = fill(pieces(pages, v_page)?);
                     let (k_elem, v_elem) = (k_type.block_bytes(), v_type.block_bytes());
                     StateMemory::Paged { group, k, v, k_page, v_page, k_elem, v_elem }
                 }
                 StateKind::Slot { elems, dtype } => {
-                    let bytes = bytes_of(elems as usize, dtype)?;
-                    let slots = fill(Buffer::zeroed(layout.slots as usize * bytes)?);
+                    let bytes = bytes_of(1, elems, dtype)?;
+                    let slots = fill(pieces(layout.slots, bytes)?);
                     StateMemory::Slot { slots, bytes }
                 }
             });
@@ -139,7 +155,7 @@ impl Context {
         let host = (0..layout.pages.len())
             .map(|g| {
                 let page: usize = memories.iter().map(|m| m.page_bytes(g)).sum();
-                Buffer::zeroed(layout.host_pages.get(g).map_or(0, |&n| n as usize * page))
+                pieces(layout.host_pages.get(g).copied().unwrap_or(0), page)
             })
             .collect::<Result<_>>()?;
         let slot = |m: &StateMemory| match m {
@@ -194,7 +210,7 @@ impl Context {
     /// Copies before a step.
     pub(crate) fn apply(&mut self, moves: &[Move]) -> Result<()> {
         for m in moves {
-            let tokens = self.layout.page_tokens as usize;
+            let tokens = self.layout.page_tokens;
             if let Move::Page { group, .. } | Move::Row { group, .. } = *m
                 && usize::from(group) >= self.layout.pages.len()
             {
@@ -213,7 +229,8 @@ impl Context {
                         Move::Row { group, from, to },
                         StateMemory::Paged { group: g, k, v, k_page, v_page, k_elem, v_elem },
                     ) if usize::from(group) == *g => {
-                        let rows = [from, to].map(|r| (r as usize / tokens, r as usize % tokens));
+                        let rows = [from, to].map(|r| (r / tokens, (r % tokens) as usize));
+                        let tokens = tokens as usize;
                         copy_token(k, *k_page, *k_elem, 1, tokens, rows)?;
                         copy_token(v, *v_page, *v_elem, VALUE_BLOCK, tokens, rows)?;
                     }
@@ -239,9 +256,8 @@ impl Context {
         let host = self.host_slot.as_mut_slice();
         for s in &mut self.states {
             let StateMemory::Slot { slots, bytes } = s else { continue };
-            let from = slot as usize * *bytes;
-            let held = slots.as_mut_slice().get_mut(from..from + *bytes);
-            let held = held.ok_or_else(|| no_such("slot", slot))?;
+            let at_slot = piece(slots, slot, *bytes).ok_or_else(|| no_such("slot", slot))?;
+            let held = &mut slots.as_mut_slice()[at_slot];
             let host = &mut host[at..at + *bytes];
             if out {
                 host.copy_from_slice(held)
@@ -266,28 +282,26 @@ fn copy_token(
     elem: usize,
     block: usize,
     tokens: usize,
-    rows: [(usize, usize); 2],
+    rows: [(u32, usize); 2],
 ) -> Result<()> {
-    let all = buffer.as_mut_slice();
-    if let Some(&(p, _)) = rows.iter().find(|r| (r.0 + 1) * page > all.len()) {
-        return Err(no_such("page", p as u32));
+    let mut places = [(0, 0); 2];
+    for (place, (p, token)) in places.iter_mut().zip(rows) {
+        *place = (piece(buffer, p, page).ok_or_else(|| no_such("page", p))?.start, token);
     }
+    let all = buffer.as_mut_slice();
     let width = page / (elem * tokens);
     for e in (0..width).step_by(block) {
         let n = (width - e).min(block);
-        let [from, to] = rows.map(|(p, token)| p * page + (e * tokens + token * n) * elem);
+        let [from, to] = places.map(|(start, token)| start + (e * tokens + token * n) * elem);
         all.copy_within(from..from + n * elem, to);
     }
     Ok(())
 }
 
 fn copy_within(buffer: &mut Buffer, bytes: usize, from: u32, to: u32) -> Result<()> {
-    let (from, to) = (from as usize * bytes, to as usize * bytes);
-    let all = buffer.as_mut_slice();
-    if from.max(to) + bytes > all.len() {
-        return Err(no_such("page or slot", (from.max(to) / bytes.max(1)) as u32));
-    }
-    all.copy_within(from..from + bytes, to);
+    let place = |i: u32| piece(buffer, i, bytes).ok_or_else(|| no_such("page or slot", i));
+    let (from, to) = (place(from)?, place(to)?);
+    buffer.as_mut_slice().copy_within(from, to.start);
     Ok(())
 }
 
@@ -304,7 +318,7 @@ impl StateMemory {
 impl Integers {
     fn with_capacity(layout: &Layout) -> Integers {
         let tokens = layout.max.tokens as usize;
-        let spans = |pages: u32| (pages * layout.page_tokens) as usize / SPAN;
+        let spans = |pages: u32| (u64::from(pages) * u64::from(layout.page_tokens)) as usize / SPAN;
         let group = |&pages: &u32| GroupWork {
             window: None,
             cache_rows: Vec::with_capacity(tokens),
@@ -488,7 +502,7 @@ impl Integers {
                 if from >= to {
                     return Err(bad(format!("token {t} sees nothing within its window")));
                 }
-                if held.len() * (p as usize) < to.max(index + 1) as usize {
+                if held.len() < to.max(index + 1).div_ceil(p) as usize {
                     return Err(bad(format!("sequence {s} has no page for key {to}")));
                 }
                 let needed = (from / p..=(to - 1) / p).chain([index / p]);

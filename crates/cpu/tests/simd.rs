@@ -4,6 +4,16 @@
 use gristmill_cpu::simd::{Isa, Simd, WithSimd, math};
 use half::{bf16, f16};
 
+/// The instruction sets of this machine; of them those that `GRISTMILL_TEST_SETS` names, if it does
+/// (`best`: the one that would be chosen).
+fn sets() -> impl Iterator<Item = Isa> {
+    let names = std::env::var("GRISTMILL_TEST_SETS").unwrap_or_default();
+    Isa::available().filter(move |isa| {
+        let named = |n: &str| n == isa.name() || n == "best" && *isa == Isa::best();
+        names.is_empty() || names.split(',').any(named)
+    })
+}
+
 /// Values of every kind: ordinary, tiny, huge, ties, and the special ones.
 fn samples() -> Vec<f32> {
     let mut v = vec![0.0, -0.0, 0.5, 1.5, 2.5, -0.5, -1.5, 65504.0, 65520.0, 1e-8, 6e-8, -3e38];
@@ -54,7 +64,7 @@ macro_rules! check {
         }
         let x = samples();
         let y: Vec<f32> = x.iter().rev().copied().collect();
-        for isa in Isa::available() {
+        for isa in sets() {
             let out = isa.vectorize(Map(&x, &y, F)).unwrap();
             for (i, &o) in out.iter().enumerate() {
                 let ($a, $b) = (x[i], y[i]);
@@ -151,7 +161,7 @@ impl WithSimd for Memory<'_> {
 
 #[test]
 fn memory_and_conversions() {
-    for isa in Isa::available() {
+    for isa in sets() {
         isa.vectorize(Memory(&samples())).unwrap();
     }
 }
@@ -216,7 +226,7 @@ impl WithSimd for Halves {
 
 #[test]
 fn every_half_is_converted_exactly() {
-    for isa in Isa::available() {
+    for isa in sets() {
         isa.vectorize(Halves).unwrap();
     }
 }
@@ -395,14 +405,14 @@ impl WithSimd for Fragments {
 
 #[test]
 fn fragments_as_words() {
-    for isa in Isa::available() {
+    for isa in sets() {
         isa.vectorize(Fragments).unwrap();
     }
 }
 
 #[test]
 fn integer_products_are_exact() {
-    for isa in Isa::available() {
+    for isa in sets() {
         isa.vectorize(Integers).unwrap();
     }
 }
@@ -462,7 +472,7 @@ fn functions_within_their_stated_errors() {
     let gelu_tanh = |x: f64| {
         0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
     };
-    for isa in Isa::available() {
+    for isa in sets() {
         let e = sweep(isa, function!(exp), math::EXP_MIN, math::EXP_MAX, f64::exp);
         assert!(e.0 < 3e-7, "{isa} exp {e:?}");
         let e = sweep(isa, function!(exp), -1.0, 1.0, f64::exp);
@@ -490,7 +500,7 @@ fn functions_within_their_stated_errors() {
 fn tails_are_safe() {
     let x = [-f32::INFINITY, -3e38, -1e4, -88.0, 89.0, 1e4, 3e38, f32::INFINITY];
     let x: Vec<f32> = x.iter().chain(&x).copied().collect();
-    for isa in Isa::available() {
+    for isa in sets() {
         let exp = isa.vectorize(Map(&x, &x, function!(exp))).unwrap();
         assert_eq!(&exp[..4], &[0.0; 4]);
         assert_eq!(&exp[4..8], &[f32::INFINITY; 4]);
@@ -548,7 +558,7 @@ impl WithSimd for AnyElement {
 
 #[test]
 fn any_element_can_be_stored() {
-    for isa in Isa::available() {
+    for isa in sets() {
         isa.vectorize(AnyElement).unwrap();
     }
 }

@@ -128,7 +128,7 @@ impl Spec {
     }
 
     /// A case of these steps; rows to read are made here.
-    fn case(&self, what: &str, room: Room, mut works: Vec<Work>) -> Case {
+    fn case(&self, what: &str, room: Room, works: Vec<Work>) -> Case {
         let name = format!("{what} {} {:?}", self.name, self.heads);
         let (mut p, queries, out) = self.record(&name);
         match what {
@@ -140,11 +140,6 @@ impl Spec {
             p.output(Output::Hidden, queries);
         }
         let seed = name.bytes().fold(3u64, |h, b| h.wrapping_mul(37).wrapping_add(b.into()));
-        let mut random = Random::new(seed);
-        for w in &mut works {
-            let tokens = w.tokens().count();
-            w.hidden = random.rows_off_ties(tokens * self.width as usize);
-        }
         let (first, rest) = self.weights;
         let weights = Weights::random(&p, seed ^ 1, |n| if n == "w.q" { first } else { rest });
         // A value near the middle between two that the cache can hold may become either.
@@ -155,7 +150,8 @@ impl Spec {
         };
         let tolerance = tolerance(self.activations) + if what == "qkv" { 0.0 } else { stored };
         let options = options(self.activations);
-        Case { name, program: p, weights, options, room, works, tolerance }
+        let rows = Some(seed);
+        Case { name, program: p, weights, options, room, works, rows, tolerance }
     }
 }
 

@@ -1,29 +1,13 @@
 //! Mixtures of experts: every gating, crowded and idle experts, stacks in every format.
 
 use super::*;
-use crate::reference::Reference;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut all = routes();
     all.extend(gates());
     all.extend(downs());
     all.extend(crowds());
-    all.iter_mut().for_each(settle);
     all
-}
-
-/// Gives a case other rows as long as a choice of experts hangs on the last bits of a score.
-fn settle(case: &mut Case) {
-    let Op::Read { width, .. } = case.program.nodes[0].op else { return };
-    for seed in 100.. {
-        let r = Reference::new(&case.program, &case.weights, case.options.activations);
-        let mut r = r.expect("a case has all its weights");
-        case.works.iter().for_each(|w| drop(r.run(w)));
-        if r.choices_are_clear() {
-            return;
-        }
-        case.works = reads(&mut Random::new(seed), width);
-    }
 }
 
 /// A router.

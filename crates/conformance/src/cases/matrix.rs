@@ -70,6 +70,7 @@ fn epilogues() -> Vec<Case> {
             let op = Op::Linear { x, w, bias, act, scale, softcap };
             let y = p.one("y", op).expect("shapes agree");
             let mut case = case_f32(name, p, Output::Hidden, y);
+            case.write_rows();
             for work in &mut case.works {
                 work.hidden.iter_mut().for_each(|v| *v *= 4.0);
             }
@@ -88,6 +89,7 @@ fn gates() -> Vec<Case> {
         (DType::Q4_K, DType::Q6_K),
         (DType::Q8_0, DType::F16),
         (DType::Q4_0, DType::Q5_K),
+        (DType::BF16, DType::BF16),
     ];
     let acts = ACTS.into_iter().chain([Act::SwigluClamped]);
     let mut add = |act: Act, (gate, up): (DType, DType), split: bool, biases: usize, a| {

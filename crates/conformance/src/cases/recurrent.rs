@@ -70,7 +70,16 @@ fn case(name: String, mut p: Program, v: Value, invariant: bool, tolerance: f64)
     let weights = Weights::random(&p, 51, |_| DType::F32);
     let works = steps(&mut Random::new(52), width);
     let options = Options { batch_invariant: invariant, ..options(Activations::F32) };
-    Case { name, program: p, weights, options, room: Room::of(100, 4), works, tolerance }
+    Case {
+        name,
+        program: p,
+        weights,
+        options,
+        room: Room::of(100, 4),
+        works,
+        rows: None,
+        tolerance,
+    }
 }
 
 fn slot(p: &mut Program, elems: u32) -> State {

@@ -43,7 +43,7 @@ fn decoder(
     let weights = Weights::random(&program, 11, dtype);
     let works = texts(model.vocab);
     let (name, options, room) = (name.to_owned(), options(a), Room::of(40, 4));
-    Case { name, program, weights, options, room, works, tolerance }
+    Case { name, program, weights, options, room, works, rows: None, tolerance }
 }
 
 /// A model whose state outlives its steps; where results may depend on how many tokens come at
@@ -60,7 +60,7 @@ fn recurrent(name: &str, dtype: impl Fn(&str) -> DType, batch_invariant: bool) -
     }
     let options = Options { batch_invariant, ..options(Activations::F32) };
     let (name, room) = (name.to_owned(), Room::of(100, 4));
-    Case { name, program, weights, options, room, works, tolerance: 2e-4 }
+    Case { name, program, weights, options, room, works, rows: None, tolerance: 2e-4 }
 }
 
 /// Steps of sequences that come, go on alone and together.
@@ -107,5 +107,5 @@ fn bert() -> Case {
     });
     let (name, works) = ("encoder".to_owned(), works.into());
     let (options, room) = (options(Activations::F32), Room::of(40, 4));
-    Case { name, program, weights, options, room, works, tolerance: 5e-5 }
+    Case { name, program, weights, options, room, works, rows: None, tolerance: 5e-5 }
 }

@@ -83,6 +83,7 @@ fn slots(width: u32) -> Case {
             ..Work::default()
         }
     };
+    case.rows = None;
     case.works = vec![
         step(&[(0, 33, false), (1, 5, false)]),
         step(&[(1, 5, true), (0, 20, true)]),
@@ -109,7 +110,7 @@ fn denoise(width: u32, rule: DenoiseRule, eta: f32, given: bool) -> Case {
     let mut case = timed(case_f32(name, p, Output::Hidden, y));
     let mut random = Random::new(77);
     for work in &mut case.works {
-        work.noise = random.normals(work.hidden.len());
+        work.noise = random.normals(work.tokens().count() * width as usize);
     }
     case.tolerance = 1e-6;
     case
@@ -161,5 +162,5 @@ pub fn chain(width: u32, given: bool) -> Case {
     });
     let works = works.collect();
     let (options, room) = (options(Activations::F32), Room::of(48, 4));
-    Case { name, program: p, weights, options, room, works, tolerance: 1e-5 }
+    Case { name, program: p, weights, options, room, works, rows: None, tolerance: 1e-5 }
 }

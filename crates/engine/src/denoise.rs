@@ -7,12 +7,11 @@
 
 use crate::pages::pages_for;
 use crate::waker::{ThreadWaker, block_on};
-use gristmill_core::{Error, HostTensor, Result, philox};
+use gristmill_core::{Error, HostTensor, Result, normals};
 use gristmill_ir::{
     Backend, Batch, DenoiseRule, Input, Layout, Op, Options, Output, Program, Results, SampleBatch,
     Sampling, Size, Step, TensorDecl, Token,
 };
-use std::f64::consts::PI;
 use std::task::Poll;
 
 /// In place of a time: the end.
@@ -42,16 +41,11 @@ pub fn spread(times: u32, steps: u32) -> Result<Vec<u32>> {
 /// Standard normal numbers for `tokens` latents of `width` elements: the noise of
 /// [`Op::Denoise`](gristmill_ir::Op::Denoise) at the time `u32::MAX`.
 pub fn first_noise(seed: u64, tokens: u32, width: u32) -> Vec<f32> {
-    let mut all = Vec::with_capacity(tokens as usize * width as usize);
+    let width = width as usize;
+    let mut all = Vec::with_capacity(tokens as usize * width);
     for token in 0..tokens {
-        for element in 0..width {
-            let words = philox(seed, [element / 4, token, END, 4]);
-            let first = (element % 4 / 2 * 2) as usize;
-            let uniform = |i: usize| (f64::from(words[i]) + 0.5) / 4_294_967_296.0;
-            let radius = (-2.0 * uniform(first).ln()).sqrt();
-            let (sin, cos) = (2.0 * PI * uniform(first + 1)).sin_cos();
-            all.push((radius * if element % 2 == 0 { cos } else { sin }) as f32);
-        }
+        let blocks = (0u32..).flat_map(|block| normals(seed, [block, token, END, 4]));
+        all.extend(blocks.take(width).map(|z| z as f32));
     }
     all
 }

@@ -6,13 +6,12 @@
 //! embeddings the latents of the last step are nearest to by product.
 
 use crate::pages::pages_for;
-use crate::waker::{ThreadWaker, block_on};
+use crate::waker::{ThreadWaker, block_until};
 use gristmill_core::{Error, HostTensor, Result, normals};
 use gristmill_ir::{
     Backend, Batch, DenoiseRule, Input, Layout, Op, Options, Output, Program, Results, SampleBatch,
     Sampling, Size, Step, TensorDecl, Token,
 };
-use std::task::Poll;
 
 /// In place of a time: the end.
 const END: u32 = u32::MAX;
@@ -180,9 +179,7 @@ impl<B: Backend> Denoiser<B> {
             let step = self.backend.launch(&self.step, &mut self.context, &b)?;
             let waker = ThreadWaker::default().get();
             let (backend, context) = (&self.backend, &mut self.context);
-            block_on(|| {
-                backend.read(context, step, Output::Hidden, &mut latents, &waker).map(ready)
-            })?;
+            block_until(|| backend.read(context, step, Output::Hidden, &mut latents, &waker))?;
             if last {
                 let params = vec![Sampling::GREEDY; n as usize];
                 let greedy = SampleBatch { params: &params, ..SampleBatch::default() };
@@ -199,13 +196,9 @@ impl<B: Backend> Denoiser<B> {
         let mut results = Results::default();
         let waker = ThreadWaker::default().get();
         let (backend, context) = (&self.backend, &mut self.context);
-        block_on(|| backend.finish(context, step, &mut results, &waker).map(ready))?;
+        block_until(|| backend.finish(context, step, &mut results, &waker))?;
         Ok(results)
     }
-}
-
-fn ready(done: bool) -> Poll<()> {
-    if done { Poll::Ready(()) } else { Poll::Pending }
 }
 
 /// The integers that all steps share.

@@ -6,12 +6,11 @@
 //! depend on what else is in a step, a text gives the same numbers alone and among others.
 
 use crate::pages::pages_for;
-use crate::waker::{ThreadWaker, block_on};
+use crate::waker::{ThreadWaker, block_until};
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_ir::{
     Backend, Batch, Layout, Options, Output, Program, Results, Size, TensorDecl, Token,
 };
-use std::task::Poll;
 
 /// The most texts of a step.
 const MAX_SEQS: u32 = 64;
@@ -224,11 +223,10 @@ impl<B: Backend> Encoder<B> {
         let Encoder { backend, context, plan, .. } = self;
         let step = backend.launch(plan, context, &batch)?;
         let waker = ThreadWaker::default().get();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
-        let read = block_on(|| backend.read(context, step, output, values, &waker).map(ready));
+        let read = block_until(|| backend.read(context, step, output, values, &waker));
         // A launched step is finished once, also one whose results could not be read.
         let mut results = Results::default();
-        let finished = block_on(|| backend.finish(context, step, &mut results, &waker).map(ready));
+        let finished = block_until(|| backend.finish(context, step, &mut results, &waker));
         read.and(finished)
     }
 }

@@ -6,11 +6,10 @@ use crate::batch::Part;
 use crate::engine::Engine;
 use crate::request::RequestId;
 use crate::sequence::{NO_SLOT, Sequence};
-use crate::waker::block_on;
+use crate::waker::block_until;
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Backend, Output, Size};
 use std::ops::Range;
-use std::task::Poll;
 
 /// What receives scores: the prompt, the position in it, and the logits (not normalised, one a
 /// vocabulary entry) of the token after that position.
@@ -167,17 +166,16 @@ impl<B: Backend> Engine<B> {
             s.state_from = if recurrent { s.slot } else { NO_SLOT };
         }
         let waker = self.thread.get();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
         let (runner, results) = (&mut self.runner, &mut self.scratch.results);
         scores.clear();
         let read = match runner.arrays.rows() {
             0 => Ok(()),
-            _ => block_on(|| {
+            _ => block_until(|| {
                 let context = &mut runner.context;
-                runner.backend.read(context, step, Output::Logits, scores, &waker).map(ready)
+                runner.backend.read(context, step, Output::Logits, scores, &waker)
             }),
         };
-        let finish = block_on(|| runner.finish(step, results, &waker).map(ready));
+        let finish = block_until(|| runner.finish(step, results, &waker));
         self.memory.finished(number);
         read.and(finish)
     }

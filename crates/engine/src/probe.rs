@@ -7,12 +7,11 @@
 //! contract alone, and for programs that do not generate.
 
 use crate::pages::pages_for;
-use crate::waker::{ThreadWaker, block_on};
+use crate::waker::{ThreadWaker, block_until};
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_ir::{
     Backend, Batch, Layout, Node, Options, Output, Program, Results, Shape, Size, TensorDecl, Token,
 };
-use std::task::Poll;
 
 /// A value of a pass: the operation, which of its values, the shape, and the numbers row by row.
 pub struct Seen<'s> {
@@ -115,7 +114,6 @@ impl<B: Backend> Probe<B> {
         let Probe { backend, program, context, plan, .. } = self;
         let step = backend.launch(plan, context, &batch)?;
         let waker = ThreadWaker::default().get();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
         let mut values = vec![];
         let mut shown = Ok(());
         for &(output, value) in &program.outputs {
@@ -123,18 +121,17 @@ impl<B: Backend> Probe<B> {
             let of = |n: &&Node| n.outputs.contains(&value);
             let Some(node) = program.nodes.iter().find(of) else { continue };
             let index = node.outputs.iter().position(|&v| v == value).unwrap_or(0);
-            shown =
-                block_on(|| backend.read(context, step, output, &mut values, &waker).map(ready))
-                    .and_then(|()| {
-                        see(Seen { node, index, shape: program.shape(value), values: &values })
-                    });
+            shown = block_until(|| backend.read(context, step, output, &mut values, &waker))
+                .and_then(|()| {
+                    see(Seen { node, index, shape: program.shape(value), values: &values })
+                });
             if shown.is_err() {
                 break;
             }
         }
         // A launched step is finished once, also one of which nothing more is wanted.
         let mut results = Results::default();
-        let finished = block_on(|| backend.finish(context, step, &mut results, &waker).map(ready));
+        let finished = block_until(|| backend.finish(context, step, &mut results, &waker));
         shown.and(finished)
     }
 }

@@ -4,10 +4,9 @@ use super::{DiffuseRequest, Diffusion, Pass};
 use crate::batch::Span;
 use crate::engine::Engine;
 use crate::pages::Table;
-use crate::waker::block_on;
+use crate::waker::block_until;
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Backend, Size, UNMASK};
-use std::task::Poll;
 
 /// Called after every pass with the text as it stands. An error ends the diffusion.
 pub type Watch<'w> = dyn FnMut(&Diffusion) -> Result<()> + 'w;
@@ -117,10 +116,9 @@ impl<B: Backend> Engine<B> {
         let step = self.runner.launch()?;
         let sampled = self.runner.sample(step);
         let waker = self.thread.get();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
         let (runner, results) = (&mut self.runner, &mut self.scratch.results);
         results.picked.clear();
-        let finished = block_on(|| runner.finish(step, results, &waker).map(ready));
+        let finished = block_until(|| runner.finish(step, results, &waker));
         self.memory.finished(number);
         self.counters.steps += 1;
         self.counters.tokens +=

@@ -18,7 +18,8 @@
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
 //!   `logits` reads scores instead of sampling, `state` takes recurrent states out and in, `waker`
 //!   waits
-//! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept
+//! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept;
+//!   `whole_texts` is what it, [`Probe`] and the denoiser have in common
 //! - [`diffuse`] fills a text in by masked diffusion, with [`Engine::diffuse`]; [`denoise`] brings
 //!   latents from noise to tokens by Gaussian diffusion
 //!
@@ -47,6 +48,7 @@ pub mod scheduler;
 mod sequence;
 mod state;
 mod waker;
+mod whole_texts;
 
 pub use encode::{Encoder, Encoding, Text};
 pub use engine::{Engine, PageSnapshot, Snapshot};

@@ -6,13 +6,14 @@
 //! fingerprint of everything before. It may come from anywhere, so every length is checked against
 //! the file's before anything is taken for it, and the state must be of finite numbers.
 
+use crate::files::{cannot_write, write_whole};
 use crate::model::Model;
 use gristmill_core::{Error, Result};
 use gristmill_engine::SavedState;
 use gristmill_ir::Program;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"gm-state";
 /// Of files written now.
@@ -77,7 +78,7 @@ impl Fingerprint {
 /// # Errors
 /// [`Error::Io`] when it cannot be written, [`Error::Usage`] when something else is there.
 pub fn write(path: &Path, model: Fingerprint, saved: &SavedState) -> Result<()> {
-    let failed = |source| Error::Io { what: format!("writing {}", path.display()), source };
+    let failed = |source| cannot_write(path, source);
     if path.exists() {
         let mut magic = [0; 8];
         let regular = std::fs::metadata(path).map_err(failed)?.is_file();
@@ -98,13 +99,7 @@ pub fn write(path: &Path, model: Fingerprint, saved: &SavedState) -> Result<()> 
     let mut sum = Fnv::new();
     sum.add(&bytes);
     bytes.extend(sum.end());
-    let beside = beside(path);
-    let write = || File::options().write(true).create_new(true).open(&beside)?.write_all(&bytes);
-    let written = write().and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|source| {
-        let _ = std::fs::remove_file(&beside);
-        failed(source)
-    })
+    write_whole(path, |mut file| file.write_all(&bytes).map_err(failed))
 }
 
 /// Reads a state of the model.
@@ -183,13 +178,6 @@ fn word(bytes: &[u8]) -> u32 {
 
 fn complain(path: &Path, what: &str) -> Error {
     Error::Usage(format!("{}: {what}", path.display()))
-}
-
-/// A name beside `path` that nothing has.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
 }
 
 #[cfg(test)]

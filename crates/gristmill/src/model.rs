@@ -7,7 +7,7 @@ use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
 use gristmill_cpu::Cpu;
 use gristmill_engine::{Encoder, Engine, EngineOptions, Probe};
-use gristmill_ir::{Backend, Options, Pooling, Program, TensorDecl};
+use gristmill_ir::{Backend, Capabilities, Options, Pooling, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
 use gristmill_models::chat::ChatTemplate;
 use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// Called while weights are loaded, with the bytes loaded so far and in all. An error ends the
 /// loading.
 pub type Progress<'p> = dyn FnMut(u64, u64) -> Result<()> + 'p;
+
+/// Gives the weights of a program, one after the other.
+type Weights<'w> = dyn FnMut(&TensorDecl) -> Result<HostTensor> + 'w;
 
 /// An open model file.
 #[derive(Debug)]
@@ -181,12 +184,9 @@ impl Model {
         options: EngineOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Engine<Cpu>> {
-        let program = arch::fit_to_context(program, &self.gguf, options.context)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
-        let mut tensor = self.weights(&program, progress);
-        let engine = Engine::new(cpu, program, &mut tensor, options)?;
-        self.gguf.check_unchanged()?;
-        Ok(engine)
+        self.load_on(&cpu.capabilities(), program, options.context, progress, |program, tensor| {
+            Engine::new(cpu, program, tensor, options)
+        })
     }
 
     /// A program of this model on a device, cut or watched, for passes of up to `tokens` tokens
@@ -202,12 +202,9 @@ impl Model {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Probe<Cpu>> {
-        let program = arch::fit_to_context(program, &self.gguf, tokens)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
-        let mut tensor = self.weights(&program, progress);
-        let probe = Probe::new(cpu, program, &mut tensor, tokens, options)?;
-        self.gguf.check_unchanged()?;
-        Ok(probe)
+        self.load_on(&cpu.capabilities(), program, tokens, progress, |program, tensor| {
+            Probe::new(cpu, program, tensor, tokens, options)
+        })
     }
 
     /// A program of this model on a device, for whole texts of up to `tokens` tokens.
@@ -222,12 +219,27 @@ impl Model {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Encoder<Cpu>> {
+        self.load_on(&cpu.capabilities(), program, tokens, progress, |program, tensor| {
+            Encoder::new(cpu, program, tensor, tokens, options)
+        })
+    }
+
+    /// Fits a program to a context of `tokens` on a device, and has `make` load its weights through the
+    /// function that it is given.
+    fn load_on<T>(
+        &self,
+        device: &Capabilities,
+        program: Program,
+        tokens: u32,
+        progress: &mut Progress<'_>,
+        make: impl FnOnce(Program, &mut Weights<'_>) -> Result<T>,
+    ) -> Result<T> {
         let program = arch::fit_to_context(program, &self.gguf, tokens)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        Placement::of(&program, &self.gguf, device).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
-        let encoder = Encoder::new(cpu, program, &mut tensor, tokens, options)?;
+        let made = make(program, &mut tensor)?;
         self.gguf.check_unchanged()?;
-        Ok(encoder)
+        Ok(made)
     }
 
     /// Gives the weights of a program one after the other. Before each it checks that the file

@@ -35,47 +35,60 @@ struct Row {
     over: [Option<f64>; 2],
 }
 
-fn cases(formats: &[DType]) -> gristmill::Result<Vec<Case>> {
-    let product = |dtype, rows, cols, tokens, from_memory| {
-        Case::product(dtype, Shape { rows, cols, tokens, from_memory })
-    };
-    let mut cases = vec![product(DType::F32, 256, 1024, 1, false)?];
-    for &dtype in formats {
-        cases.push(Case::dequantize(dtype, 4096, 64)?);
-        cases.push(product(dtype, 4096, 4096, 1, true)?);
-        cases.push(product(dtype, 1024, 4096, 1, false)?);
-        cases.push(product(dtype, 256, 4096, 16, false)?);
-        cases.push(product(dtype, 256, 4096, 256, false)?);
-    }
-    cases.push(Case::norm(4096, 64)?);
-    cases.push(Case::softmax(4096)?);
-    cases.push(Case::attention(1, 2047, DType::F16)?);
-    cases.push(Case::attention(128, 896, DType::F16)?);
-    Ok(cases)
+/// What the words of `--kernels` ask for; everything of a kind of which none is named.
+#[derive(Default)]
+struct Wanted {
+    isas: Vec<Isa>,
+    formats: Vec<DType>,
+    /// Parts of names.
+    names: Vec<String>,
 }
 
-/// Whether a case was asked for: each word is a format or a part of a name.
-fn wanted(case: &Case, words: &[String]) -> bool {
-    let format = |w: &&String| DType::from_name(&w.to_uppercase()).is_some();
-    let (formats, names): (Vec<_>, Vec<_>) = words.iter().partition(format);
-    let of = |w: &&String| case.dtype.name().eq_ignore_ascii_case(w);
-    (formats.is_empty() || formats.iter().any(of))
-        && (names.is_empty() || names.iter().any(|w| case.name.contains(w.as_str())))
+impl Wanted {
+    fn read(words: &[String]) -> Wanted {
+        let mut wanted = Wanted::default();
+        for word in words {
+            if let Some(isa) = Isa::from_name(word) {
+                wanted.isas.push(isa);
+            } else if let Some(format) = DType::from_name(&word.to_uppercase()) {
+                wanted.formats.push(format);
+            } else {
+                wanted.names.push(word.clone());
+            }
+        }
+        wanted
+    }
+
+    fn has(&self, case: &Case) -> bool {
+        (self.formats.is_empty() || self.formats.contains(&case.dtype))
+            && (self.names.is_empty() || self.names.iter().any(|n| case.name.contains(n)))
+    }
+
+    fn cases(&self) -> gristmill::Result<Vec<Case>> {
+        let product = |dtype, rows, cols, tokens, from_memory| {
+            Case::product(dtype, Shape { rows, cols, tokens, from_memory })
+        };
+        let formats = if self.formats.is_empty() { &FORMATS[..] } else { &self.formats };
+        let mut cases = vec![product(DType::F32, 256, 1024, 1, false)?];
+        for &dtype in formats {
+            cases.push(Case::dequantize(dtype, 4096, 64)?);
+            cases.push(product(dtype, 4096, 4096, 1, true)?);
+            cases.push(product(dtype, 1024, 4096, 1, false)?);
+            cases.push(product(dtype, 256, 4096, 16, false)?);
+            cases.push(product(dtype, 256, 4096, 256, false)?);
+        }
+        cases.push(Case::norm(4096, 64)?);
+        cases.push(Case::softmax(4096)?);
+        cases.push(Case::attention(1, 2047, DType::F16)?);
+        cases.push(Case::attention(128, 896, DType::F16)?);
+        cases.retain(|case| self.has(case));
+        Ok(cases)
+    }
 }
 
 pub fn run(args: &BenchArgs, words: &[String]) -> Done {
-    let named = |w: &String| DType::from_name(&w.to_uppercase());
-    let isas = |w: &String| Isa::from_name(w);
-    let (levels, words): (Vec<_>, Vec<_>) = words.iter().cloned().partition(|w| isas(w).is_some());
-    let mut formats: Vec<DType> = words.iter().filter_map(named).collect();
-    if formats.is_empty() {
-        formats = FORMATS.to_vec();
-    }
-    let all: Vec<Isa> = match &levels[..] {
-        [] => Isa::available().collect(),
-        some => some.iter().filter_map(isas).collect(),
-    };
-    let cases: Vec<Case> = cases(&formats)?.into_iter().filter(|c| wanted(c, &words)).collect();
+    let wanted = Wanted::read(words);
+    let cases = wanted.cases()?;
     if cases.is_empty() {
         return usage(format!(
             "--kernels {}: there is no such kernel; words are parts of names (matvec, matmul, \
@@ -83,6 +96,7 @@ pub fn run(args: &BenchArgs, words: &[String]) -> Done {
             words.join(",")
         ));
     }
+    let all = if wanted.isas.is_empty() { Isa::available().collect() } else { wanted.isas };
     crate::term::catch_interrupts();
     let default = device::cpu_options(None)?;
     let threads = args.threads.first().map_or(1, |&n| n as usize);

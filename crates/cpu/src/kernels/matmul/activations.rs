@@ -321,6 +321,8 @@ mod tests {
                 }
                 assert_eq!(next, tokens);
             }
+            let broken = tile_count(width - 1, width);
+            assert!((0..width).all(|rest| tile_count(rest, width) <= broken), "see `most_tiles`");
         }
     }
 }

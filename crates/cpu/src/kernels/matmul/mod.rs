@@ -92,8 +92,8 @@ impl MatmulKernel {
     }
     /// Tiles that so many tokens in so many shares have at most, when no tile holds tokens of two.
     pub fn most_tiles(&self, tokens: usize, shares: usize) -> usize {
-        let broken = (0..self.tile_tokens).map(|n| self.tiles(n)).max().unwrap_or(0);
-        tokens / self.tile_tokens + shares * broken
+        // One token less than a whole tile makes the most, whichever of its widths a tile has.
+        tokens / self.tile_tokens + shares * self.tiles(self.tile_tokens - 1)
     }
 
     /// Bytes of scratch that each worker gives to [`MatmulKernel::matmul`].

@@ -68,14 +68,20 @@ impl Wanted {
         let product = |dtype, rows, cols, tokens, from_memory| {
             Case::product(dtype, Shape { rows, cols, tokens, from_memory })
         };
-        let formats = if self.formats.is_empty() { &FORMATS[..] } else { &self.formats };
+        let or =
+            |some: &'static [DType]| if self.formats.is_empty() { some } else { &self.formats };
         let mut cases = vec![product(DType::F32, 256, 1024, 1, false)?];
-        for &dtype in formats {
+        for &dtype in or(&FORMATS) {
             cases.push(Case::dequantize(dtype, 4096, 64)?);
             cases.push(product(dtype, 4096, 4096, 1, true)?);
             cases.push(product(dtype, 1024, 4096, 1, false)?);
             cases.push(product(dtype, 256, 4096, 16, false)?);
             cases.push(product(dtype, 256, 4096, 256, false)?);
+        }
+        for &dtype in or(&[DType::Q4_K]) {
+            for (down, tokens) in [(false, 1), (true, 1), (false, 16), (true, 16)] {
+                cases.push(Case::experts(dtype, down, tokens)?);
+            }
         }
         cases.push(Case::norm(4096, 64)?);
         cases.push(Case::softmax(4096)?);
@@ -92,7 +98,7 @@ pub fn run(args: &BenchArgs, words: &[String]) -> Done {
     if cases.is_empty() {
         return usage(format!(
             "--kernels {}: there is no such kernel; words are parts of names (matvec, matmul, \
-             dequantize, norm, softmax, attention), formats and instruction sets",
+             experts, dequantize, norm, softmax, attention), formats and instruction sets",
             words.join(",")
         ));
     }

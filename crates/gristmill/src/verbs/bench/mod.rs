@@ -46,8 +46,8 @@ pub struct BenchArgs {
     n_depth: Vec<u32>,
 
     /// Time single operations instead of a model, by format and instruction set, beside the scalar
-    /// build of the same kernels; words choose: parts of names (matvec, matmul, dequantize, norm,
-    /// softmax, attention), formats, instruction sets
+    /// build of the same kernels; words choose: parts of names (matvec, matmul, experts, dequantize,
+    /// norm, softmax, attention), formats, instruction sets
     #[arg(long, value_name = "WORDS", value_delimiter = ',', num_args = 0..=1,
           require_equals = true, default_missing_value = "")]
     kernels: Option<Vec<String>>,

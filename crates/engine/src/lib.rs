@@ -18,10 +18,10 @@
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
 //!   `logits` reads scores instead of sampling, `state` takes recurrent states out and in, `waker`
 //!   waits
-//! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept;
-//!   `whole_texts` is what it, [`Probe`] and the denoiser have in common
+//! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept
 //! - [`diffuse`] fills a text in by masked diffusion, with [`Engine::diffuse`]; [`denoise`] brings
 //!   latents from noise to tokens by Gaussian diffusion
+//! - `whole_texts` is what [`Encoder`], [`Probe`] and the denoiser have in common
 //!
 //! Units throughout: lengths and positions are tokens, a *page* holds `page_tokens` tokens of one
 //! page group (the layers that share a window), a *slot* holds the recurrent state and the last

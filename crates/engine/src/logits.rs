@@ -135,7 +135,7 @@ impl<B: Backend> Engine<B> {
                 }
                 budget -= tokens;
                 self.memory.drop_unseen(s);
-                self.take_pages_for(s, tokens)?;
+                self.grow_tables(&mut s.tables, s.computed..s.computed + tokens)?;
                 parts.push(Part { seq, tokens });
             }
             if parts.is_empty() {
@@ -196,32 +196,6 @@ impl<B: Backend> Engine<B> {
                     Error::Runtime("the device returned fewer logits than asked for".into())
                 })?;
                 visit(part.seq, at as usize, row)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn take_slot(&mut self) -> Result<u32> {
-        loop {
-            if let Some(slot) = self.memory.slots.alloc() {
-                return Ok(slot);
-            }
-            self.evict_oldest_kept("slots")?;
-        }
-    }
-
-    fn take_pages_for(&mut self, s: &mut Sequence, tokens: u32) -> Result<()> {
-        let span = s.computed..s.computed + tokens;
-        let step = self.runner.next_step();
-        for group in 0..s.tables.len() {
-            loop {
-                let (page_tokens, pool) = (self.memory.page_tokens, &mut self.memory.pages[group]);
-                let moves = &mut self.runner.arrays.moves;
-                let table = &mut s.tables[group];
-                if table.grow(pool, span.clone(), page_tokens, step, group as u8, moves) {
-                    break;
-                }
-                self.evict_oldest_kept("pages")?;
             }
         }
         Ok(())

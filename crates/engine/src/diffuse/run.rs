@@ -65,28 +65,12 @@ impl<B: Backend> Engine<B> {
     ) -> Result<()> {
         let total = d.ids().len() as u32;
         for tables in tables.iter_mut() {
-            self.take_all_pages(tables, total)?;
+            self.grow_tables(tables, 0..total)?;
         }
         while let Some(pass) = d.next_pass() {
             self.run_pass(d, &pass, tables)?;
             d.apply(&self.scratch.results.picked)?;
             watch(d)?;
-        }
-        Ok(())
-    }
-
-    /// Pages for a whole text in every group.
-    fn take_all_pages(&mut self, tables: &mut [Table], tokens: u32) -> Result<()> {
-        let step = self.runner.next_step();
-        for (group, table) in tables.iter_mut().enumerate() {
-            loop {
-                let (page_tokens, pool) = (self.memory.page_tokens, &mut self.memory.pages[group]);
-                let moves = &mut self.runner.arrays.moves;
-                if table.grow(pool, 0..tokens, page_tokens, step, group as u8, moves) {
-                    break;
-                }
-                self.evict_oldest_kept("pages")?;
-            }
         }
         Ok(())
     }

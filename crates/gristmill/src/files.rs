@@ -27,9 +27,8 @@ pub fn write_whole(path: &Path, write: impl FnOnce(File) -> Result<()>) -> Resul
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let beside = path.with_file_name(name);
-    let created = File::options().write(true).create_new(true).open(&beside).map_err(failed);
-    let written = created.and_then(write);
-    written.and_then(|()| fs::rename(&beside, path).map_err(failed)).inspect_err(|_| {
+    let file = File::options().write(true).create_new(true).open(&beside).map_err(failed)?;
+    write(file).and_then(|()| fs::rename(&beside, path).map_err(failed)).inspect_err(|_| {
         let _ = fs::remove_file(&beside);
     })
 }

@@ -223,10 +223,10 @@ impl<P: AnyPanel> WithSimd for Round<P> {
     }
 }
 
-/// Scales of the two halves of a unit, and what comes off: `value = scale · q - less`.
+/// Scales and minima of the two halves of a unit.
 struct Runs<S: Simd> {
     scale: [S::F32; 2],
-    less: [S::F32; 2],
+    min: [S::F32; 2],
 }
 
 impl<S: Simd> Runs<S> {
@@ -237,14 +237,9 @@ impl<S: Simd> Runs<S> {
         // SAFETY: the caller's promise.
         unsafe {
             let run = |half| if P::SUB == 16 { half } else { 0 };
-            let scale = [panel.scale(s, unit, run(0)), panel.scale(s, unit, run(1))];
-            let less = if P::HAS_MIN {
-                [panel.min(s, unit, run(0)), panel.min(s, unit, run(1))]
-            } else {
-                let zero = s.splat(P::ZERO as f32);
-                [s.mul(scale[0], zero), s.mul(scale[1], zero)]
-            };
-            Runs { scale, less }
+            let min = |half| if P::HAS_MIN { panel.min(s, unit, run(half)) } else { s.zero() };
+            let scale = |half| panel.scale(s, unit, run(half));
+            Runs { scale: [scale(0), scale(1)], min: [min(0), min(1)] }
         }
     }
 
@@ -259,8 +254,12 @@ impl<S: Simd> Runs<S> {
         // Signed bytes become those with 128 added.
         let signed = P::WHOLE_BYTES && S::S8_BIAS == 0;
         let quad = if signed { s.bytes_xor(quad, 128) } else { quad };
-        let (scale, less) = (self.scale[j / 4], self.less[j / 4]);
-        let value = |i| s.sub(s.mul(scale, s.bytes_lane(quad, i)), less);
+        let (scale, min, zero) = (self.scale[j / 4], self.min[j / 4], s.splat(P::ZERO as f32));
+        let value = |i| {
+            let q = s.bytes_lane(quad, i);
+            // The zero point comes off before anything is rounded.
+            if P::HAS_MIN { s.sub(s.mul(scale, q), min) } else { s.mul(scale, s.sub(q, zero)) }
+        };
         [value(0), value(1), value(2), value(3)]
     }
 }

@@ -3,7 +3,7 @@
 
 use gristmill_cpu::{Cpu, CpuOptions, Isa};
 use gristmill_engine::denoise::{Denoiser, spread, sqrt_schedule};
-use gristmill_ir::{Activations, DenoiseRule, Options, Output, Program};
+use gristmill_ir::{Activations, DenoiseRule, Options, Output, Prefill, Program};
 use gristmill_models::Gguf;
 use gristmill_models::arch::{self, KvTypes, architecture};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ const OPTIONS: Options = Options {
     compute: gristmill_core::DType::F32,
     activations: Activations::F32,
     batch_invariant: true,
+    prefill: Prefill::Exact,
 };
 
 fn folder() -> PathBuf {

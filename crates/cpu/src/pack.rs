@@ -22,6 +22,7 @@ use crate::memory::Buffer;
 use crate::simd::{Isa, IsaVisitor, Simd};
 use gristmill_core::quant::{CodedFormat, IntFormat};
 use gristmill_core::{DType, DeviceRepr, Error, HostTensor, Result, for_each_format};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Where things lie in a packed tensor.
@@ -296,42 +297,34 @@ fn pack_blocks<F: IntFormat>(layout: &Layout, rows: &[u8], out: &mut [u8]) {
     let blocks = layout.cols / F::BLOCK;
     let row_bytes = (blocks * size_of::<F>()).max(1);
     let (scales, units) = out.split_at_mut(planes::scales_bytes::<F>(layout.cols, layout.lanes));
+    let units_bytes = F::BLOCK / 32 * planes::unit_bytes::<F>(layout.lanes);
+    let mut quads = planes::Quads::zeroed();
+    let mut q = [0; 256];
     // Block after block, so that the lines of a block stay in the first-level cache while its
     // rows are interleaved.
-    for b in 0..blocks {
+    for (b, out) in units.chunks_exact_mut(units_bytes).enumerate() {
         for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
             let bytes = &row[b * size_of::<F>()..(b + 1) * size_of::<F>()];
             let block: F = bytemuck::pod_read_unaligned(bytes);
             planes::write_scales(&block, b, lane, layout.lanes, scales);
-            let mut q = [0u8; 256];
             block.quants(&mut q[..F::BLOCK]);
-            for (u, q) in q[..F::BLOCK].as_chunks::<32>().0.iter().enumerate() {
-                let at = (b * (F::BLOCK / 32) + u) * planes::unit_bytes::<F>(layout.lanes);
-                planes::write_unit::<F>(q, layout.biased, lane, layout.lanes, &mut units[at..]);
-            }
+            quads.set::<F>(lane, layout.biased, &q[..F::BLOCK]);
         }
+        let units = planes::WriteUnits { quads: &quads, out, format: PhantomData::<F> };
+        layout.isa.vectorize(units);
     }
 }
 
 fn gather_blocks<F: IntFormat>(layout: &Layout, group: &[u8], lane: usize, out: &mut [f32]) {
     let (scales, units) = group.split_at(planes::scales_bytes::<F>(layout.cols, layout.lanes));
-    for (b, out) in out.chunks_exact_mut(F::BLOCK).enumerate() {
-        for (u, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let at = (b * (F::BLOCK / 32) + u) * planes::unit_bytes::<F>(layout.lanes);
-            let q = planes::read_unit::<F>(&units[at..], layout.biased, lane, layout.lanes);
-            for (half, (out, q)) in
-                out.chunks_exact_mut(F::SUB).zip(q.chunks_exact(F::SUB)).enumerate()
-            {
-                let s = u * (32 / F::SUB) + half;
-                let (scale, min) = planes::read_scales::<F>(scales, b, s, lane, layout.lanes);
-                for (o, &q) in out.iter_mut().zip(q) {
-                    *o = scale * (i32::from(q) - F::ZERO) as f32;
-                    if F::HAS_MIN {
-                        *o -= min;
-                    }
-                }
-            }
+    let units = units.chunks_exact(F::BLOCK / 32 * planes::unit_bytes::<F>(layout.lanes));
+    let mut runs = [(0.0, 0.0); 16];
+    for ((b, units), out) in units.enumerate().zip(out.chunks_exact_mut(F::BLOCK)) {
+        for (s, run) in runs[..F::BLOCK / F::SUB].iter_mut().enumerate() {
+            *run = planes::read_scales::<F>(scales, b, s, lane, layout.lanes);
         }
+        let (runs, biased, format) = (&runs, layout.biased, PhantomData::<F>);
+        layout.isa.vectorize(planes::ReadUnits { units, biased, lane, runs, out, format });
     }
 }
 

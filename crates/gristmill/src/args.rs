@@ -5,8 +5,8 @@ use crate::resolve::{self, Source};
 use crate::term::{Done, check_interrupt, is_dumb, note};
 use clap::{Args, ValueEnum};
 use gristmill::{
-    Activations, Cpu, DType, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan, Model, Program,
-    Result, Settings,
+    Activations, Cpu, DType, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan, Model, Prefill,
+    Program, Result, Settings,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
@@ -91,6 +91,15 @@ pub enum ActivationsArg {
     F32,
 }
 
+/// How quantized weights meet many tokens at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PrefillArg {
+    /// With every scale of the file, as in decoding
+    Exact,
+    /// Rounded once more, to a scale for each 256
+    Fast,
+}
+
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)] // the formats' own names
@@ -139,6 +148,11 @@ pub struct RunsOn {
     #[arg(long)]
     pub chunked: bool,
 
+    /// How quantized weights meet many tokens at once: with every scale of the file, or rounded once
+    /// more to a scale for each 256, faster and less exact; fast includes --chunked
+    #[arg(long, value_enum, default_value = "exact")]
+    pub prefill: PrefillArg,
+
     /// Type of stored keys, also -ctk (default: f16; f32 with --activations f32)
     #[arg(long, value_enum, value_name = "TYPE")]
     pub cache_type_k: Option<KvArg>,
@@ -169,8 +183,12 @@ impl RunsOn {
         cpu.threads = threads.map_or(cpu.threads, |n| n as usize);
         let activations = self.activations();
         let batch_invariant = !self.chunked;
+        let prefill = match self.prefill {
+            PrefillArg::Exact => Prefill::Exact,
+            PrefillArg::Fast => Prefill::Fast,
+        };
         let kv = KvTypes { k, v };
-        Ok(Settings { cpu, activations, batch_invariant, kv, ..Settings::default() })
+        Ok(Settings { cpu, activations, batch_invariant, prefill, kv, ..Settings::default() })
     }
 
     /// How activations reach quantized weights.

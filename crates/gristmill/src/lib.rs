@@ -53,7 +53,7 @@ pub use gristmill_engine::{
     Encoder, Encoding, Engine, EngineOptions, Event, Finish, Mirostat, Parent, Probe, Request,
     RequestId, SamplingParams, SavedState, Seen, SequenceId, Text,
 };
-pub use gristmill_ir::{Activations, Backend, Pooling, Program};
+pub use gristmill_ir::{Activations, Backend, Pooling, Prefill, Program};
 pub use gristmill_models::arch::{KvTypes, ModelInfo};
 pub use gristmill_models::chat::ChatTemplate;
 pub use gristmill_models::tokenizer::Decoder;

@@ -3,7 +3,7 @@
 use gristmill_core::DType;
 use gristmill_cpu::{CpuOptions, Isa};
 use gristmill_engine::{EngineOptions, PageCount};
-use gristmill_ir::{Activations, Options};
+use gristmill_ir::{Activations, Options, Prefill};
 use gristmill_models::arch::KvTypes;
 
 /// How a model shall run.
@@ -16,6 +16,8 @@ pub struct Settings {
     /// Whether results never depend on how a prompt is cut into steps or on what else is in them;
     /// without, RWKV-7 reads prompts in chunks.
     pub batch_invariant: bool,
+    /// How quantized weights meet many tokens at once; `Fast` is not batch invariant.
+    pub prefill: Prefill,
     /// How keys and values are stored.
     pub kv: KvTypes,
     /// Tokens of a sequence, prompt and answer; 0: the model's own, or what fits in memory.
@@ -36,6 +38,7 @@ impl Default for Settings {
             cpu: CpuOptions { isa: Isa::best(), threads, poison: false },
             activations: Activations::Int8,
             batch_invariant: true,
+            prefill: Prefill::Exact,
             kv: KvTypes { k: DType::F16, v: DType::F16 },
             context: 0,
             max_seqs: 1,
@@ -68,7 +71,8 @@ impl Settings {
             pages: PageCount::Full,
             options: Options {
                 activations: self.activations,
-                batch_invariant: self.batch_invariant,
+                batch_invariant: self.batch_invariant && self.prefill == Prefill::Exact,
+                prefill: self.prefill,
                 ..Options::default()
             },
             ..defaults

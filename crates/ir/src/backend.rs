@@ -40,12 +40,29 @@ pub struct Options {
     /// Results of a sequence do not depend on what else is in the batch, on the chunking of its
     /// prompt or on the number of threads.
     pub batch_invariant: bool,
+    /// How quantized weights meet many tokens at once.
+    pub prefill: Prefill,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { compute: DType::F32, activations: Activations::Int8, batch_invariant: true }
+        Options {
+            compute: DType::F32,
+            activations: Activations::Int8,
+            batch_invariant: true,
+            prefill: Prefill::Exact,
+        }
     }
+}
+
+/// How quantized weights meet many tokens at once, where activations are int8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Prefill {
+    /// With every scale that the file has: as in decoding.
+    Exact,
+    /// A device that gains by it may round weights and activations once more, to eight bits with a
+    /// scale for each 256. Results then depend on how a prompt is cut: not batch invariant.
+    Fast,
 }
 
 /// Upper bounds of a step: they size grids and workspace, kernels read the actual counts.

@@ -228,7 +228,7 @@ impl Backend for Cpu {
             return Err(Error::Runtime("only the latest step can be sampled here".into()));
         }
         let rows = rows_of(c, &p)?;
-        sample::check_batch(b, rows, p.width, c.last.len())?;
+        b.check(rows, p.width, c.last.len())?;
         let mut candidates = std::mem::take(&mut c.candidates);
         let mut adjusted = std::mem::take(&mut c.adjusted);
         let mut out = std::mem::take(c.results_of(s));

@@ -4,7 +4,9 @@
 //! asked for and is not there is an error, never a silent fallback.
 
 use gristmill::cpu::detect;
-use gristmill::{Backend, Cpu, CpuOptions, Error, Isa, Result};
+use gristmill::{Backend, Cpu, CpuOptions, Device, Error, Isa, Result};
+#[cfg(feature = "wgpu")]
+use gristmill::{Wgpu, WgpuOptions, wgpu};
 
 /// A kind of device that may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,23 +15,31 @@ pub enum Wanted {
     Auto,
     /// The processor.
     Cpu,
+    /// An adapter of wgpu by its number, or the first that is a GPU.
+    Wgpu(Option<u32>),
     /// A kind that this build does not have, by its name.
     Absent(&'static str),
 }
+
+/// Models with fewer bytes of weights gain nothing from a GPU: opening one takes longer than their
+/// first words.
+const LEAST_FOR_GPU: u64 = 100_000_000;
 
 /// Reads `--device`.
 ///
 /// # Errors
 /// What is wrong with it, for clap.
 pub fn parse(text: &str) -> Result<Wanted, String> {
-    let (kind, index) = text.split_once(':').unwrap_or((text, "0"));
-    if index.parse::<u32>().is_err() {
+    let (kind, index) = text.split_once(':').unwrap_or((text, ""));
+    let number = index.parse::<u32>().ok();
+    if text.contains(':') && number.is_none() {
         return Err(format!("'{index}' is not the number of a device"));
     }
-    match (kind, index) {
-        ("" | "auto", "0") => Ok(Wanted::Auto),
-        ("cpu", "0") => Ok(Wanted::Cpu),
+    match (kind, number) {
+        ("" | "auto", None | Some(0)) => Ok(Wanted::Auto),
+        ("cpu", None | Some(0)) => Ok(Wanted::Cpu),
         ("cuda", _) => Ok(Wanted::Absent("cuda")),
+        ("wgpu", n) if cfg!(feature = "wgpu") => Ok(Wanted::Wgpu(n)),
         ("wgpu", _) => Ok(Wanted::Absent("wgpu")),
         _ => Err("it must be auto, cpu, cuda or wgpu".into()),
     }
@@ -53,8 +63,8 @@ impl Layers {
         match self {
             Layers::Auto | Layers::Some(0) => Ok(()),
             Layers::All | Layers::Some(_) => Err(Error::Device(
-                "this build has no GPU backend yet, so no layer can run there; use \
-                 --gpu-layers auto or 0"
+                "a model cannot be split between devices yet; --device says where all of it runs, \
+                 with --gpu-layers auto or 0"
                     .into(),
             )),
         }
@@ -95,7 +105,7 @@ pub fn cpu_options(name: Option<&str>) -> Result<CpuOptions> {
 /// What `devices` shows of one.
 pub struct Entry {
     /// What `--device` calls it.
-    pub id: &'static str,
+    pub id: String,
     /// For people.
     pub name: String,
     /// `cpu` or `gpu`.
@@ -115,17 +125,17 @@ pub struct Entry {
 pub fn list() -> Result<Vec<Entry>> {
     let options = CpuOptions::from_env()?;
     let (_, total) = detect::memory();
-    let absent = |id, name: &str| Entry {
-        id,
+    let absent = |id: &str, name: &str| Entry {
+        id: id.to_owned(),
         name: name.to_owned(),
         kind: "gpu",
         usable: false,
         reason: format!("this build has no {id} backend yet"),
         memory: None,
     };
-    Ok(vec![
+    let mut all = vec![
         Entry {
-            id: "cpu",
+            id: "cpu".into(),
             name: detect::model_name(),
             kind: "cpu",
             usable: true,
@@ -133,37 +143,147 @@ pub fn list() -> Result<Vec<Entry>> {
             memory: (total > 0).then_some(total),
         },
         absent("cuda", "NVIDIA GPUs"),
-        absent("wgpu", "GPUs by Vulkan, Metal or DX12"),
-    ])
+    ];
+    #[cfg(not(feature = "wgpu"))]
+    all.push(absent("wgpu", "GPUs by Vulkan, Metal or DX12"));
+    #[cfg(feature = "wgpu")]
+    all.extend(adapters());
+    Ok(all)
+}
+
+/// What wgpu finds.
+#[cfg(feature = "wgpu")]
+fn adapters() -> Vec<Entry> {
+    let found = wgpu::adapters();
+    if found.is_empty() {
+        return vec![Entry {
+            id: "wgpu".into(),
+            name: "GPUs by Vulkan, Metal or DX12".into(),
+            kind: "gpu",
+            usable: false,
+            reason: "no driver offers an adapter".into(),
+            memory: None,
+        }];
+    }
+    let entry = |(i, a): (usize, &wgpu::Adapter)| {
+        let f = a.facts();
+        let judged = match a.lacks() {
+            Some(what) => what,
+            None if a.is_software() => "software: taken only where it is named".into(),
+            None if f.kind == "discrete" => "taken for large models".into(),
+            None => "taken only where it is named".into(),
+        };
+        let mib = |bytes: u64| bytes >> 20;
+        Entry {
+            id: format!("wgpu:{i}"),
+            name: f.name.clone(),
+            kind: "gpu",
+            usable: a.lacks().is_none(),
+            reason: format!(
+                "{judged}; {} {}, driver {}; {}; bindings of {} MiB, buffers of {} MiB, {} storage \
+                 bindings, workgroups of {} threads and {} KiB",
+                f.api,
+                f.kind,
+                if f.driver.is_empty() { "unknown" } else { &f.driver },
+                if f.features.is_empty() { "no features".into() } else { f.features.join(" ") },
+                mib(f.largest_binding),
+                mib(f.largest_buffer),
+                f.bindings,
+                f.workgroup,
+                f.workgroup_memory >> 10
+            ),
+            memory: None,
+        }
+    };
+    found.iter().enumerate().map(entry).collect()
 }
 
 fn threads(n: usize) -> String {
     if n == 1 { "1 thread".into() } else { format!("{n} threads") }
 }
 
-/// The device that is asked for, and why it is that one.
+/// The device that is asked for, by its name, and why it is that one, as far as can be said without a
+/// model. Nothing is opened.
 ///
 /// # Errors
 /// [`Error::Device`] for one that is not there.
-pub fn choose(wanted: Wanted) -> Result<&'static str> {
+pub fn choose(wanted: Wanted) -> Result<(&'static str, &'static str)> {
     match wanted {
-        Wanted::Auto => Ok("this build has no GPU backend yet"),
-        Wanted::Cpu => Ok("asked for"),
+        Wanted::Auto if cfg!(feature = "wgpu") => {
+            Ok(("cpu", "models of 100 MB and more go to a discrete GPU where there is one"))
+        }
+        Wanted::Auto => Ok(("cpu", "this build has no GPU backend")),
+        Wanted::Cpu => Ok(("cpu", "asked for")),
+        #[cfg(feature = "wgpu")]
+        Wanted::Wgpu(index) => {
+            wgpu::choose(index)?;
+            Ok(("wgpu", "asked for"))
+        }
+        #[cfg(not(feature = "wgpu"))]
+        Wanted::Wgpu(_) => Err(Error::Device("this build has no wgpu backend".into())),
         Wanted::Absent(kind) => Err(Error::Device(format!(
             "this build has no {kind} backend yet; use --device cpu, or auto for the best there is"
         ))),
     }
 }
 
-/// Opens the device, and the line that says which and why.
+/// Opens the device for a model of so many bytes of weights, and the line that says which and why.
 ///
 /// # Errors
 /// [`Error::Device`] when it is not there, [`Error::Io`] when the system gives no threads.
-pub fn open(wanted: Wanted, options: CpuOptions) -> Result<(Cpu, String)> {
-    let why = choose(wanted)?;
-    let cpu = Cpu::new(options)?;
-    let line = format!("device: cpu ({}): {why}", cpu.capabilities().name);
-    Ok((cpu, line))
+pub fn open(wanted: Wanted, options: CpuOptions, weights: u64) -> Result<(Device, String)> {
+    let line = |device: &Device, why: &str| {
+        format!("device: {} ({}): {why}", device.kind(), device.capabilities().name)
+    };
+    #[cfg(feature = "wgpu")]
+    if let Wanted::Wgpu(index) = wanted {
+        let device = Device::Wgpu(Wgpu::new(&wgpu::choose(index)?, WgpuOptions::default())?);
+        let said = line(&device, "asked for");
+        return Ok((device, said));
+    }
+    let (_, mut why) = choose(wanted).map(|(id, why)| (id, why.to_owned()))?;
+    if wanted == Wanted::Auto {
+        match gpu(options, weights) {
+            Ok(device) => {
+                let said = line(&device, "a discrete GPU that gives the processor's results");
+                return Ok((device, said));
+            }
+            Err(because) => why = because,
+        }
+    }
+    let device = Device::Cpu(Cpu::new(options)?);
+    let said = line(&device, &why);
+    Ok((device, said))
+}
+
+/// The GPU that the automatic choice takes, or why there is none.
+#[cfg(feature = "wgpu")]
+fn gpu(options: CpuOptions, weights: u64) -> Result<Device, String> {
+    if weights < LEAST_FOR_GPU {
+        return Err(format!(
+            "{} of weights gain nothing from a GPU, so none was looked for",
+            crate::term::size(weights)
+        ));
+    }
+    let found = wgpu::adapters();
+    let suits = |a: &&wgpu::Adapter| a.facts().kind == "discrete" && a.lacks().is_none();
+    let Some(adapter) = found.iter().find(suits) else {
+        let names: Vec<String> = found.iter().map(wgpu::Adapter::name).collect();
+        return Err(match names.is_empty() {
+            true => "no driver offers a GPU".into(),
+            false => format!("no discrete GPU; there is {}", names.join("; ")),
+        });
+    };
+    let opened = Wgpu::new(adapter, WgpuOptions::default()).map_err(|e| e.to_string())?;
+    crate::proof::same_as_cpu(opened.clone(), options)
+        .map_err(|e| format!("{} is refused: {e}", adapter.name()))?;
+    Ok(Device::Wgpu(opened))
+}
+
+/// The GPU that the automatic choice takes, or why there is none.
+#[cfg(not(feature = "wgpu"))]
+fn gpu(_: CpuOptions, _: u64) -> Result<Device, String> {
+    Err("this build has no GPU backend".into())
 }
 
 #[cfg(test)]
@@ -187,8 +307,12 @@ mod tests {
         assert_eq!(parse(""), Ok(Wanted::Auto));
         assert_eq!(parse("cpu"), Ok(Wanted::Cpu));
         assert_eq!(parse("cuda:1"), Ok(Wanted::Absent("cuda")));
-        assert_eq!(parse("wgpu"), Ok(Wanted::Absent("wgpu")));
-        for wrong in ["gpu", "cpu:1", "cuda:x"] {
+        #[cfg(feature = "wgpu")]
+        {
+            assert_eq!(parse("wgpu"), Ok(Wanted::Wgpu(None)));
+            assert_eq!(parse("wgpu:1"), Ok(Wanted::Wgpu(Some(1))));
+        }
+        for wrong in ["gpu", "cpu:1", "cuda:x", "wgpu:", "wgpu:x"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! `cli` reads the arguments, each verb has a file in `verbs`, and what they share is beside
 //! them: `args` (options of several verbs), `resolve` (which word is a model and which a prompt),
-//! `device` (the one choice of a device), `sampling` (how tokens are chosen), `answer` (tokens into
+//! `device` (the one choice of a device), `proof` (what a GPU must show first), `sampling` (how tokens are chosen), `answer` (tokens into
 //! words), `chat` (turn by turn), `term` (what goes to stdout and stderr, and how a run ends).
 //!
 //! Exit codes: 0 done, 1 it failed while running, 2 called wrongly, 3 the model, 4 the device, 5
@@ -13,6 +13,8 @@ mod args;
 mod chat;
 mod cli;
 mod device;
+#[cfg(feature = "wgpu")]
+mod proof;
 mod resolve;
 mod sampling;
 mod term;

@@ -2,6 +2,7 @@
 
 use crate::bundled;
 use crate::conversation::{Conversation, Prompter};
+use crate::hardware::Device;
 use crate::placement::Placement;
 use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
@@ -148,8 +149,8 @@ impl Model {
     /// # Errors
     /// Those of [`Model::program`] and [`Engine::new`]; [`crate::Error::Memory`] when a context that was
     /// asked for does not fit.
-    pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
-        let cpu = Cpu::new(settings.cpu)?;
+    pub fn engine(&self, settings: &Settings) -> Result<Engine<Device>> {
+        let cpu = Device::Cpu(Cpu::new(settings.cpu)?);
         let program = self.program(settings.kv)?;
         let plan = self.memory_plan(&program, settings, settings.max_seqs)?;
         self.engine_on(cpu, program, settings.engine_options(plan.context), &mut |_, _| Ok(()))
@@ -161,15 +162,15 @@ impl Model {
     /// Those of [`Engine::new`] and of `progress`.
     pub fn engine_on(
         &self,
-        cpu: Cpu,
+        device: Device,
         program: Program,
         options: EngineOptions,
         progress: &mut Progress<'_>,
-    ) -> Result<Engine<Cpu>> {
+    ) -> Result<Engine<Device>> {
         let program = arch::fit_to_context(program, &self.gguf, options.context)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        Placement::of(&program, &self.gguf, &device.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
-        let engine = Engine::new(cpu, program, &mut tensor, options)?;
+        let engine = Engine::new(device, program, &mut tensor, options)?;
         self.gguf.check_unchanged()?;
         Ok(engine)
     }
@@ -181,16 +182,16 @@ impl Model {
     /// Those of [`Probe::new`] and of `progress`.
     pub fn probe_on(
         &self,
-        cpu: Cpu,
+        device: Device,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Probe<Cpu>> {
+    ) -> Result<Probe<Device>> {
         let program = arch::fit_to_context(program, &self.gguf, tokens)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        Placement::of(&program, &self.gguf, &device.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
-        let probe = Probe::new(cpu, program, &mut tensor, tokens, options)?;
+        let probe = Probe::new(device, program, &mut tensor, tokens, options)?;
         self.gguf.check_unchanged()?;
         Ok(probe)
     }

@@ -174,6 +174,57 @@ pub struct SampleBatch<'a> {
     pub top_logprobs: u32,
 }
 
+impl SampleBatch<'_> {
+    /// Checks that everything to sample exists: `rows` rows of `vocab` logits, `slots` slots.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] naming what does not exist or makes no sense, [`Error::Usage`] for
+    /// parameters out of range.
+    pub fn check(&self, rows: usize, vocab: usize, slots: usize) -> Result<()> {
+        let b = self;
+        let bad = |what: String| Err(Error::Runtime(format!("sampling: {what}")));
+        if b.params.len() != rows {
+            return bad(format!("parameters of {} rows for {rows} rows of logits", b.params.len()));
+        }
+        for (what, n) in [("slots", b.slots.len()), ("masks", b.allow_row.len())] {
+            if n != 0 && n != rows {
+                return bad(format!("{n} {what} for {rows} rows of logits"));
+            }
+        }
+        b.params.iter().try_for_each(|p| p.check())?;
+        if let Some(slot) = b.slots.iter().find(|&&s| s != u32::MAX && s as usize >= slots) {
+            return bad(format!("slot {slot} does not exist"));
+        }
+        let masks = b.allow.len() / vocab.div_ceil(32).max(1);
+        if let Some(mask) = b.allow_row.iter().find(|&&m| m >= masks as i32) {
+            return bad(format!("mask {mask} does not exist"));
+        }
+        let tokens =
+            b.bias.iter().map(|&(row, token, _)| (row, token)).chain(b.want.iter().copied());
+        for (row, token) in tokens.chain(b.penalties.iter().map(|p| (p.row, p.token))) {
+            if row as usize >= rows || token as usize >= vocab {
+                return bad(format!("there is no token {token} in row {row}"));
+            }
+        }
+        // Minus infinity forbids a token; what is no number would spoil the whole row.
+        if let Some(&(_, token, v)) = b.bias.iter().find(|c| c.2.is_nan() || c.2 == f32::INFINITY) {
+            return bad(format!("a bias of {v} for token {token}"));
+        }
+        if !b.penalties.is_sorted_by_key(|p| p.row) {
+            return bad("penalties do not come row after row".into());
+        }
+        let sound =
+            |p: &&Penalty| p.repeat > 0.0 && p.repeat.is_finite() && p.subtract > f32::NEG_INFINITY;
+        if let Some(p) = b.penalties.iter().find(|p| !sound(p)) {
+            return bad(format!("token {} divided by {}, less {}", p.token, p.repeat, p.subtract));
+        }
+        match b.combine.iter().find(|c| c.0.max(c.1) as usize >= rows) {
+            Some(c) => bad(format!("guidance of row {} from row {}", c.0, c.1)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What was sampled for a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Picked {

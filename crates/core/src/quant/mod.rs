@@ -268,6 +268,20 @@ pub fn has_quantizer(dtype: DType) -> bool {
     known
 }
 
+/// The table of points that a format looks its elements up in, where it has one: words of four
+/// elements each, bytes around 64, the first in the lowest; the words of a point lie together.
+pub fn grid(dtype: DType) -> Option<&'static [u32]> {
+    Some(match dtype {
+        DType::IQ1_S | DType::IQ1_M => grids::IQ1.as_flattened(),
+        DType::IQ2_XXS => grids::IQ2_XXS.as_flattened(),
+        DType::IQ2_XS => grids::IQ2_XS.as_flattened(),
+        DType::IQ2_S => grids::IQ2_S.as_flattened(),
+        DType::IQ3_XXS => grids::IQ3_XXS.as_flattened(),
+        DType::IQ3_S => grids::IQ3_S.as_flattened(),
+        _ => return None,
+    })
+}
+
 fn no_quantizer(dtype: DType) -> Error {
     Error::Runtime(format!("weights can be read as {dtype}, but not written: it has no quantizer"))
 }

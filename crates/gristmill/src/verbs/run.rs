@@ -249,14 +249,14 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let settings = args.runs_on.settings(args.threads.threads)?;
     let model = open(&source, &args.loading)?;
     let settings = Settings { context: args.ctx_size, batch: args.batch_size, ..settings };
-    let cpu = args.runs_on.open(&settings, args.quiet)?;
-    let device = cpu.capabilities().name;
+    let device = args.runs_on.open(&settings, model.tensor_bytes(), args.quiet)?;
+    let named = format!("{} ({})", device.kind(), device.capabilities().name);
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
     if chats {
         let prompter = args.prompter(&model, &tokenizer)?;
-        let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
+        let engine = load(&model, device, program, settings.engine_options(plan.context))?;
         let history = args.history.clone().or_else(chat::history_file);
         let history = history.filter(|_| !args.no_history);
         let talk = Conversation { system: args.system.clone(), ..Conversation::default() };
@@ -264,7 +264,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         return chat.run(text, history);
     }
     let (ids, mut voice) = prompt(&model, &tokenizer, &args, text.as_deref())?;
-    let mut engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
+    let mut engine = load(&model, device, program, settings.engine_options(plan.context))?;
     let load_time = started.elapsed();
     if args.verbose {
         note(format_args!("prompt: {ids:?}"));
@@ -284,7 +284,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
             "prefill_ms": ms(answer.prefill),
             "prefill_tok_s": rate(prompt_ids.len(), answer.prefill),
             "decode_tok_s": rate(answer.ids.len().saturating_sub(1), answer.decode),
-            "device": format!("cpu ({device})"),
+            "device": named,
         });
         if !answer.thinking.is_empty() && args.think != Some(Think::Hide) {
             shown["thinking"] = json!(answer.thinking);

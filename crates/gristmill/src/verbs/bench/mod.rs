@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use gristmill::cpu::Ceilings;
 use gristmill::engine::{Parent, SequenceId};
 use gristmill::work::Work;
-use gristmill::{Cpu, Engine, EngineOptions, Error, Model, Request, Settings};
+use gristmill::{Cpu, Device, Engine, EngineOptions, Error, Model, Request, Settings};
 use record::Record;
 use std::time::Instant;
 use table::Table;
@@ -149,9 +149,16 @@ pub fn run(args: BenchArgs) -> Done {
     for threads in threads {
         let settings = Settings { context, ..args.runs_on.settings(threads)? };
         let program = model.program(settings.kv)?;
-        let cpu = args.runs_on.open(&settings, args.quiet)?;
+        let device = args.runs_on.open(&settings, model.tensor_bytes(), args.quiet)?;
         plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
-        let ceilings = cpu.ceilings()?;
+        let ceilings = match &device {
+            Device::Cpu(cpu) => cpu.ceilings()?,
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(_) => {
+                note("the percentages below are of what the processor can do, not of the GPU");
+                Cpu::new(settings.cpu)?.ceilings()?
+            }
+        };
         check_interrupt()?;
         if !args.quiet {
             note(table::ceilings(&ceilings));
@@ -161,7 +168,7 @@ pub fn run(args: BenchArgs) -> Done {
             note("this model fits in the caches, which are faster than the memory measured above");
         }
         let options = options(&settings, context);
-        let mut engine = load(&model, cpu, program, options.clone())?;
+        let mut engine = load(&model, device, program, options.clone())?;
         let setup = Setup { model: &model, settings: &settings, options: &options, ceilings, work };
         for test in &tests {
             let samples = measure(&mut engine, test, &args)?;
@@ -192,7 +199,7 @@ fn tests(args: &BenchArgs) -> Vec<Test> {
 }
 
 /// Nanoseconds of each repetition.
-fn measure(engine: &mut Engine<Cpu>, test: &Test, args: &BenchArgs) -> Done<Vec<u64>> {
+fn measure(engine: &mut Engine<Device>, test: &Test, args: &BenchArgs) -> Done<Vec<u64>> {
     let vocab = engine.vocab().max(1);
     let mut state = 1u32;
     let mut ids = |n: u32| -> Vec<u32> {
@@ -224,7 +231,7 @@ fn measure(engine: &mut Engine<Cpu>, test: &Test, args: &BenchArgs) -> Done<Vec<
 }
 
 /// Runs a request to its end: nanoseconds, and the sequence it leaves.
-fn go(engine: &mut Engine<Cpu>, request: Request) -> Done<(u64, Option<SequenceId>)> {
+fn go(engine: &mut Engine<Device>, request: Request) -> Done<(u64, Option<SequenceId>)> {
     let expected = request.max_tokens;
     let mut events = Vec::with_capacity(expected);
     let start = Instant::now();

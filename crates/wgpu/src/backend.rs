@@ -1,0 +1,508 @@
+//! [`Wgpu`]: the contract of [`gristmill_ir::Backend`] on a device of wgpu.
+//!
+//! A launch puts a whole step into one command buffer. It is submitted when the step is sampled, with
+//! the sampling in it, or at the latest when somebody asks for its results or launches the next.
+
+use crate::adapter::Adapter;
+use crate::context::flight::Sampled;
+use crate::context::{Context, Grown, Latest, Pending, control, kind_of, words_of};
+use crate::format::Format;
+use crate::gpu::{Gpu, Pipeline};
+use crate::plan::{self, Actual, Placed, Plan};
+use crate::shader::Recipe;
+use crate::weights::Weights;
+use gristmill_core::{DType, Error, HostTensor, Result};
+use gristmill_ir::{
+    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Picked, Program,
+    Results, SampleBatch, Size, StateKind, Step, TensorDecl,
+};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use wgpu::{BindGroup, BindGroupEntry, Buffer, BufferUsages, PollType};
+
+/// How the backend runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WgpuOptions {
+    /// Ask for no more than the limits that WebGPU promises everywhere.
+    pub default_limits: bool,
+    /// Ask for no optional feature: only the plain shaders.
+    pub plain: bool,
+    /// Fill the workspace with NaN before each step: what is read without having been written then
+    /// shows. For tests.
+    pub poison: bool,
+}
+
+/// A device of wgpu. Clones are the same device.
+#[derive(Clone)]
+pub struct Wgpu {
+    gpu: Arc<Gpu>,
+    options: WgpuOptions,
+}
+
+/// Steps that only copy pages are numbered from here, so that launches have numbers in a row.
+const COPIES: u64 = 1 << 63;
+
+impl Wgpu {
+    /// Opens a device on an adapter.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what the driver said.
+    pub fn new(adapter: &Adapter, options: WgpuOptions) -> Result<Wgpu> {
+        let gpu = Arc::new(Gpu::open(adapter, options.default_limits, options.plain)?);
+        Ok(Wgpu { gpu, options })
+    }
+
+    /// The adapter's name, with what it is.
+    pub fn name(&self) -> &str {
+        &self.gpu.name
+    }
+}
+
+impl Backend for Wgpu {
+    type Weights = Weights;
+    type Context = Context;
+    type Plan = Plan;
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: self.gpu.name.clone(),
+            compute: vec![DType::F32],
+            weights: DType::all().filter(|&d| Format::of(d).is_some()).collect(),
+            kv: DType::all().filter(|&d| kind_of(d).is_some()).collect(),
+            page_multiple: 32,
+            ops: plan::OPS.to_vec(),
+        }
+    }
+
+    fn load(
+        &self,
+        uses: &[&Program],
+        tensor: &mut dyn FnMut(&TensorDecl) -> Result<HostTensor>,
+        _: &Options,
+    ) -> Result<Weights> {
+        Weights::load(&self.gpu, uses, tensor)
+    }
+
+    fn create(&self, states: &[StateKind], layout: &Layout) -> Result<Context> {
+        if !layout.page_tokens.is_multiple_of(32) || layout.page_tokens == 0 {
+            return Err(Error::Usage(format!(
+                "a page of {} tokens: the wgpu backend takes multiples of 32",
+                layout.page_tokens
+            )));
+        }
+        Context::new(&self.gpu, states, layout, self.options.poison)
+    }
+
+    fn compile(
+        &self,
+        program: &Program,
+        weights: &Weights,
+        context: &mut Context,
+        size: Size,
+        options: &Options,
+    ) -> Result<Plan> {
+        context.flush()?;
+        Plan::compile(program, weights, context, size, options)
+    }
+
+    fn launch(&self, p: &Plan, c: &mut Context, b: &Batch<'_>) -> Result<Step> {
+        c.flush()?;
+        // Should this step be refused, there is no latest result any more.
+        c.latest.placed.clear();
+        c.reading = None;
+        let (tokens, rows) = (b.tokens.len(), b.rows.len());
+        let seqs = b.seq_starts.len().saturating_sub(1);
+        let most = p.size;
+        let one_each = !most.one_token_a_seq || tokens == seqs;
+        if tokens > most.tokens as usize
+            || rows > most.rows as usize
+            || seqs > most.seqs as usize
+            || !one_each
+        {
+            return Err(Error::Runtime(format!(
+                "a batch of {tokens} tokens, {seqs} sequences and {rows} rows is above {most:?}"
+            )));
+        }
+        c.integers.fill(b, &c.layout, &p.bounds, &c.sampled, &c.inputs)?;
+        self.gpu.check()?;
+        let words = c.integers.words.len() as u64;
+        if c.ints.size() < 4 * words {
+            c.grow(Grown::Ints, 8 * words)?;
+        }
+        let step = c.step + 1;
+        let upload_words = (c.ints.size() + c.control.size()) / 4;
+        let gpu = self.gpu.clone();
+        let integers = std::mem::take(&mut c.integers.words);
+        let flight = c.flight(step);
+        let prepared = flight.reuse(&gpu, upload_words).and_then(|()| flight.write(0, &integers));
+        flight.step = step;
+        c.integers.words = integers;
+        prepared?;
+        for m in b.moves {
+            if let Move::Slot { from, to } = *m {
+                c.sampled[to as usize] = c.sampled[from as usize];
+            }
+        }
+        if c.poison {
+            let nan = vec![0xFF; c.workspace.size() as usize];
+            gpu.queue.write_buffer(&c.workspace, 0, &nan);
+        }
+        let actual = Actual {
+            tokens: tokens as u32,
+            seqs: seqs as u32,
+            rows: rows as u32,
+            splits: c.integers.words[3],
+        };
+        let groups = match c.bound.get_mut(p.number).and_then(Option::take) {
+            Some(known) => known,
+            None => p.bind(c),
+        };
+        let moves = if b.moves.is_empty() { vec![] } else { self.moves(c)? };
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let ints = &c.ints;
+        encoder.copy_buffer_to_buffer(&c.flight_of(step).upload, 0, ints, 0, 4 * words);
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for (pipeline, group) in &moves {
+                pass.set_pipeline(&pipeline.pipeline);
+                pass.set_bind_group(0, group, &[]);
+                pass.dispatch_workgroups(1, 1, 1);
+            }
+            p.encode(&mut pass, &groups, &actual);
+        }
+        if let Some(bound) = c.bound.get_mut(p.number) {
+            *bound = Some(groups);
+        }
+        c.step = step;
+        c.pending = Some(Pending { encoder, step });
+        let Latest { placed, .. } = &mut c.latest;
+        placed.extend_from_slice(&p.placed);
+        (c.latest.step, c.latest.tokens, c.latest.seqs, c.latest.rows) = (step, tokens, seqs, rows);
+        let integers = tokens * (1 + 3 + 1 + 2)
+            + b.types.len()
+            + 2 * b.ancestors.len()
+            + b.seq_starts.len()
+            + b.kv_len.len()
+            + b.tree_base.len()
+            + b.slots.len()
+            + b.state_in.len()
+            + b.state_out.len()
+            + b.adapters.len()
+            + 2 * b.times.len()
+            + b.pages.len()
+            + b.page_starts.len()
+            + rows
+            + 3 * b.moves.len();
+        c.ledger.ids += 4 * integers as u64;
+        Ok(Step(step))
+    }
+
+    fn sample(&self, c: &mut Context, s: Step, b: &SampleBatch<'_>) -> Result<()> {
+        let p = placed(c, Output::Logits)?;
+        if s.0 != c.step {
+            return Err(Error::Runtime("only the latest step can be sampled here".into()));
+        }
+        let (rows, vocab) = (c.latest.rows, p.at.width);
+        b.check(rows, vocab, c.sampled.len())?;
+        check_masks(b, vocab)?;
+        let top = (b.top_logprobs as usize).min(vocab);
+        let sampled = Sampled { rows, top, wanted: b.want.len() };
+        let mut words = std::mem::take(&mut c.integers.words);
+        control::fill(&mut words, b, vocab);
+        let done = self.encode_sampling(c, &p, &words, sampled);
+        c.integers.words = words;
+        done?;
+        for &slot in b.slots.iter().filter(|&&s| s != u32::MAX) {
+            c.sampled[slot as usize] = true;
+        }
+        let control = size_of_val(b.params)
+            + size_of_val(b.slots)
+            + size_of_val(b.allow)
+            + size_of_val(b.allow_row)
+            + size_of_val(b.bias)
+            + size_of_val(b.penalties)
+            + size_of_val(b.combine)
+            + size_of_val(b.want);
+        c.ledger.control += control as u64;
+        c.flush()
+    }
+
+    fn finish(&self, c: &mut Context, s: Step, out: &mut Results, wake: &Waker) -> Result<bool> {
+        out.picked.clear();
+        out.top.clear();
+        out.wanted.clear();
+        c.flush()?;
+        self.gpu.check()?;
+        if let Some(copy) = s.0.checked_sub(COPIES) {
+            return match copy <= c.copies {
+                true => c.finish_copies(copy, wake),
+                false => Err(never_began(s)),
+            };
+        }
+        if s.0 == 0 || s.0 > c.step {
+            return Err(never_began(s));
+        }
+        let gpu = self.gpu.clone();
+        let flight = c.flight(s.0);
+        if flight.step != s.0 {
+            return Err(Error::Runtime(format!("step {} is no longer in flight", s.0)));
+        }
+        let _ = gpu.device.poll(PollType::Poll);
+        if !flight.finish(&gpu, out, wake)? {
+            return Ok(false);
+        }
+        let bytes = size_of::<Picked>() * out.picked.len()
+            + size_of::<(u32, f32)>() * out.top.len()
+            + size_of::<f32>() * out.wanted.len();
+        c.ledger.results += bytes as u64;
+        Ok(true)
+    }
+
+    fn read(
+        &self,
+        c: &mut Context,
+        s: Step,
+        output: Output,
+        out: &mut Vec<f32>,
+        wake: &Waker,
+    ) -> Result<bool> {
+        if s.0 != c.step {
+            return Err(Error::Runtime("only the latest step can be read".into()));
+        }
+        let p = placed(c, output)?;
+        let l = &c.latest;
+        let actual =
+            Actual { tokens: l.tokens as u32, seqs: l.seqs as u32, rows: l.rows as u32, splits: 1 };
+        let rows = actual.of(p.at.rows) as usize;
+        let at = |row: usize| (p.at.offset + 4 * row * p.at.stride()) as u64;
+        let there = c.read_rows(output, rows, p.at.width, at, out, wake)?;
+        if there {
+            c.ledger.vectors += size_of_val(&out[..]) as u64;
+        }
+        Ok(there)
+    }
+
+    fn write(&self, c: &mut Context, input: Input, rows: &[f32]) -> Result<()> {
+        c.inputs[input as usize].clear();
+        c.inputs[input as usize].extend_from_slice(rows);
+        c.ledger.boundary += size_of_val(rows) as u64;
+        Ok(())
+    }
+
+    fn save(&self, c: &mut Context, moves: &[Move]) -> Result<Step> {
+        let pages = pages_of(c, moves, true)?;
+        c.flush()?;
+        c.start_saving(&pages).map(|n| Step(COPIES + n))
+    }
+
+    fn restore(&self, c: &mut Context, moves: &[Move]) -> Result<Step> {
+        let pages = pages_of(c, moves, false)?;
+        c.flush()?;
+        for &(state, at, group, from, bytes) in &pages {
+            let page = &c.host[group][from..from + bytes];
+            self.gpu.queue.write_buffer(&c.states[state].buffer, at, page);
+        }
+        c.start_saving(&[]).map(|n| Step(COPIES + n))
+    }
+
+    fn host_page<'c>(&self, c: &'c mut Context, group: u8, page: u32) -> &'c mut [u8] {
+        let bytes = c.page_bytes(group.into());
+        let at = page as usize * bytes;
+        c.host
+            .get_mut(usize::from(group))
+            .and_then(|b| b.get_mut(at..at + bytes))
+            .unwrap_or_default()
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        // No interface of wgpu tells how much there is; an allocation says when it is too much.
+        (self.gpu.allocated.load(Ordering::Relaxed), 0)
+    }
+
+    fn ledger(&self, c: &Context) -> Ledger {
+        c.ledger
+    }
+}
+
+fn never_began(s: Step) -> Error {
+    Error::Runtime(format!("step {} never began", s.0))
+}
+
+/// Where a result of the latest step lies.
+fn placed(c: &Context, output: Output) -> Result<Placed> {
+    let found = c.latest.placed.iter().find(|p| p.output == output);
+    found
+        .copied()
+        .ok_or_else(|| Error::Runtime(format!("the plan has no {} to give", output.name())))
+}
+
+/// A mask without any token would come back as an error only with the results.
+fn check_masks(b: &SampleBatch<'_>, vocab: usize) -> Result<()> {
+    let words = vocab.div_ceil(32);
+    for (row, &mask) in b.allow_row.iter().enumerate().filter(|m| *m.1 >= 0) {
+        let bits = &b.allow[mask as usize * words..][..words];
+        // Bits beyond the vocabulary do not count.
+        let rest = vocab % 32;
+        let last = if rest == 0 { u32::MAX } else { (1 << rest) - 1 };
+        let (end, front) = (bits[words - 1] & last, &bits[..words - 1]);
+        if end == 0 && front.iter().all(|&w| w == 0) {
+            return Err(Error::Runtime(format!(
+                "masks and logit bias forbid every token of row {row}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The parts of pages to copy: (state, byte there, group, byte in host memory, bytes).
+fn pages_of(
+    c: &Context,
+    moves: &[Move],
+    out: bool,
+) -> Result<Vec<(usize, u64, usize, usize, usize)>> {
+    let missing = || Error::Runtime("a page to swap does not exist".into());
+    let mut pages = vec![];
+    for m in moves {
+        let Move::Page { group, from, to } = *m else {
+            return Err(Error::Runtime("only pages are swapped here".into()));
+        };
+        let (device, host) = if out { (from, to) } else { (to, from) };
+        let g = usize::from(group);
+        let held = c.host.get(g).ok_or_else(missing)?.len();
+        let mut at = host as usize * c.page_bytes(g);
+        if at + c.page_bytes(g) > held || c.layout.pages.get(g).is_none_or(|&n| device >= n) {
+            return Err(missing());
+        }
+        for (i, s) in c.states.iter().enumerate() {
+            let StateKind::Paged { group: of, .. } = s.kind else { continue };
+            if usize::from(of) == g {
+                let bytes = 4 * s.words as usize;
+                pages.push((i, u64::from(device) * bytes as u64, g, at, bytes));
+                at += bytes;
+            }
+        }
+    }
+    Ok(pages)
+}
+
+impl Wgpu {
+    /// The bindings of a kernel over whole buffers.
+    fn bind(&self, pipeline: &Pipeline, buffers: &[(u32, &Buffer)]) -> BindGroup {
+        let entries: Vec<_> = buffers
+            .iter()
+            .map(|b| BindGroupEntry { binding: b.0, resource: b.1.as_entire_binding() })
+            .collect();
+        self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    }
+
+    fn uniform(&self, words: &[u32]) -> Result<Buffer> {
+        let mut all = [0u32; 64];
+        all[..words.len()].copy_from_slice(words);
+        self.gpu.filled("parameters", bytemuck::cast_slice(&all), BufferUsages::UNIFORM)
+    }
+
+    /// A dispatch for each state that copies may change, made when the first copy comes.
+    fn moves(&self, c: &mut Context) -> Result<Vec<(Arc<Pipeline>, BindGroup)>> {
+        let pipeline = self.gpu.pipeline(&Recipe::new("moves"))?;
+        if c.movers.is_empty() {
+            for s in &c.states {
+                c.movers.push(self.uniform(&match s.kind {
+                    StateKind::Slot { .. } => [1, 0, s.words, 1, 0],
+                    StateKind::Paged { group, k, k_type, .. } => {
+                        let tokens = c.layout.page_tokens;
+                        [0, group.into(), s.words, tokens, words_of(k_type, k)]
+                    }
+                })?);
+            }
+            c.movers.push(self.uniform(&[1, 0, 1, 1, 0])?);
+        }
+        let states = c.states.iter().map(|s| &s.buffer).chain([&c.last]);
+        let bind = |(uniform, state)| {
+            let buffers = [(0, uniform), (1, &c.ints), (2, state)];
+            (pipeline.clone(), self.bind(&pipeline, &buffers))
+        };
+        Ok(c.movers.iter().zip(states).map(bind).collect())
+    }
+
+    /// Puts sampling into the command buffer of the step, or into one of its own where that has gone.
+    fn encode_sampling(
+        &self,
+        c: &mut Context,
+        p: &Placed,
+        words: &[u32],
+        sampled: Sampled,
+    ) -> Result<()> {
+        let gpu = self.gpu.clone();
+        let bytes = 4 * words.len() as u64;
+        let fits = c.control.size() >= bytes;
+        if !fits {
+            // Rare: more masks, bias or penalties than ever before.
+            c.grow(Grown::Control, 2 * bytes)?;
+        }
+        c.grow(Grown::Picked, sampled.bytes())?;
+        let step = c.step;
+        let pending = c.pending.take();
+        let flight = c.flight(step);
+        flight.hold(&gpu, sampled.bytes())?;
+        let room = flight.upload.size();
+        let (ints, control) = (c.ints.size(), c.control.clone());
+        let mut encoder = match pending {
+            Some(Pending { mut encoder, .. }) if fits && room >= ints + bytes => {
+                let flight = c.flight(step);
+                flight.write(ints / 4, words)?;
+                encoder.copy_buffer_to_buffer(&flight.upload, ints, &control, 0, bytes);
+                encoder
+            }
+            pending => {
+                c.pending = pending;
+                c.flush()?;
+                gpu.queue.write_buffer(&control, 0, bytemuck::cast_slice(words));
+                gpu.device.create_command_encoder(&Default::default())
+            }
+        };
+        let pipeline = gpu.pipeline(&Recipe::new("sample"))?;
+        let key = (p.at.offset, p.at.bytes, p.at.width);
+        if c.sampler.as_ref().is_none_or(|s| s.0 != key) {
+            let params = [p.at.width as u32, p.at.stride() as u32];
+            c.sampler = Some((key, self.uniform(&params)?));
+        }
+        let Some((_, uniform)) = &c.sampler else { return Ok(()) };
+        let logits = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &c.workspace,
+            offset: p.at.offset as u64,
+            size: std::num::NonZero::new(p.at.bytes as u64),
+        });
+        let [control, work, picked, last] =
+            [&c.control, &c.work, &c.picked, &c.last].map(|b| b.clone());
+        let entry = |binding, resource| BindGroupEntry { binding, resource };
+        let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &[
+                entry(0, uniform.as_entire_binding()),
+                entry(1, control.as_entire_binding()),
+                entry(2, logits),
+                entry(3, work.as_entire_binding()),
+                entry(4, picked.as_entire_binding()),
+                entry(5, last.as_entire_binding()),
+            ],
+        });
+        if sampled.rows > 0 {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            pass.dispatch_workgroups(sampled.rows as u32, 1, 1);
+        }
+        let flight = c.flight(step);
+        if sampled.bytes() > 0 {
+            encoder.copy_buffer_to_buffer(&picked, 0, &flight.results, 0, sampled.bytes());
+        }
+        (flight.sampled, flight.fetches) = (Some(sampled), true);
+        c.submit_sampling(encoder, step)
+    }
+}

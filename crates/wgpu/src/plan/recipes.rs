@@ -1,0 +1,68 @@
+//! Shapes of tiles: what is put into the kernels that have any.
+
+use crate::format::Format;
+use crate::shader::Recipe;
+
+/// Rows of weights that a workgroup of `matvec` reads, and its threads.
+pub(crate) const ROWS: u32 = 4;
+const THREADS: u32 = 64;
+/// Outputs, rows of activations and threads of a tile of `matmul`.
+pub(crate) const TILE_ROWS: u32 = 64;
+pub(crate) const TILE_TOKENS: u32 = 32;
+const TILE_THREADS: u32 = 256;
+/// Queries that a workgroup of `attention` takes at most.
+const SLOTS: u32 = 8;
+
+/// The kernels of a product: for one row of activations, and for many.
+pub(crate) fn products(format: &Format, int8: bool, tail: bool, experts: bool) -> [Recipe; 2] {
+    let of = |kernel| {
+        Recipe::new(kernel)
+            .over(format)
+            .flag("INT8", int8)
+            .flag("TAIL", tail)
+            .flag("EXPERTS", experts)
+    };
+    let vector = of("matvec")
+        .define("ROWS", ROWS)
+        .define("THREADS", THREADS)
+        .define("PARTIAL", ROWS * THREADS);
+    let tile = of("matmul")
+        .define("ROWS", TILE_ROWS)
+        .define("TOKENS", TILE_TOKENS)
+        .define("THREADS", TILE_THREADS)
+        .define("W_QUADS", TILE_ROWS * 8)
+        .define("W_RUNS", TILE_ROWS * 2)
+        .define("X_QUADS", TILE_TOKENS * 8)
+        .define("MINE", TILE_ROWS * TILE_TOKENS / TILE_THREADS);
+    [vector, tile]
+}
+
+/// What follows the projection of queries, keys and values.
+pub(crate) fn qkv(head_dim: u32) -> Recipe {
+    Recipe::new("qkv").define("DIM", head_dim.next_multiple_of(64))
+}
+
+/// Attention of `sharing` query heads to a key head, whose values take `words` words: with how many
+/// heads and tokens a workgroup has.
+pub(crate) fn attention(
+    head_dim: u32,
+    sharing: u32,
+    words: u32,
+    decodes: bool,
+) -> (Recipe, [u32; 2]) {
+    // As many queries as the memory of a workgroup holds.
+    let slots = if head_dim > 256 { SLOTS / 2 } else { SLOTS };
+    let heads = sharing.next_power_of_two().min(slots);
+    let tokens = if decodes { 1 } else { slots / heads };
+    let slots = heads * tokens;
+    let parts = words.div_ceil(64);
+    let recipe = Recipe::new("attention")
+        .define("HEADS", heads)
+        .define("TOKENS", tokens)
+        .define("SLOTS", slots)
+        .define("QUERIES", slots * head_dim.div_ceil(2))
+        .define("SCORES", slots * 64)
+        .define("PARTS", parts)
+        .define("ACCS", slots * parts);
+    (recipe, [heads, tokens])
+}

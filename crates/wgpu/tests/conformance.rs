@@ -1,0 +1,98 @@
+//! The suite on the first adapter there is, software or not. Where there is none the tests say so and
+//! pass, unless `GRISTMILL_TEST_WGPU` is set: then an adapter is required.
+
+use gristmill_conformance::check::{self, Prepared};
+use gristmill_conformance::{hostile, ledger, sampling, suite};
+use gristmill_wgpu::{Wgpu, WgpuOptions, adapters};
+use std::sync::OnceLock;
+
+fn open(options: WgpuOptions) -> Option<Wgpu> {
+    let Some(adapter) = adapters().into_iter().find(|a| a.lacks().is_none()) else {
+        let required = std::env::var_os("GRISTMILL_TEST_WGPU").is_some_and(|v| !v.is_empty());
+        assert!(!required, "GRISTMILL_TEST_WGPU is set, and no adapter was found");
+        println!("SKIPPED: there is no adapter of Vulkan, Metal or DX12 here");
+        return None;
+    };
+    println!("on {}", adapter.name());
+    Some(Wgpu::new(&adapter, options).expect("the device opens"))
+}
+
+/// One device for all tests: its pipelines are compiled once.
+fn device() -> Option<&'static Wgpu> {
+    static DEVICE: OnceLock<Option<Wgpu>> = OnceLock::new();
+    let poison = WgpuOptions { poison: true, ..WgpuOptions::default() };
+    DEVICE.get_or_init(|| open(poison)).as_ref()
+}
+
+fn prepared() -> &'static [Prepared] {
+    static SUITE: OnceLock<Vec<Prepared>> = OnceLock::new();
+    SUITE.get_or_init(suite)
+}
+
+fn run(wgpu: &Wgpu) {
+    let only = std::env::var("GRISTMILL_TEST_CASE").unwrap_or_default();
+    let all = suite();
+    let some: Vec<Prepared> = all.into_iter().filter(|p| p.case.name.contains(&only)).collect();
+    let report = check::run(wgpu, &some);
+    let (worst, of) = &report.worst;
+    println!(
+        "{} cases, {} steps, {} left out; the worst uses {:.0} % of its tolerance: {of}",
+        report.ran,
+        report.steps,
+        report.left_out,
+        100.0 * worst
+    );
+    for f in &report.failures {
+        println!("{f}");
+    }
+    assert_eq!(report.left_out, 0, "everything runs here");
+    assert_eq!(report.failures.len(), 0, "see above");
+}
+
+/// Every operation against f64, on a workspace full of NaN.
+#[test]
+fn operations() {
+    if let Some(wgpu) = device() {
+        run(wgpu);
+    }
+}
+
+/// The same with no more than what WebGPU promises everywhere.
+#[test]
+fn operations_within_default_limits() {
+    let options = WgpuOptions { default_limits: true, plain: true, poison: true };
+    if let Some(wgpu) = open(options) {
+        run(&wgpu);
+    }
+}
+
+/// Pages that no sequence holds keep every byte.
+#[test]
+fn free_pages_are_not_written() {
+    if let Some(wgpu) = device() {
+        let n = check::untouched(wgpu, prepared()).unwrap();
+        assert!(n > 500, "{n} pages looked at");
+    }
+}
+
+#[test]
+fn samples() {
+    if let Some(wgpu) = device() {
+        sampling::check(wgpu).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
+fn only_integers_cross() {
+    if let Some(wgpu) = device() {
+        ledger::check(wgpu).unwrap();
+    }
+}
+
+#[test]
+fn bad_batches_are_refused() {
+    if let Some(wgpu) = device() {
+        let n = hostile::check(wgpu).unwrap_or_else(|e| panic!("{e:#?}"));
+        println!("{n} refused");
+    }
+}

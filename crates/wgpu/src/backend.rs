@@ -53,6 +53,11 @@ impl Wgpu {
         Ok(Wgpu { gpu, options })
     }
 
+    /// Buffers made on the device so far; no step makes one.
+    pub fn buffers_made(&self) -> u64 {
+        self.gpu.buffers_made.load(Ordering::Relaxed)
+    }
+
     /// The adapter's name, with what it is.
     pub fn name(&self) -> &str {
         &self.gpu.name
@@ -317,7 +322,8 @@ impl Backend for Wgpu {
 
     fn memory(&self) -> (u64, u64) {
         // No interface of wgpu tells how much there is; an allocation says when it is too much.
-        (self.gpu.allocated.load(Ordering::Relaxed), 0)
+        let report = self.gpu.device.generate_allocator_report();
+        (report.map_or(0, |r| r.total_allocated_bytes), 0)
     }
 
     fn ledger(&self, c: &Context) -> Ledger {

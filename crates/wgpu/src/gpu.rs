@@ -41,8 +41,8 @@ pub(crate) struct Gpu {
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// What is bound where a kernel looks at nothing, one for each number of a binding.
     pub none: Vec<Buffer>,
-    /// Bytes of all buffers made.
-    pub allocated: AtomicU64,
+    /// Buffers made so far.
+    pub buffers_made: AtomicU64,
     /// Submissions that somebody waits for.
     waiting: Sender<SubmissionIndex>,
 }
@@ -101,7 +101,7 @@ impl Gpu {
             features,
             failed,
             pipelines: Mutex::default(),
-            allocated: AtomicU64::new(0),
+            buffers_made: AtomicU64::new(0),
             waiting,
         };
         for _ in 0..8 {
@@ -206,7 +206,7 @@ impl Gpu {
             )));
         }
         self.check()?;
-        self.allocated.fetch_add(size, Ordering::Relaxed);
+        self.buffers_made.fetch_add(1, Ordering::Relaxed);
         Ok(buffer)
     }
 

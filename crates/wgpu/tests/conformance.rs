@@ -2,7 +2,12 @@
 //! pass, unless `GRISTMILL_TEST_WGPU` is set: then an adapter is required.
 
 use gristmill_conformance::check::{self, Prepared};
-use gristmill_conformance::{hostile, ledger, sampling, suite};
+use gristmill_conformance::model::Decoder;
+use gristmill_conformance::weights::Weights;
+use gristmill_conformance::work::{Part, Work};
+use gristmill_conformance::{Device, Room, hostile, ledger, sampling, suite};
+use gristmill_core::DType;
+use gristmill_ir::{Backend, Options, SampleBatch, Sampling};
 use gristmill_wgpu::{Wgpu, WgpuOptions, adapters};
 use std::sync::OnceLock;
 
@@ -79,6 +84,31 @@ fn free_pages_are_not_written() {
 fn samples() {
     if let Some(wgpu) = device() {
         sampling::check(wgpu).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+/// A decode step is one submission and makes no buffer.
+#[test]
+fn one_submission_a_step() {
+    let Some(wgpu) = device() else { return };
+    let model = Decoder { width: 64, ffn: 96, ..Decoder::default() };
+    let program = model.record().unwrap();
+    let weights = Weights::random(&program, 1, |_| DType::F32);
+    let room = Room::of(40, 4);
+    let mut d = Device::new(wgpu, &program, &weights, &Options::default(), &room).unwrap();
+    let params = [Sampling { temperature: 0.8, ..Sampling::GREEDY }];
+    let b = SampleBatch { params: &params, slots: &[0], ..SampleBatch::default() };
+    let mut at = (0, 0);
+    for i in 0..20 {
+        let step = d.launch(&Work::of(vec![Part::causal(0, i, vec![i + 3])])).unwrap();
+        wgpu.sample(&mut d.context, step, &b).unwrap();
+        assert_eq!(d.finish(step).unwrap().picked.len(), 1);
+        let now = (d.context.submissions(), wgpu.buffers_made());
+        // The first step binds what was not bound before.
+        if i > 0 {
+            assert_eq!(now, (at.0 + 1, at.1), "step {i}");
+        }
+        at = now;
     }
 }
 

@@ -152,7 +152,9 @@ impl Flight {
 
     /// Whether the step has ended; with its results, if it was sampled.
     pub fn finish(&mut self, gpu: &Gpu, out: &mut Results, wake: &Waker) -> Result<bool> {
-        let Some(sampled) = self.sampled else { return self.upload_ready.ready(gpu, wake) };
+        let Some(sampled) = self.sampled.filter(|s| s.bytes() > 0) else {
+            return self.upload_ready.ready(gpu, wake);
+        };
         if !self.results_ready.ready(gpu, wake)? {
             return Ok(false);
         }

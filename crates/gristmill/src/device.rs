@@ -23,6 +23,7 @@ pub enum Wanted {
 
 /// Models with fewer bytes of weights gain nothing from a GPU: opening one takes longer than their
 /// first words.
+#[cfg(feature = "wgpu")]
 const LEAST_FOR_GPU: u64 = 100_000_000;
 
 /// Reads `--device`.

@@ -28,6 +28,8 @@ pub struct WgpuOptions {
     pub default_limits: bool,
     /// Ask for no optional feature: only the plain shaders.
     pub plain: bool,
+    /// Cut matrices into pieces of at most so many bytes, where the adapter would allow larger ones.
+    pub largest_piece: Option<u64>,
     /// Fill the workspace with NaN before each step: what is read without having been written then
     /// shows. For tests.
     pub poison: bool,
@@ -49,8 +51,9 @@ impl Wgpu {
     /// # Errors
     /// [`Error::Device`] with what the driver said.
     pub fn new(adapter: &Adapter, options: WgpuOptions) -> Result<Wgpu> {
-        let gpu = Arc::new(Gpu::open(adapter, options.default_limits, options.plain)?);
-        Ok(Wgpu { gpu, options })
+        let mut gpu = Gpu::open(adapter, options.default_limits, options.plain)?;
+        gpu.largest_piece = options.largest_piece.unwrap_or(u64::MAX).min(gpu.largest_piece);
+        Ok(Wgpu { gpu: Arc::new(gpu), options })
     }
 
     /// Buffers made on the device so far; no step makes one.

@@ -41,6 +41,8 @@ pub(crate) struct Gpu {
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// What is bound where a kernel looks at nothing, one for each number of a binding.
     pub none: Vec<Buffer>,
+    /// The largest piece of a matrix, in bytes.
+    pub largest_piece: u64,
     /// Buffers made so far.
     pub buffers_made: AtomicU64,
     /// Submissions that somebody waits for.
@@ -94,6 +96,7 @@ impl Gpu {
             .map_err(|source| Error::Io { what: "starting a thread".into(), source })?;
         let mut gpu = Gpu {
             none: vec![],
+            largest_piece: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             device,
             queue,
             name,
@@ -301,4 +304,43 @@ impl Gpu {
 /// Bytes for people.
 pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu() -> Option<Gpu> {
+        let found = crate::adapters().into_iter().find(|a| a.lacks().is_none());
+        let Some(adapter) = found else {
+            println!("SKIPPED: there is no adapter of Vulkan, Metal or DX12 here");
+            return None;
+        };
+        Some(Gpu::open(&adapter, true, true).expect("the device opens"))
+    }
+
+    /// A shader that does not compile is an error with the compiler's words, and others still compile.
+    #[test]
+    fn shaders_that_fail() {
+        let Some(gpu) = gpu() else { return };
+        let wrong = Recipe::new("norm").define("SOURCE", "nonsense");
+        let said = gpu.pipeline(&wrong).map(|_| ()).expect_err("it cannot compile");
+        assert_eq!(said.exit_code(), 4, "{said}");
+        assert!(said.to_string().contains("norm"), "{said}");
+        gpu.pipeline(&Recipe::new("moves")).map(|_| ()).expect("this one is fine");
+        gpu.check().expect("nothing else has failed");
+    }
+
+    /// After the device is gone every call is an error, and none a panic.
+    #[test]
+    fn a_device_that_is_lost() {
+        let Some(gpu) = gpu() else { return };
+        let before = gpu.buffer("a buffer", 64, BufferUsages::STORAGE).expect("it fits");
+        gpu.device.destroy();
+        drop(before);
+        let made = gpu.buffer("a buffer", 64, BufferUsages::STORAGE).map(|_| ());
+        let compiled = gpu.pipeline(&Recipe::new("moves")).map(|_| ());
+        assert!(made.is_err() || compiled.is_err(), "a lost device works on");
+        let _ = gpu.wait();
+    }
 }

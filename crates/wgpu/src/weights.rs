@@ -168,7 +168,7 @@ fn upload(gpu: &Gpu, host: &HostTensor) -> Result<Matrix> {
     let blocks = host.cols.div_ceil(format.block);
     let zero_bytes = usize::from(format.zero.is_some());
     let row_bytes = blocks * (format.body.len() + format.scale.len() + zero_bytes);
-    let most = gpu.limits.max_storage_buffer_binding_size.min(gpu.limits.max_buffer_size);
+    let most = gpu.largest_piece;
     // Planes end at whole words.
     let fitting = (most.saturating_sub(64) as usize / row_bytes.max(1)).min(all_rows);
     if fitting == 0 {
@@ -179,8 +179,8 @@ fn upload(gpu: &Gpu, host: &HostTensor) -> Result<Matrix> {
             mib(most)
         )));
     }
-    // A number of rows that cuts no group of a kernel.
-    let fitting = if fitting < all_rows { (fitting / 64 * 64).max(1) } else { fitting };
+    // Whole groups of rows, as kernels take them, where there are some.
+    let fitting = if (64..all_rows).contains(&fitting) { fitting / 64 * 64 } else { fitting };
     let mut pieces = vec![];
     for first in (0..all_rows).step_by(fitting) {
         let rows = fitting.min(all_rows - first);

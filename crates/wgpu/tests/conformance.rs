@@ -7,7 +7,7 @@ use gristmill_conformance::weights::Weights;
 use gristmill_conformance::work::{Part, Work};
 use gristmill_conformance::{Device, Room, hostile, ledger, sampling, suite};
 use gristmill_core::DType;
-use gristmill_ir::{Backend, Options, SampleBatch, Sampling};
+use gristmill_ir::{Backend, Layout, Options, SampleBatch, Sampling, Size};
 use gristmill_wgpu::{Wgpu, WgpuOptions, adapters};
 use std::sync::OnceLock;
 
@@ -27,6 +27,26 @@ fn device() -> Option<&'static Wgpu> {
     static DEVICE: OnceLock<Option<Wgpu>> = OnceLock::new();
     let poison = WgpuOptions { poison: true, ..WgpuOptions::default() };
     DEVICE.get_or_init(|| open(poison)).as_ref()
+}
+
+/// What does not fit is an error that says so, and the device goes on.
+#[test]
+fn too_much_is_an_error() {
+    let Some(wgpu) = device() else { return };
+    let program = Decoder::default().record().unwrap();
+    let mut layout = Layout {
+        page_tokens: 32,
+        pages: vec![1 << 22],
+        host_pages: vec![0],
+        slots: 1,
+        max: Size { tokens: 4, seqs: 1, rows: 1, one_token_a_seq: false },
+        in_flight: 1,
+    };
+    let said = wgpu.create(&program.states, &layout).map(|_| ()).expect_err("it cannot fit");
+    assert_eq!(said.exit_code(), 5, "{said}");
+    assert!(said.to_string().contains("MiB"), "{said}");
+    layout.pages = vec![4];
+    wgpu.create(&program.states, &layout).map(|_| ()).expect("this fits");
 }
 
 fn prepared() -> &'static [Prepared] {
@@ -65,10 +85,28 @@ fn operations() {
 /// The same with no more than what WebGPU promises everywhere.
 #[test]
 fn operations_within_default_limits() {
-    let options = WgpuOptions { default_limits: true, plain: true, poison: true };
+    let options =
+        WgpuOptions { default_limits: true, plain: true, poison: true, ..WgpuOptions::default() };
     if let Some(wgpu) = open(options) {
         run(&wgpu);
     }
+}
+
+/// Matrices larger than what a kernel can see at once: here, than a few rows.
+#[test]
+fn matrices_in_pieces() {
+    let options = WgpuOptions { largest_piece: Some(6000), ..WgpuOptions::default() };
+    let Some(wgpu) = open(options) else { return };
+    let whole = ["linear", "gate_up", "embed", "experts", "decoder"];
+    let mut ran = 0;
+    for p in prepared() {
+        let long = p.case.program.tensors.iter().any(|t| t.cols > 1200);
+        if !long && whole.iter().any(|n| p.case.name.starts_with(n)) {
+            p.check(&wgpu).unwrap_or_else(|e| panic!("{}: {e}", p.case.name));
+            ran += 1;
+        }
+    }
+    assert!(ran > 100, "{ran} cases");
 }
 
 /// Pages that no sequence holds keep every byte.

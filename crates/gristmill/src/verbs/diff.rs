@@ -55,7 +55,7 @@ pub struct DiffArgs {
     b: Option<Side>,
 
     /// The devices of side A and side B, both with activations=f32,cache=f32 unless said otherwise
-    #[arg(long, value_name = "A,B", value_parser = parse_devices)]
+    #[arg(long, env = "GRISTMILL_DIFF_DEVICES", value_name = "A,B", value_parser = parse_devices)]
     device: Option<(Wanted, Wanted)>,
 
     /// What still counts as the same: a part of a value's largest magnitude

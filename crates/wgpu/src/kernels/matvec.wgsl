@@ -5,6 +5,10 @@ var<workgroup> sums: array<f32, $PARTIAL>;
 
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>,
+#if SUBGROUPS
+        @builtin(subgroup_id) subgroup: u32, @builtin(num_subgroups) subgroups: u32,
+        @builtin(subgroup_invocation_id) lane: u32,
+#endif
         @builtin(local_invocation_index) thread: u32) {
     let t = wg.y;
     let row = p.begin + (wg.x + wg.z * n.x) * $ROWSu;
@@ -63,6 +67,18 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
         }
 #endif
     }
+#if SUBGROUPS
+    for (var r = 0u; r < $ROWSu; r++) {
+        let sum = subgroupAdd(acc[r]);
+        if lane == 0u { sums[r * $THREADSu + subgroup] = sum; }
+    }
+    workgroupBarrier();
+    if thread < $ROWSu {
+        var sum = 0.0;
+        for (var i = 0u; i < subgroups; i++) { sum += sums[thread * $THREADSu + i]; }
+        sums[thread * $THREADSu] = sum;
+    }
+#else
     for (var r = 0u; r < $ROWSu; r++) { sums[r * $THREADSu + thread] = acc[r]; }
     for (var half = $THREADSu / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
@@ -73,6 +89,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
         }
     }
     workgroupBarrier();
+#endif
     if thread < $ROWSu && row + thread < p.end && t < rows_of(p.kind, p.k) {
         let flat = e * p.rows + row + thread - p.first;
         if flat < p.count { finish(t, e, row + thread, sums[thread * $THREADSu]); }

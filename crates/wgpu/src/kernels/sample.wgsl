@@ -283,6 +283,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             best_id = i;
         }
     }
+    storageBarrier();
     let peak = best_of(thread, best, best_id);
     let top = bitcast<f32>(peak.x);
     let log_sum = top + ln_(mass_above(thread, row, top, 1.0));

@@ -134,8 +134,10 @@ impl Compiler<'_> {
                 ];
                 resources.extend(route.map(|r| (6, Resource::Part(r.offset, r.bytes))));
                 resources.extend(grid.clone().map(|g| (7, Resource::Held(g))));
+                let subgroups = self.gpu.features.contains(wgpu::Features::SUBGROUP);
                 let tail = !matrix.cols.is_multiple_of(32);
-                let [vector, tile] = recipes::products(&matrix.format, int8, tail, route.is_some());
+                let [vector, tile] =
+                    recipes::products(&matrix.format, [int8, tail, route.is_some()], subgroups);
                 let tall = route.is_none() && self.bound(out.rows) as u32 > FEW;
                 let groups = (end - begin).div_ceil(ROWS);
                 let [gx, gz] = spread(groups);

@@ -13,8 +13,13 @@ const TILE_THREADS: u32 = 256;
 /// Queries that a workgroup of `attention` takes at most.
 const SLOTS: u32 = 8;
 
-/// The kernels of a product: for one row of activations, and for many.
-pub(crate) fn products(format: &Format, int8: bool, tail: bool, experts: bool) -> [Recipe; 2] {
+/// The kernels of a product: for one row of activations, and for many. Activations may be `int8`, a row
+/// may end in the middle of a unit, matrices may be experts'.
+pub(crate) fn products(
+    format: &Format,
+    [int8, tail, experts]: [bool; 3],
+    subgroups: bool,
+) -> [Recipe; 2] {
     let of = |kernel| {
         Recipe::new(kernel)
             .over(format)
@@ -23,6 +28,7 @@ pub(crate) fn products(format: &Format, int8: bool, tail: bool, experts: bool) -
             .flag("EXPERTS", experts)
     };
     let vector = of("matvec")
+        .flag("SUBGROUPS", subgroups)
         .define("ROWS", ROWS)
         .define("THREADS", THREADS)
         .define("PARTIAL", ROWS * THREADS);

@@ -52,8 +52,11 @@ fn all() -> Vec<(String, Recipe)> {
                 continue;
             }
             let name = format!("{dtype} {int8} {tail} {experts}");
-            let [vector, tile] = crate::plan::recipes::products(&format, int8, tail, experts);
+            let [vector, tile] =
+                crate::plan::recipes::products(&format, [int8, tail, experts], false);
             add(format!("matvec {name}"), vector);
+            let [vector, _] = crate::plan::recipes::products(&format, [int8, tail, experts], true);
+            add(format!("matvec subgroups {name}"), vector);
             if !experts {
                 add(format!("matmul {name}"), tile);
             }
@@ -69,10 +72,13 @@ fn naga_accepts_all() {
         let text = recipe.text().unwrap();
         let module = naga::front::wgsl::parse_str(&text)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
-        spv::write_vec(&module, &info, &spv::Options::default(), None)
+        let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+        spv::write_vec(&module, &info, &options, None)
             .unwrap_or_else(|e| panic!("{name} as SPIR-V: {e}"));
         let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
         msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())

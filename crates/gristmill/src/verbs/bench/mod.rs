@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use gristmill::cpu::Ceilings;
 use gristmill::engine::{Parent, SequenceId};
 use gristmill::work::Work;
-use gristmill::{Cpu, Device, Engine, EngineOptions, Error, Model, Request, Settings};
+use gristmill::{Device, Engine, EngineOptions, Error, Model, Request, Settings};
 use record::Record;
 use std::time::Instant;
 use table::Table;
@@ -156,7 +156,7 @@ pub fn run(args: BenchArgs) -> Done {
             #[cfg(feature = "wgpu")]
             Device::Wgpu(_) => {
                 note("the percentages below are of what the processor can do, not of the GPU");
-                Cpu::new(settings.cpu)?.ceilings()?
+                gristmill::Cpu::new(settings.cpu)?.ceilings()?
             }
         };
         check_interrupt()?;

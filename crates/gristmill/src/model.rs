@@ -162,11 +162,12 @@ impl Model {
     /// Those of [`Engine::new`] and of `progress`.
     pub fn engine_on(
         &self,
-        device: Device,
+        device: impl Into<Device>,
         program: Program,
         options: EngineOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Engine<Device>> {
+        let device = device.into();
         let program = arch::fit_to_context(program, &self.gguf, options.context)?;
         Placement::of(&program, &self.gguf, &device.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
@@ -182,12 +183,13 @@ impl Model {
     /// Those of [`Probe::new`] and of `progress`.
     pub fn probe_on(
         &self,
-        device: Device,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Probe<Device>> {
+        let device = device.into();
         let program = arch::fit_to_context(program, &self.gguf, tokens)?;
         Placement::of(&program, &self.gguf, &device.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);

@@ -52,6 +52,12 @@ fn is_kernel(name: &str) -> bool {
         && !not_computing.iter().any(|n| name.contains(n))
 }
 
+/// The instruction set that a function is an instance for.
+fn instruction_set(name: &str) -> Option<&str> {
+    let (_, of) = name.split_once("<gristmill_cpu::simd::")?;
+    of.split_once(" as ")?.0.rsplit("::").next()
+}
+
 /// Checks the binary named by `--binary`, or the release build.
 pub fn run(args: &[String]) -> Result<()> {
     let binary = tools::binary(args)?;
@@ -73,6 +79,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let mut callers: BTreeMap<String, String> = BTreeMap::new();
     let mut found: Vec<(u64, String)> = Vec::new();
     let (mut kernels, mut instructions) = (0, 0);
+    let mut sets: BTreeMap<String, usize> = BTreeMap::new();
     disassemble(&binary, |f| {
         for callee in called(&f).filter(|c| intrinsics.contains(c)) {
             callers.entry(callee.to_owned()).or_insert_with(|| f.name.clone());
@@ -82,6 +89,9 @@ pub fn run(args: &[String]) -> Result<()> {
         }
         kernels += 1;
         instructions += f.instructions.len();
+        if let Some(set) = instruction_set(&f.name) {
+            *sets.entry(set.to_owned()).or_default() += 1;
+        }
         for call in disassembly::calls_in_loops(&f, &slots) {
             let allowed = CALLS.iter().any(|c| f.name.contains(c.0) && call.callee.contains(c.1));
             if !allowed {
@@ -116,9 +126,11 @@ pub fn run(args: &[String]) -> Result<()> {
     if !(intrinsics.is_empty() && lines.is_empty()) {
         bail!("{} violations in {}", intrinsics.len() + lines.len(), binary.display());
     }
+    let sets: Vec<String> = sets.iter().map(|(set, n)| format!("{set} {n}")).collect();
     println!(
-        "codegen: {kernels} kernel functions, {instructions} instructions: no intrinsic left as a \
-         call, no call inside a loop"
+        "codegen: {kernels} kernel functions ({}), {instructions} instructions: no intrinsic left \
+         as a call, no call inside a loop",
+        sets.join(", ")
     );
     Ok(())
 }
@@ -224,6 +236,10 @@ mod tests {
         assert!(is_kernel(
             "<gristmill_cpu::simd::avx2::Avx2 as gristmill_cpu::simd::Simd>::vectorize::go"
         ));
+        let sse = "<gristmill_cpu::simd::sse41::Sse41 as gristmill_cpu::simd::Simd>::vectorize::go";
+        assert!(is_kernel(sse));
+        assert_eq!(instruction_set(sse), Some("Sse41"));
+        assert_eq!(instruction_set("gristmill_cpu::kernels::matmul::rows"), None);
         assert!(!is_kernel("gristmill_cpu::plan::compile"));
         assert!(!is_kernel("core::ptr::drop_in_place<gristmill_cpu::kernels::Softmax>"));
     }

@@ -7,6 +7,7 @@
 mod attention;
 mod experts;
 mod matrix;
+pub mod recurrent;
 mod rows;
 mod whole;
 
@@ -42,8 +43,14 @@ pub struct Case {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    let cases =
-        [rows::cases(), matrix::cases(), experts::cases(), attention::cases(), whole::cases()];
+    let cases = [
+        rows::cases(),
+        matrix::cases(),
+        experts::cases(),
+        attention::cases(),
+        recurrent::cases(),
+        whole::cases(),
+    ];
     cases.into_iter().flatten().collect()
 }
 

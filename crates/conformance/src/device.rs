@@ -63,6 +63,8 @@ pub struct Arrays {
     pub kv_len: Vec<u32>,
     pub tree_base: Vec<u32>,
     pub slots: Vec<u32>,
+    pub state_in: Vec<u32>,
+    pub state_out: Vec<u32>,
     pub pages: Vec<u32>,
     pub page_starts: Vec<u32>,
     pub rows: Vec<u32>,
@@ -83,6 +85,8 @@ impl Arrays {
             kv_len: &self.kv_len,
             tree_base: &self.tree_base,
             slots: &self.slots,
+            state_in: &self.state_in,
+            state_out: &self.state_out,
             pages: &self.pages,
             page_starts: &self.page_starts,
             rows: &self.rows,
@@ -107,6 +111,10 @@ pub struct Device<'a, B: Backend> {
     tables: Vec<Vec<Vec<u32>>>,
     /// Pages nobody holds, by group.
     free: Vec<Vec<u32>>,
+    /// Whether the program keeps states in slots.
+    recurrent: bool,
+    /// The slot that holds the state of each sequence.
+    held: Vec<u32>,
 }
 
 impl<'a, B: Backend> Device<'a, B> {
@@ -138,7 +146,10 @@ impl<'a, B: Backend> Device<'a, B> {
         let free = free.collect();
         let tables = vec![vec![vec![]; groups.len()]; room.slots as usize];
         let room = room.clone();
-        let mut device = Device { backend, context, plan, decode, groups, room, tables, free };
+        let recurrent = program.states.iter().any(|s| matches!(s, StateKind::Slot { .. }));
+        let held = (0..room.slots).collect();
+        let mut device =
+            Device { backend, context, plan, decode, groups, room, tables, free, recurrent, held };
         for group in 0..device.groups.len() {
             device.backend.host_page(&mut device.context, group as u8, 0).fill(0xFF);
             let to_all = |to| Move::Page { group: group as u8, from: 0, to };
@@ -246,6 +257,9 @@ impl<'a, B: Backend> Device<'a, B> {
             a.visible.extend(&part.visible);
             a.kv_len.push(part.kv_len());
             a.slots.push(part.seq as u32);
+            if self.recurrent {
+                self.place_state(part, &mut a);
+            }
         }
         if work.parts.iter().any(|p| !p.ancestors.is_empty()) {
             for p in &work.parts {
@@ -264,6 +278,19 @@ impl<'a, B: Backend> Device<'a, B> {
             }
         }
         Ok(a)
+    }
+
+    /// Where a part reads its state and writes it: in a room with slots to spare every other step of
+    /// a sequence writes another slot than it reads.
+    fn place_state(&mut self, part: &Part, a: &mut Arrays) {
+        let spare = self.room.max.seqs;
+        let begins = part.kv_index[0] == 0;
+        let held = &mut self.held[part.seq];
+        a.state_in.push(if begins { u32::MAX } else { *held });
+        if self.room.slots >= 2 * spare && !part.len().is_multiple_of(3) {
+            *held = if *held < spare { *held + spare } else { *held - spare };
+        }
+        a.state_out.push(*held);
     }
 
     fn take(&mut self, group: usize) -> Result<u32> {
@@ -292,6 +319,9 @@ impl<'a, B: Backend> Device<'a, B> {
 
     fn edit(&mut self, e: &Edit, moves: &mut Vec<Move>) -> Result<()> {
         let p = self.room.page_tokens;
+        if let (Edit::Fork { from, to }, true) = (*e, self.recurrent) {
+            moves.push(Move::Slot { from: self.held[from], to: self.held[to] });
+        }
         for g in 0..self.groups.len() {
             let group = g as u8;
             match *e {

@@ -2,7 +2,7 @@
 //! step gives what it would have given.
 
 use crate::device::{Arrays, Device, Room};
-use crate::model::{Decoder, encoder};
+use crate::model::{Decoder, Recurrent, encoder};
 use crate::random::Random;
 use crate::sampling::{GREEDY, Oracle, one_each};
 use crate::weights::Weights;
@@ -109,7 +109,7 @@ fn refuses<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Option<String> {
 pub fn check<B: Backend>(backend: &B) -> Result<usize, Vec<String>> {
     let mut failures = vec![];
     let mut tried = 0;
-    for part in [launches, samples, tables] {
+    for part in [launches, states, samples, tables] {
         match part(backend, &mut failures) {
             Ok(n) => tried += n,
             Err(e) => failures.push(e.to_string()),
@@ -166,6 +166,50 @@ fn launches<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize
     failures.extend(refuses("restoring to no page", || d.restore(&swap(beyond))));
     scattered(backend, failures)?;
     Ok(spoiled.len() + 7)
+}
+
+/// What is wrong with the slots of two sequences, of eight slots.
+const STATES: [(&str, Spoil); 10] = [
+    ("no slots to read", |a| a.state_in.clear()),
+    ("no slots to write", |a| a.state_out.clear()),
+    ("too few slots to read", |a| a.state_in.truncate(1)),
+    ("too many slots to write", |a| a.state_out.push(3)),
+    ("a slot to read that does not exist", |a| a.state_in[1] = 8),
+    ("a slot to write that does not exist", |a| a.state_out[0] = 8),
+    ("a slot to write far out", |a| a.state_out[1] = u32::MAX),
+    ("two that write one slot", |a| a.state_out[1] = a.state_out[0]),
+    ("one that reads what the other writes", |a| a.state_in[1] = a.state_out[0]),
+    ("the other way round", |a| a.state_in[0] = a.state_out[1]),
+];
+
+/// Slots of recurrent states.
+fn states<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize> {
+    let model = Recurrent::default();
+    let program = model.record()?;
+    let weights = Weights::random(&program, 1, |_| DType::F32);
+    let room = Room::of(64, 4);
+    let mut d = Device::new(backend, &program, &weights, &Options::default(), &room)?;
+    let mut random = Random::new(2);
+    let mut part = |seq, n| Part::causal(seq, 0, random.ids(n, model.vocab));
+    let work = Work::of(vec![part(0, 9), part(1, 40)]);
+    let good = d.run(&work, &[Output::Logits])?;
+    let arrays = d.arrays(&work)?;
+    for (name, spoil) in STATES {
+        let mut a = arrays.clone();
+        spoil(&mut a);
+        let run = || backend.launch(&d.plan, &mut d.context, &a.batch());
+        failures.extend(refuses(name, run));
+    }
+    if d.run(&work, &[Output::Logits])? != good {
+        failures.push("a good step gives something else after bad slots".into());
+    }
+    let far = Move::Slot { from: 8, to: 0 };
+    failures.extend(refuses("saving no slot", || backend.save(&mut d.context, &[far])));
+    let far = Move::Slot { from: 0, to: 1 };
+    failures.extend(refuses("saving a slot nowhere", || backend.save(&mut d.context, &[far])));
+    let far = Move::Slot { from: 0, to: 8 };
+    failures.extend(refuses("restoring no slot", || d.restore(&[far])));
+    Ok(STATES.len() + 3)
 }
 
 /// Two tokens far apart in one sequence of a windowed model, the pages between given back: they

@@ -2,7 +2,7 @@
 //! the chunks of its prompt, and on one thread and on two.
 
 use crate::device::{Device, Room};
-use crate::model::Decoder;
+use crate::model::{Decoder, Recurrent};
 use crate::random::Random;
 use crate::weights::Weights;
 use crate::work::{Part, Work};
@@ -42,7 +42,12 @@ pub fn subjects() -> Vec<Subject> {
     let eight = |n: &str| if n.ends_with(".v") { DType::F16 } else { DType::Q8_0 };
     let router = |n: &str| if n.ends_with(".router") { DType::F32 } else { DType::Q4_K };
     let (f32, int8) = (Activations::F32, Activations::Int8);
+    let recurrent = Recurrent::default();
+    let program = recurrent.record().expect("sizes go together");
+    let vocab = recurrent.vocab;
     vec![
+        Subject::of("recurrent, f32", program.clone(), vocab, |_| DType::F32, f32, 130),
+        Subject::of("recurrent, int8 activations", program, vocab, |_| DType::Q8_0, int8, 130),
         Subject::new("f32 weights", &narrow, |_| DType::F32, f32, 560),
         Subject::new("k-quants, f32 activations", &wide, k_quants, f32, 70),
         Subject::new("q8_0 and f16, int8 activations", &narrow, eight, int8, 560),
@@ -63,9 +68,20 @@ impl Subject {
         prompt: u32,
     ) -> Subject {
         let program = model.record().expect("sizes go together");
+        Subject::of(name, program, model.vocab, dtype, activations, prompt)
+    }
+
+    fn of(
+        name: &'static str,
+        program: Program,
+        vocab: u32,
+        dtype: impl Fn(&str) -> DType,
+        activations: Activations,
+        prompt: u32,
+    ) -> Subject {
         let weights = Weights::random(&program, 31, dtype);
         let options = Options { activations, ..Options::default() };
-        let ids = Random::new(32).ids(prompt as usize + 6, model.vocab);
+        let ids = Random::new(32).ids(prompt as usize + 6, vocab);
         Subject { name, program, weights, options, ids, prompt }
     }
 

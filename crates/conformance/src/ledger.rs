@@ -13,7 +13,8 @@ use gristmill_ir::*;
 fn ids(a: &Arrays) -> u64 {
     let tokens = a.tokens.len() + 3 * a.positions.len() + a.kv_index.len() + 2 * a.visible.len();
     let optional = a.types.len() + 2 * a.ancestors.len() + a.tree_base.len() + 3 * a.moves.len();
-    let seqs = a.seq_starts.len() + a.kv_len.len() + a.slots.len();
+    let states = a.state_in.len() + a.state_out.len();
+    let seqs = a.seq_starts.len() + a.kv_len.len() + a.slots.len() + states;
     let pages = a.pages.len() + a.page_starts.len();
     4 * (tokens + optional + seqs + pages + a.rows.len()) as u64
 }

@@ -166,6 +166,118 @@ impl Decoder {
     }
 }
 
+/// A model of the RWKV-7 kind: shifts, low-rank networks, the recurrence, squares of what is above
+/// zero.
+#[derive(Clone, Debug)]
+pub struct Recurrent {
+    /// Tokens.
+    pub vocab: u32,
+    /// Elements of a hidden state.
+    pub width: u32,
+    /// Heads.
+    pub heads: u32,
+    /// Elements of the channel mix.
+    pub ffn: u32,
+    /// Rank of the small networks.
+    pub rank: u32,
+    /// Layers.
+    pub layers: u32,
+}
+
+impl Default for Recurrent {
+    fn default() -> Self {
+        Recurrent { vocab: 131, width: 128, heads: 2, ffn: 256, rank: 32, layers: 2 }
+    }
+}
+
+impl Recurrent {
+    /// The program.
+    ///
+    /// # Errors
+    /// [`gristmill_core::Error::Usage`] for sizes that do not go together.
+    pub fn record(&self) -> Result<Program> {
+        let mut program = Program::new("recurrent");
+        let p = &mut program;
+        p.prefix_closed = true;
+        let &Recurrent { vocab, width, heads, ffn, rank, layers } = self;
+        let layer = |p: &mut Program, name: &str, eps| Norm {
+            kind: NormKind::Layer,
+            weight: Some(p.vector(format!("norm.{name}"), width)),
+            bias: Some(p.vector(format!("bias.norm.{name}"), width)),
+            eps,
+            offset: 0.0,
+        };
+        let linear = |p: &mut Program, name: String, x, rows, act| {
+            let w = p.tensor(&name, rows, p.shape(x).width);
+            p.one(name, Op::Linear { x, w, bias: None, act, scale: 1.0, softcap: None })
+        };
+        let low_rank = |p: &mut Program, name: String, x, mid, act| {
+            let a = p.tensor(format!("{name}1"), rank, width);
+            let b = p.tensor(format!("{name}2"), width, rank);
+            let bias = Some(p.vector(format!("bias.{name}"), width));
+            p.one(name, Op::LowRank { x, a, mid, b, bias, act })
+        };
+        let slot = |p: &mut Program, elems| p.state(StateKind::Slot { elems, dtype: DType::F32 });
+        let table = p.tensor("table", vocab, width);
+        let embed = Op::Embed { table, scale: 1.0, positions: None, types: None };
+        let mut x = p.one("embed", embed)?;
+        let norm = layer(p, "0.time", 1e-5);
+        let mut normed = p.one("norm", Op::Norm { x, norm })?;
+        let mut first = None;
+        for i in 0..layers {
+            let name = |s: &str| format!("{i}.{s}");
+            let mix = p.tensor(format!("bias.{i}.mix"), 6, width);
+            let state = slot(p, width);
+            let mixed = p.push(name("shift"), Op::TokenShift { x: normed, mix, state })?;
+            let [xr, xw, xk, xv, xa, xg] = mixed[..] else { unreachable!("mix has six rows") };
+            let r = linear(p, name("r"), xr, width, Act::None)?;
+            let k = linear(p, name("k"), xk, width, Act::None)?;
+            let mut v = linear(p, name("v"), xv, width, Act::None)?;
+            let decay = low_rank(p, name("w"), xw, Act::Tanh, Act::Decay)?;
+            let a = low_rank(p, name("a"), xa, Act::None, Act::Sigmoid)?;
+            let g = low_rank(p, name("g"), xg, Act::Sigmoid, Act::None)?;
+            if let Some(to) = first {
+                let t = low_rank(p, name("t"), xv, Act::None, Act::Sigmoid)?;
+                v = p.one(name("lerp"), Op::Lerp { from: v, to, t })?;
+            }
+            first = first.or(Some(v));
+            let wkv = Op::Wkv7 {
+                r,
+                decay,
+                k,
+                v,
+                a,
+                g,
+                k_k: p.vector(format!("norm.{i}.k_k"), width),
+                k_a: p.vector(format!("norm.{i}.k_a"), width),
+                r_k: p.vector(format!("bias.{i}.r_k"), width),
+                heads,
+                norm: layer(p, &name("wkv"), 64e-5),
+                state: slot(p, width * (width / heads)),
+            };
+            let y = p.one(name("wkv"), wkv)?;
+            let delta = linear(p, name("out"), y, width, Act::None)?;
+            let norm = layer(p, &name("channel"), 1e-5);
+            let add = Op::AddNorm { x, delta, post: None, scale: 1.0, norm };
+            (x, normed) = p.two(name("channel"), add)?;
+            let mix = p.tensor(format!("bias.{i}.channel_mix"), 1, width);
+            let state = slot(p, width);
+            let shift = Op::TokenShift { x: normed, mix, state };
+            let shifted = p.one(name("channel_shift"), shift)?;
+            let key = linear(p, name("key"), shifted, ffn, Act::Relu2)?;
+            let delta = linear(p, name("value"), key, width, Act::None)?;
+            let norm = layer(p, &format!("{}.time", i + 1), 1e-5);
+            let add = Op::AddNorm { x, delta, post: None, scale: 1.0, norm };
+            (x, normed) = p.two(name("end"), add)?;
+        }
+        let normed = p.one("select", Op::SelectRows { x: normed })?;
+        let logits = linear(p, "output".into(), normed, vocab, Act::None)?;
+        p.output(Output::Logits, logits);
+        p.verify()?;
+        Ok(program)
+    }
+}
+
 /// An encoder of the BERT kind: positions and types, layer norms, biases, everything sees
 /// everything; a mean of length one.
 ///

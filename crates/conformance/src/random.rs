@@ -1,5 +1,7 @@
 //! A seeded generator of test data: SplitMix64 (Steele, Lea and Flood 2014).
 
+use crate::scalar::Rounded;
+
 /// The same seed gives the same data on every machine.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -52,20 +54,22 @@ impl Random {
     }
 
     /// Rows for a matmul whose activations become int8 blocks of 32: normal numbers, none of which
-    /// lies so near the middle between two integers that the last bit of an f32 decides which one
-    /// it becomes.
+    /// lies so near the middle between two integers, and no block so near the choice between two
+    /// roundings, that the last bit of an f32 decides.
     pub fn rows_off_ties(&mut self, n: usize) -> Vec<f32> {
-        let mut x = self.normals(n);
-        for block in x.chunks_mut(32) {
-            let step = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
-            for v in block.iter_mut() {
-                let fraction = (*v / step).abs().fract();
-                if (fraction - 0.5).abs() < 0.02 {
-                    // Towards zero, so that the largest of the block stays what it was.
-                    *v -= 0.1 * step * v.signum();
-                }
+        (0..n).step_by(32).flat_map(|i| self.block_off_ties(32.min(n - i))).collect()
+    }
+
+    fn block_off_ties(&mut self, n: usize) -> Vec<f32> {
+        loop {
+            let x = self.normals(n);
+            let exact: Vec<f64> = x.iter().map(|&v| v.into()).collect();
+            let rounded = Rounded::of(&exact);
+            let step = exact.iter().fold(0.0f64, |m, v| m.max(v.abs())) / rounded.top;
+            let off_ties = exact.iter().all(|v| ((v / step).abs().fract() - 0.5).abs() > 1e-4);
+            if off_ties && rounded.lead > 1e-3 {
+                return x;
             }
         }
-        x
     }
 }

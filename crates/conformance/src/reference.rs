@@ -4,10 +4,11 @@
 //! index: there are no pages. Four roundings are part of the definition and done here too: weights
 //! are what their format holds, keys and values are rounded to the type of the cache, the angle of
 //! a rotation is an f32 product (as in the programs that models are trained with), and where
-//! activations are int8, those entering a quantized matrix are `d q` in blocks of 32, with
-//! `q = round(127 x / max|x|)` and `d = Σ x q / Σ q²`.
+//! activations are int8, those entering a quantized matrix are `d q` in blocks of 32, as
+//! [`Rounded`](crate::scalar::Rounded) says.
 
 mod experts;
+mod recurrent;
 mod rope;
 
 use crate::scalar::{activate, cap, gated, int8, narrow};
@@ -20,11 +21,12 @@ use std::collections::HashMap;
 /// A value: rows of elements.
 pub type Table = Vec<Vec<f64>>;
 
-/// Keys and values of one sequence in one layer, by logical index.
+/// A state of one sequence: keys and values by logical index, or a slot.
 #[derive(Clone, Debug, Default)]
 struct Cache {
     k: Table,
     v: Table,
+    slot: Vec<f64>,
 }
 
 struct Weight {
@@ -241,6 +243,27 @@ impl<'a> Reference<'a> {
                 };
                 of(*x).iter().map(row).collect()
             }
+            Op::TokenShift { x, mix, state } => {
+                let x = of(*x).clone();
+                return self.token_shift(&x, *mix, *state, work);
+            }
+            Op::LowRank { x, a, mid, b, bias, act } => {
+                let row = |x: &Vec<f64>| {
+                    let few = self.project(x, &[*a], &[]);
+                    let few: Vec<f64> = few.into_iter().map(|y| activate(*mid, y)).collect();
+                    let many = self.project(&few, &[*b], bias.as_slice());
+                    many.into_iter().map(|y| activate(*act, y)).collect()
+                };
+                of(*x).iter().map(row).collect()
+            }
+            Op::Lerp { from, to, t } => {
+                let element = |((from, to), t): ((&f64, &f64), &f64)| from + t * (to - from);
+                let row = |((from, to), t): ((&Vec<f64>, &Vec<f64>), &Vec<f64>)| {
+                    from.iter().zip(to).zip(t).map(element).collect()
+                };
+                of(*from).iter().zip(of(*to)).zip(of(*t)).map(row).collect()
+            }
+            Op::Wkv7 { .. } => self.wkv7(op, values, work),
             other => panic!("`{}` has no definition here yet", other.name()),
         }]
     }

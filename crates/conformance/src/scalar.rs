@@ -18,17 +18,45 @@ pub fn narrow(dtype: DType, x: f64) -> f64 {
     }
 }
 
-/// Activations rounded to eight bits: integers by the largest of a block, then the scale that is
-/// best for them by least squares.
+/// Activations rounded to eight bits, in blocks of 32; see [`Rounded`].
 pub fn int8(x: &[f64]) -> Vec<f64> {
-    let block = |b: &[f64]| {
-        let d = b.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 127.0;
-        let q: Vec<f64> = b.iter().map(|v| if d == 0.0 { 0.0 } else { (v / d).round() }).collect();
+    x.chunks(32).flat_map(|b| Rounded::of(b).values()).collect()
+}
+
+/// A block of activations as eight-bit integers: the largest becomes 127, 126, 125 or 124,
+/// whichever leaves the least squared error with the scale that makes it so.
+pub struct Rounded {
+    /// What the largest became.
+    pub top: f64,
+    /// The integers.
+    pub q: Vec<f64>,
+    /// The best scale for them, by least squares.
+    pub scale: f64,
+    /// How much larger the next best error was, as a part of the least.
+    pub lead: f64,
+}
+
+impl Rounded {
+    /// Rounds one block.
+    pub fn of(b: &[f64]) -> Rounded {
+        let largest = b.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let unit = |top: f64| if largest == 0.0 { 1.0 } else { largest / top };
+        let error = |top: f64| -> f64 {
+            b.iter().map(|v| (v - (v / unit(top)).round() * unit(top)).powi(2)).sum()
+        };
+        let mut tops = [127.0, 126.0, 125.0, 124.0].map(|top| (error(top), top));
+        tops.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let [(least, top), (next, _), ..] = tops;
+        let q: Vec<f64> = b.iter().map(|v| (v / unit(top)).round()).collect();
         let products: f64 = b.iter().zip(&q).map(|(v, q)| v * q).sum();
         let scale = products / q.iter().map(|q| q * q).sum::<f64>().max(1.0);
-        q.into_iter().map(|q| scale * q).collect::<Vec<_>>()
-    };
-    x.chunks(32).flat_map(block).collect()
+        Rounded { top, q, scale, lead: (next - least) / least }
+    }
+
+    /// What the integers stand for.
+    pub fn values(self) -> Vec<f64> {
+        self.q.into_iter().map(|q| self.scale * q).collect()
+    }
 }
 
 /// A function of one number.

@@ -3,7 +3,7 @@
 //! There is one test in this file, because what other tests allocate would be counted too.
 
 use gristmill_conformance::device::{Device, Room};
-use gristmill_conformance::model::Decoder;
+use gristmill_conformance::model::{Decoder, Recurrent};
 use gristmill_conformance::random::Random;
 use gristmill_conformance::sampling::GREEDY;
 use gristmill_conformance::weights::Weights;
@@ -66,8 +66,13 @@ fn allocations(run: impl FnOnce()) -> u64 {
 fn steady_steps_allocate_nothing() {
     let dense = Decoder { windows: vec![None, Some(40)], ..Decoder::default() };
     let mixture = Decoder { ffn: 256, experts: Some([7, 3]), ..dense.clone() };
-    for (name, model) in [("dense", dense), ("experts", mixture)] {
-        let program = model.record().unwrap();
+    let recurrent = Recurrent { width: 256, rank: 256, ..Recurrent::default() };
+    for (name, program) in [
+        ("dense", dense.record()),
+        ("experts", mixture.record()),
+        ("recurrent", recurrent.record()),
+    ] {
+        let program = program.unwrap();
         let weights = Weights::random(&program, 1, |_| DType::Q4_K);
         for activations in [Activations::F32, Activations::Int8] {
             let options = Options { activations, ..Options::default() };

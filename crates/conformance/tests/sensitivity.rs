@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 type Change = fn(&mut Op);
 
 /// A case, and what is changed in its operations.
-const CHANGES: [(&str, Change); 35] = [
+const CHANGES: [(&str, Change); 40] = [
     ("attention window [4, 2, 16]", |op| {
         if let Op::Attention { window: Some(w), .. } = op {
             *w += 1;
@@ -132,6 +132,31 @@ const CHANGES: [(&str, Change); 35] = [
     ("norm Rms 1 true false 1", |op| {
         if let Op::Norm { norm, .. } = op {
             norm.eps *= 2.0;
+        }
+    }),
+    ("wkv7 3 of 64 invariant true", |op| {
+        if let Op::Wkv7 { norm, .. } = op {
+            norm.eps = 1e-2;
+        }
+    }),
+    ("wkv7 3 of 64 invariant false", |op| {
+        if let Op::Wkv7 { k_a, k_k, .. } = op {
+            *k_a = *k_k;
+        }
+    }),
+    ("wkv7 2 of 17 invariant true", |op| {
+        if let Op::Wkv7 { a, g, .. } = op {
+            *a = *g;
+        }
+    }),
+    ("low_rank F32 F32 17 5", |op| {
+        if let Op::LowRank { mid, .. } = op {
+            *mid = Act::None;
+        }
+    }),
+    ("low_rank F16 F32 64 32", |op| {
+        if let Op::LowRank { bias, .. } = op {
+            *bias = None;
         }
     }),
     ("pool Mean 17", |op| {

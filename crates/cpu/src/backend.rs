@@ -13,8 +13,8 @@ use crate::simd::Isa;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result, quant};
 use gristmill_ir::{
-    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Picked, Program,
-    Results, Rows, SampleBatch, Size, StateKind, Step, TensorDecl,
+    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
+    Rows, SampleBatch, Size, StateKind, Step, TensorDecl,
 };
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
@@ -187,7 +187,7 @@ impl Backend for Cpu {
         // Should this step be refused, there is no latest result any more.
         c.placed.clear();
         c.apply(b.moves)?;
-        c.ints.fill(b, &c.layout, &p.windows, p.split_items, &c.last)?;
+        c.ints.fill(b, &c.layout, p, &c.last)?;
         p.check(&c.ints, &c.inputs)?;
         if c.poison {
             c.workspace.as_mut_slice().fill(0xFF);
@@ -269,10 +269,7 @@ impl Backend for Cpu {
         out.picked.extend_from_slice(&held.1.picked);
         out.top.extend_from_slice(&held.1.top);
         out.wanted.extend_from_slice(&held.1.wanted);
-        let bytes = size_of::<Picked>() * out.picked.len()
-            + size_of::<(u32, f32)>() * out.top.len()
-            + size_of::<f32>() * out.wanted.len();
-        c.ledger.results += bytes as u64;
+        c.ledger.results += out.bytes();
         Ok(true)
     }
 
@@ -316,6 +313,10 @@ impl Backend for Cpu {
             .get_mut(usize::from(group))
             .and_then(|b| b.as_mut_slice().get_mut(at..at + bytes))
             .unwrap_or_default()
+    }
+
+    fn host_slot<'c>(&self, c: &'c mut Context) -> &'c mut [u8] {
+        c.host_slot.as_mut_slice()
     }
 
     fn memory(&self) -> (u64, u64) {
@@ -382,12 +383,23 @@ impl Cpu {
         Ok(())
     }
 
-    /// Copies pages to (`out`) or from host memory.
+    /// Copies pages and slots to (`out`) or from host memory.
     fn swap(&self, c: &mut Context, moves: &[Move], out: bool) -> Result<Step> {
         let missing = || Error::Runtime("a page to swap does not exist".into());
         for m in moves {
-            let Move::Page { group, from, to } = *m else {
-                return Err(Error::Runtime("only pages are swapped here".into()));
+            let (group, from, to) = match *m {
+                Move::Page { group, from, to } => (group, from, to),
+                Move::Slot { from, to } => {
+                    let (slot, host) = if out { (from, to) } else { (to, from) };
+                    if host != 0 {
+                        return Err(Error::Runtime("host memory has one slot, number 0".into()));
+                    }
+                    c.swap_slot(slot, out)?;
+                    continue;
+                }
+                Move::Row { .. } => {
+                    return Err(Error::Runtime("single rows are not swapped".into()));
+                }
             };
             let (device, host) = if out { (from, to) } else { (to, from) };
             let g = usize::from(group);

@@ -2,6 +2,7 @@
 
 use crate::kernels::attention::{Item, SPAN, TILE, VALUE_BLOCK};
 use crate::memory::Buffer;
+use crate::plan::Plan;
 use crate::sample::Candidate;
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Batch, Layout, Ledger, Move, Output, Results, Rows, StateKind, Step, Token};
@@ -50,6 +51,8 @@ pub struct Context {
     /// Results of the steps in flight, by number.
     pub(crate) results: Vec<(u64, Results)>,
     pub(crate) host: Vec<Buffer>,
+    /// A slot of every state, one after the other.
+    pub(crate) host_slot: Buffer,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) adjusted: Vec<f32>,
     pub(crate) ledger: Ledger,
@@ -66,6 +69,11 @@ pub(crate) struct Integers {
     pub visible: Vec<[u32; 2]>,
     pub ancestors: Vec<u64>,
     pub seq_starts: Vec<u32>,
+    /// Slots that the state of each sequence is read from and written to; empty without slots.
+    pub state_in: Vec<u32>,
+    pub state_out: Vec<u32>,
+    /// Which sequence writes each slot.
+    writers: Vec<u32>,
     pub pages: Vec<u32>,
     pub rows: Vec<u32>,
     pub groups: Vec<GroupWork>,
@@ -126,6 +134,11 @@ impl Context {
                 Buffer::zeroed(layout.host_pages.get(g).map_or(0, |&n| n as usize * page))
             })
             .collect::<Result<_>>()?;
+        let slot = |m: &StateMemory| match m {
+            StateMemory::Slot { bytes, .. } => *bytes,
+            StateMemory::Paged { .. } => 0,
+        };
+        let host_slot = Buffer::zeroed(memories.iter().map(slot).sum())?;
         let in_flight = layout.in_flight.max(1) as usize;
         let rows = layout.max.rows as usize;
         let result = || Results { picked: Vec::with_capacity(rows), top: vec![], wanted: vec![] };
@@ -140,6 +153,7 @@ impl Context {
             placed: vec![],
             results: (0..in_flight).map(|_| (0, result())).collect(),
             host,
+            host_slot,
             candidates: vec![],
             adjusted: vec![],
             ledger: Ledger::default(),
@@ -203,6 +217,28 @@ impl Context {
                 let token = *self.last.get(from as usize).ok_or_else(|| no_such("slot", from))?;
                 *self.last.get_mut(to as usize).ok_or_else(|| no_such("slot", to))? = token;
             }
+        }
+        Ok(())
+    }
+}
+
+impl Context {
+    /// Copies a slot of every state to (`out`) or from host memory.
+    pub(crate) fn swap_slot(&mut self, slot: u32, out: bool) -> Result<()> {
+        let mut at = 0;
+        let host = self.host_slot.as_mut_slice();
+        for s in &mut self.states {
+            let StateMemory::Slot { slots, bytes } = s else { continue };
+            let from = slot as usize * *bytes;
+            let held = slots.as_mut_slice().get_mut(from..from + *bytes);
+            let held = held.ok_or_else(|| no_such("slot", slot))?;
+            let host = &mut host[at..at + *bytes];
+            if out {
+                host.copy_from_slice(held)
+            } else {
+                held.copy_from_slice(host)
+            }
+            at += *bytes;
         }
         Ok(())
     }
@@ -274,22 +310,24 @@ impl Integers {
             visible: Vec::with_capacity(tokens),
             ancestors: Vec::with_capacity(tokens),
             seq_starts: Vec::with_capacity(layout.max.seqs as usize + 1),
+            state_in: Vec::with_capacity(layout.max.seqs as usize),
+            state_out: Vec::with_capacity(layout.max.seqs as usize),
+            writers: vec![u32::MAX; layout.slots as usize],
             pages: Vec::with_capacity(layout.pages.iter().sum::<u32>() as usize),
             rows: Vec::with_capacity(layout.max.rows as usize),
             groups: layout.pages.iter().map(group).collect(),
         }
     }
 
-    /// Copies, resolves and checks a batch. `windows` are those of the program's groups,
-    /// `split_items` the most items of an attention that shares out spans.
+    /// Copies, resolves and checks a batch for a plan.
     pub(crate) fn fill(
         &mut self,
         b: &Batch<'_>,
         layout: &Layout,
-        windows: &[Option<u32>],
-        split_items: usize,
+        plan: &Plan,
         last: &[u32],
     ) -> Result<()> {
+        let (windows, split_items) = (&plan.windows[..], plan.split_items);
         let bad = |what: &str| Error::Runtime(format!("batch: {what}"));
         let tokens = b.tokens.len();
         let seqs = b.seq_starts.len().saturating_sub(1);
@@ -336,6 +374,11 @@ impl Integers {
         set(&mut self.ancestors, b.ancestors);
         set(&mut self.seq_starts, b.seq_starts);
         set(&mut self.rows, b.rows);
+        if plan.recurrent {
+            self.check_slots(b, seqs)?;
+            set(&mut self.state_in, b.state_in);
+            set(&mut self.state_out, b.state_out);
+        }
         self.pages.clear();
         if windows.is_empty() {
             return Ok(());
@@ -348,6 +391,30 @@ impl Integers {
         }
         for (g, &window) in windows.iter().enumerate() {
             self.fill_group(b, layout, g, window, split_items)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that every sequence has a slot of its own to write, which no other reads.
+    fn check_slots(&mut self, b: &Batch<'_>, seqs: usize) -> Result<()> {
+        let bad = |what: String| Err(Error::Runtime(format!("batch: {what}")));
+        if b.state_in.len() != seqs || b.state_out.len() != seqs {
+            return bad("an array of state slots has another length than the sequences".into());
+        }
+        self.writers.fill(u32::MAX);
+        for (s, &slot) in b.state_out.iter().enumerate() {
+            match self.writers.get_mut(slot as usize) {
+                Some(writer) if *writer == u32::MAX => *writer = s as u32,
+                Some(_) => return bad(format!("two sequences write state slot {slot}")),
+                None => return bad(format!("state slot {slot} does not exist")),
+            }
+        }
+        for (s, &slot) in b.state_in.iter().enumerate().filter(|s| *s.1 != u32::MAX) {
+            match self.writers.get(slot as usize) {
+                Some(&writer) if writer == u32::MAX || writer == s as u32 => {}
+                Some(_) => return bad(format!("state slot {slot} is read and written by two")),
+                None => return bad(format!("state slot {slot} does not exist")),
+            }
         }
         Ok(())
     }

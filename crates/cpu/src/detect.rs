@@ -14,54 +14,105 @@ pub struct Flag {
     pub used: bool,
 }
 
-/// Every flag that a kernel uses or may one day.
-pub fn flags() -> Vec<Flag> {
-    #[allow(unused_mut)]
-    let mut flags = vec![];
-    #[cfg(target_arch = "x86_64")]
-    {
-        macro_rules! flag {
-            ($($name:tt $used:literal),+ $(,)?) => {
-                $(flags.push(Flag {
-                    name: $name,
-                    present: std::is_x86_feature_detected!($name),
-                    used: $used,
-                });)+
-            };
+impl Flag {
+    /// `used`, `present, not used` or `absent`.
+    pub fn state(&self) -> &'static str {
+        match (self.present, self.used) {
+            (true, true) => "used",
+            (true, false) => "present, not used",
+            (false, _) => "absent",
         }
-        flag!(
-            "sse4.1" false, "sse4.2" false, "avx" false, "avx2" true, "fma" true, "f16c" true,
-            "avxvnni" false, "avx512f" true, "avx512bw" true, "avx512vl" true, "avx512dq" true,
-            "avx512vnni" true, "avx512bf16" false, "avx512vbmi" false,
-        );
     }
-    #[cfg(target_arch = "aarch64")]
+}
+
+/// Every flag that a kernel uses or may one day.
+#[cfg(target_arch = "x86_64")]
+pub fn flags() -> Vec<Flag> {
+    let mut flags = vec![];
+    macro_rules! flag {
+        ($($name:tt $used:literal),+ $(,)?) => {
+            $(flags.push(Flag {
+                name: $name,
+                present: std::is_x86_feature_detected!($name),
+                used: $used,
+            });)+
+        };
+    }
+    flag!(
+        "ssse3" true, "sse4.1" true, "sse4.2" false, "avx" false, "avx2" true, "fma" true,
+        "f16c" true, "avxvnni" false, "avx512f" true, "avx512bw" true, "avx512vl" true,
+        "avx512dq" true, "avx512vbmi" false, "avx512vnni" true, "avx512bf16" false,
+        "avx512fp16" false,
+    );
+    // The standard library does not tell of these yet: leaf 7 of CPUID does, and, since a system
+    // must keep their registers too, its own list where there is one.
+    let offered = |name: &str| cpuinfo("flags").is_none_or(|f| f.split(' ').any(|f| f == name));
+    let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;
+    for (name, bit, listed) in
+        [("amx-tile", 24, "amx_tile"), ("amx-int8", 25, "amx_int8"), ("amx-bf16", 22, "amx_bf16")]
     {
-        macro_rules! flag {
-            ($($name:tt $used:literal),+ $(,)?) => {
-                $(flags.push(Flag {
-                    name: $name,
-                    present: std::arch::is_aarch64_feature_detected!($name),
-                    used: $used,
-                });)+
-            };
-        }
-        flag!(
-            "neon" false, "fp16" false, "dotprod" false, "i8mm" false, "bf16" false, "sve" false,
-        );
+        let present = leaf >> bit & 1 == 1 && offered(listed);
+        flags.push(Flag { name, present, used: false });
     }
     flags
 }
 
+/// Every flag that a kernel uses or may one day.
+#[cfg(target_arch = "aarch64")]
+pub fn flags() -> Vec<Flag> {
+    let mut flags = vec![];
+    macro_rules! flag {
+        ($($name:tt $used:literal),+ $(,)?) => {
+            $(flags.push(Flag {
+                name: $name,
+                present: std::arch::is_aarch64_feature_detected!($name),
+                used: $used,
+            });)+
+        };
+    }
+    flag!(
+        "neon" true, "dotprod" true, "i8mm" true, "fp16" false, "bf16" false, "sve" false,
+        "sve2" false,
+    );
+    // The standard library does not tell of this one yet; Linux hands it to every process.
+    #[cfg(target_os = "linux")]
+    {
+        const HWCAP2: u64 = 26;
+        const SME: u64 = 1 << 23;
+        let present = fs::read("/proc/self/auxv").is_ok_and(|pairs| {
+            let mut pairs = pairs.as_chunks::<8>().0.iter().map(|&b| u64::from_le_bytes(b));
+            std::iter::from_fn(|| Some((pairs.next()?, pairs.next()?)))
+                .any(|(key, value)| key == HWCAP2 && value & SME != 0)
+        });
+        flags.push(Flag { name: "sme", present, used: false });
+    }
+    flags
+}
+
+/// Every flag that a kernel uses or may one day. What runs WebAssembly must have all that the
+/// program was compiled with.
+#[cfg(target_family = "wasm")]
+pub fn flags() -> Vec<Flag> {
+    vec![Flag { name: "simd128", present: cfg!(target_feature = "simd128"), used: true }]
+}
+
+/// Every flag that a kernel uses or may one day: none here, where portable code runs.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_family = "wasm")))]
+pub fn flags() -> Vec<Flag> {
+    vec![]
+}
+
+/// The first field of this name that Linux tells of a processor.
+fn cpuinfo(key: &str) -> Option<String> {
+    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with(key))?;
+    line.split_once(':').map(|(_, v)| v.trim().to_owned())
+}
+
 /// The processor's name, where the system tells.
 pub fn model_name() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |key: &str| {
-        let line = info.lines().find(|l| l.starts_with(key))?;
-        line.split_once(':').map(|(_, v)| v.trim().to_owned())
-    };
-    field("model name")
-        .or_else(|| field("Hardware"))
+    cpuinfo("model name")
+        .or_else(|| cpuinfo("Hardware"))
         .unwrap_or_else(|| std::env::consts::ARCH.into())
 }
 
@@ -133,7 +184,32 @@ mod tests {
         fs::write(path, text).unwrap();
     }
 
+    /// What the system lists of this processor, by its own names.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     #[test]
+    fn flags_are_those_of_the_system() {
+        let flags = flags();
+        // An emulator shows the host's list.
+        if std::env::var_os("GRISTMILL_EMULATED").is_some() {
+            eprintln!("emulated: the system's list is that of another processor");
+            return;
+        }
+        let listed = cpuinfo("flags").expect("Linux lists flags");
+        for f in &flags {
+            let theirs = match f.name {
+                "avxvnni" => "avx_vnni".to_owned(),
+                "avx512vbmi" | "avx512vnni" | "avx512bf16" | "avx512fp16" => {
+                    f.name.replace("avx512", "avx512_")
+                }
+                name => name.replace(['.', '-'], "_"),
+            };
+            let there = listed.split(' ').any(|l| l == theirs || l == f.name);
+            assert_eq!(f.present, there, "{}", f.name);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "no temporary folder, no processes")]
     fn the_least_limit_counts() {
         let root = std::env::temp_dir().join(format!("gristmill-detect-{}", std::process::id()));
         assert_eq!(memory_below(&root), (0, 0));

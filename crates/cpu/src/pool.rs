@@ -240,6 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "no threads")]
     fn every_index_once_in_every_phase() {
         for members in [1, 2, 3, 5] {
             let mut pool = Pool::new(members).unwrap();
@@ -261,6 +262,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "no threads")]
     fn writes_before_a_barrier_are_seen_after() {
         let mut pool = Pool::new(4).unwrap();
         let cells: Vec<AtomicUsize> = (0..4).map(|_| AtomicUsize::new(0)).collect();
@@ -275,6 +277,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "no threads")]
     fn a_parked_team_wakes() {
         let mut pool = Pool::new(2).unwrap();
         let count = AtomicUsize::new(0);

@@ -128,19 +128,20 @@ impl WithSimd for Memory<'_> {
             }
             let small: Vec<f32> =
                 (0..S::LANES).map(|i| ((at + 37 * i) % 255) as f32 - 127.0).collect();
-            let mut bytes = [0i8; 16];
+            let bytes: Vec<i8> = small.iter().map(|&v| v as i8).collect();
+            let mut words = [0i32; 16];
             let mut back = [0.0f32; 32];
             // SAFETY: all arrays hold LANES elements.
             unsafe {
                 let v = s.load(small.as_ptr());
                 assert_eq!(s.sum(v), small.iter().sum::<f32>());
                 assert_eq!(s.max_across(v), small.iter().copied().fold(-1e9, f32::max));
-                s.store_i8(bytes.as_mut_ptr(), v);
+                s.bytes_store(words.as_mut_ptr().cast(), s.words_of(v));
                 s.store(back.as_mut_ptr(), s.load_i8(bytes.as_ptr()));
                 s.store(back.as_mut_ptr().add(16), s.load_u8(bytes.as_ptr().cast()));
             }
             for i in 0..S::LANES {
-                assert_eq!(bytes[i] as f32, small[i]);
+                assert_eq!(words[i] as f32, small[i]);
                 assert_eq!(back[i], small[i]);
                 assert_eq!(back[16 + i], f32::from(bytes[i] as u8));
             }
@@ -152,6 +153,71 @@ impl WithSimd for Memory<'_> {
 fn memory_and_conversions() {
     for isa in Isa::available() {
         isa.vectorize(Memory(&samples())).unwrap();
+    }
+}
+
+/// Every f16 and every bf16 widened, and narrowed again from itself, from the middle to the next,
+/// and from beside both.
+struct Halves;
+impl WithSimd for Halves {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        for bits in (0..=u16::MAX).step_by(16) {
+            let mut from = [0u16; 16];
+            from.iter_mut().zip(bits..=u16::MAX).for_each(|(f, bits)| *f = bits);
+            for at in (0..16).step_by(S::LANES) {
+                let mut wide = [[0.0f32; 16]; 2];
+                // SAFETY: LANES elements from `at` on, since LANES divides 16.
+                unsafe {
+                    s.store(wide[0].as_mut_ptr(), s.load_f16(from.as_ptr().add(at).cast()));
+                    s.store(wide[1].as_mut_ptr(), s.load_bf16(from.as_ptr().add(at).cast()));
+                }
+                for (l, &bits) in from[at..at + S::LANES].iter().enumerate() {
+                    let e = [f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32()];
+                    for (wide, e) in wide.iter().zip(e) {
+                        assert!(same(wide[l], e), "{} {bits:#06x}: {} not {e}", S::ISA, wide[l]);
+                    }
+                }
+            }
+            for bits in from {
+                let numbers = [
+                    f32::from(f16::from_bits(bits)).to_bits(),
+                    // Halfway to the next f16, in the units of a subnormal one or not.
+                    match bits & 0x7fff {
+                        0..0x400 => ((f32::from(bits & 0x3ff) + 0.5) / 16_777_216.0).to_bits(),
+                        _ => f32::from(f16::from_bits(bits)).to_bits() + 0x1000,
+                    },
+                    u32::from(bits) << 16,
+                    u32::from(bits) << 16 | 0x8000,
+                ];
+                let x: [f32; 16] = std::array::from_fn(|i| {
+                    f32::from_bits(numbers[i / 4].wrapping_add(i as u32 % 4).wrapping_sub(1))
+                });
+                for at in (0..16).step_by(S::LANES) {
+                    let (mut half, mut brain) = ([f16::ONE; 16], [bf16::ONE; 16]);
+                    // SAFETY: LANES elements from `at` on, since LANES divides 16.
+                    unsafe {
+                        let v = s.load(x.as_ptr().add(at));
+                        s.store_f16(half.as_mut_ptr(), v);
+                        s.store_bf16(brain.as_mut_ptr(), v);
+                    }
+                    for (l, &x) in x[at..at + S::LANES].iter().enumerate() {
+                        let (h, b) = (f16::from_f32(x), bf16::from_f32(x));
+                        let name = S::ISA;
+                        assert!(same(half[l].to_f32(), h.to_f32()), "{name} {x:e} {:?}", half[l]);
+                        assert!(same(brain[l].to_f32(), b.to_f32()), "{name} {x:e} {:?}", brain[l]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_half_is_converted_exactly() {
+    for isa in Isa::available() {
+        isa.vectorize(Halves).unwrap();
     }
 }
 
@@ -194,6 +260,43 @@ impl WithSimd for Integers {
                     assert_eq!(a[r], dot as f32, "{} s8 w {:?} x {x:?}", S::ISA, row(r));
                     let dot: i32 = (0..4).map(|i| (row(r)[i] & 127) * x[i]).sum();
                     assert_eq!(b[r], dot as f32, "{} u7 w {:?} x {x:?}", S::ISA, row(r));
+                }
+            }
+        }
+        // Two fragments by two tokens, on top of what the accumulators held.
+        #[repr(align(4))]
+        struct Tokens([[u8; 8]; 2]);
+        let mut state = 5u64;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as i32
+        };
+        for round in 0..2000 {
+            let mut pick = |least: i32| match round {
+                0 => least,
+                1 => 127,
+                _ => next().rem_euclid(128 - least) + least,
+            };
+            let w: [Vec<i32>; 2] = std::array::from_fn(|_| (0..n).map(|_| pick(-128)).collect());
+            let x: [[i32; 8]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| pick(-127)));
+            let before = [[1000 + round], [-70_000]];
+            let packed = w
+                .each_ref()
+                .map(|w| -> Vec<u8> { w.iter().map(|w| (w + S::S8_BIAS) as u8).collect() });
+            let tokens = Tokens(x.map(|x| x.map(|v| v as i8 as u8)));
+            // SAFETY: fragments of 4 * LANES bytes, eight aligned bytes, and aligned integers.
+            let pair = unsafe {
+                let acc = before.each_ref().map(|b| s.i32_broadcast(b.as_ptr()));
+                let w = packed.each_ref().map(|w| s.bytes_load(w.as_ptr()));
+                let x = tokens.0.each_ref().map(|x| x.as_ptr());
+                s.dots_of_pair(s.mma_pair(s.dots_in_pair(acc), w, x))
+            };
+            for (t, dots) in pair.map(value).iter().enumerate() {
+                for r in 0..S::LANES {
+                    let sum: i32 = (0..8)
+                        .map(|i| (w[i / 4][4 * r + i % 4] + S::S8_BIAS) * x[i / 4][4 * t + i % 4])
+                        .sum();
+                    assert_eq!(dots[r], (sum + before[t][0]) as f32, "{} pair {r} {t}", S::ISA);
                 }
             }
         }

@@ -201,8 +201,7 @@ impl<B: Backend> Engine<B> {
                 )));
             }
         }
-        let id = RequestId(self.next_id);
-        self.next_id += 1;
+        let id = RequestId(self.new_id());
         let mut tokens = Vec::with_capacity(len);
         if let Some((at, len)) = parent {
             // Used now: the last to lose its pages.
@@ -227,6 +226,12 @@ impl<B: Backend> Engine<B> {
         let live = self.sequences.iter().flatten();
         self.runner.arrays.reserve(live, self.options.max_seqs as usize, self.vocab as usize);
         Ok(id)
+    }
+
+    /// A number that no request or sequence had.
+    pub(crate) fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
     }
 
     /// Ends a request; its final event comes with the next step. `false` when there is no such

@@ -16,13 +16,16 @@
 //! - [`Need`] says what all that takes, before it is allocated; [`Probe`] runs one pass and shows
 //!   the values inside
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
-//!   `logits` reads scores instead of sampling, `waker` waits
+//!   `logits` reads scores instead of sampling, `state` takes recurrent states out and in, `waker`
+//!   waits
+//! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept
 //!
 //! Units throughout: lengths and positions are tokens, a *page* holds `page_tokens` tokens of one
 //! page group (the layers that share a window), a *slot* holds the recurrent state and the last
 //! sampled token of one sequence.
 
 mod batch;
+mod encode;
 mod engine;
 mod generate;
 mod kept;
@@ -37,8 +40,10 @@ mod runner;
 mod sampling;
 pub mod scheduler;
 mod sequence;
+mod state;
 mod waker;
 
+pub use encode::{Encoder, Encoding, Text};
 pub use engine::{Engine, PageSnapshot, Snapshot};
 pub use generate::StepInfo;
 pub use gristmill_ir::Mirostat;
@@ -48,3 +53,4 @@ pub use options::{EngineOptions, PageCount};
 pub use probe::{Probe, Seen};
 pub use request::{Event, Finish, Parent, Request, RequestId, SequenceId};
 pub use sampling::SamplingParams;
+pub use state::SavedState;

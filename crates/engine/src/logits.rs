@@ -196,7 +196,7 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
-    fn take_slot(&mut self) -> Result<u32> {
+    pub(crate) fn take_slot(&mut self) -> Result<u32> {
         loop {
             if let Some(slot) = self.memory.slots.alloc() {
                 return Ok(slot);

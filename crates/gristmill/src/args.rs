@@ -134,6 +134,11 @@ pub struct RunsOn {
     #[arg(long, value_enum, default_value = "int8")]
     pub activations: ActivationsArg,
 
+    /// Let the last digits of results depend on how a prompt is cut into steps: RWKV-7 then reads
+    /// prompts in chunks instead of token by token
+    #[arg(long)]
+    pub chunked: bool,
+
     /// Type of stored keys, also -ctk (default: f16; f32 with --activations f32)
     #[arg(long, value_enum, value_name = "TYPE")]
     pub cache_type_k: Option<KvArg>,
@@ -163,7 +168,9 @@ impl RunsOn {
         let mut cpu = device::cpu_options(self.cpu.as_deref())?;
         cpu.threads = threads.map_or(cpu.threads, |n| n as usize);
         let activations = if exact { Activations::F32 } else { Activations::Int8 };
-        Ok(Settings { cpu, activations, kv: KvTypes { k, v }, ..Settings::default() })
+        let batch_invariant = !self.chunked;
+        let kv = KvTypes { k, v };
+        Ok(Settings { cpu, activations, batch_invariant, kv, ..Settings::default() })
     }
 
     /// Opens the device for a model of so many bytes, saying so on stderr unless `quiet`.

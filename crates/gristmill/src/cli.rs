@@ -3,11 +3,13 @@
 //! Every option has a variable, `GRISTMILL_` and its long name: those of `run`, and those that other
 //! verbs share with it, without more (`GRISTMILL_CTX_SIZE`); those that only another verb has, with
 //! the verb's name (`GRISTMILL_BENCH_OUTPUT`). The command line goes before the environment, also
-//! where an option of one excludes an option of the other. An empty variable counts as none.
+//! where an option of one excludes an option of the other. An empty variable counts as none. Below both
+//! are defaults that a model's files suggest, and then ours.
 
 use crate::resolve::{self, Word};
 use crate::verbs;
 use clap::builder::FalseyValueParser;
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{
     ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Id, Parser, Subcommand,
@@ -42,6 +44,10 @@ pub enum Verb {
     Bench(verbs::bench::BenchArgs),
     /// Write the raw scores of every token of a prompt, to compare with another program
     Logits(verbs::logits::LogitsArgs),
+    /// Turn texts into vectors, with an embedding model
+    Embed(verbs::embed::EmbedArgs),
+    /// Sort texts by how well they answer a query, with a reranker
+    Rerank(verbs::rerank::RerankArgs),
     /// Measure how well a model predicts a text
     Perplexity(verbs::perplexity::PerplexityArgs),
     /// Compare two ways to run a model, operation by operation
@@ -81,23 +87,64 @@ pub fn arguments() -> impl Iterator<Item = OsString> {
 
 /// Reads the command line of this process; where it asks for help or is wrong, that ends it.
 pub fn parse() -> Cli {
-    let matches = matches(arguments().collect());
+    let argv: Vec<OsString> = arguments().collect();
+    if let Some(why) = refused(&argv) {
+        Cli::command().error(ErrorKind::UnknownArgument, why).exit();
+    }
+    let matches = matches(argv, &[]);
     matches.and_then(|m| Cli::from_arg_matches(&m)).unwrap_or_else(|e| e.exit())
 }
+
+/// Why an option of other programs is not taken, where there is such an option. What it would act on is
+/// not there, or is asked for otherwise.
+fn refused(argv: &[OsString]) -> Option<String> {
+    let options = argv.iter().skip(1).take_while(|a| *a != "--");
+    let mut names = options.filter_map(|a| a.to_str()?.split('=').next());
+    names.find_map(|name| {
+        let (_, why) = REFUSED.iter().find(|(names, _)| names.contains(&name))?;
+        Some(format!("'{name}' is not taken: {why}"))
+    })
+}
+
+/// Options that are known, and what to do instead.
+const REFUSED: &[(&[&str], &str)] = &[
+    (
+        &["-hf", "--hf-repo", "-hff", "--hf-file", "-mu", "--model-url"],
+        "nothing is downloaded; fetch the file with another program, and name it",
+    ),
+    (&["-np", "--parallel"], "one text is generated at a time; start it again for another"),
+    (&["-md", "--model-draft", "--draft-model"], "drafting by a second model is not there yet"),
+    (
+        &["-tb", "--threads-batch"],
+        "prompt and answer are computed by the same threads; --threads says how many",
+    ),
+    (&["-ts", "--tensor-split", "-sm", "--split-mode"], "a model runs on one device"),
+    (&["-fa", "--flash-attn"], "attention is never computed otherwise"),
+    (&["--no-mmap"], "--load-mode read does that"),
+    (&["--offline"], "nothing is ever downloaded"),
+    (&["-st", "--single-turn", "-no-cnv", "--no-conversation"], "a prompt alone is one answer"),
+    (
+        &["--grammar", "--grammar-file", "-j", "--json-schema", "--json-schema-file"],
+        "answers by a grammar are not there yet",
+    ),
+];
+
+/// Options by their long names, with values that stand in for our defaults.
+pub type Defaults = [(String, String)];
 
 /// Reads a command line, the program's name first.
 ///
 /// # Errors
 /// What clap has to say.
-pub fn matches(argv: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
+pub fn matches(argv: Vec<OsString>, defaults: &Defaults) -> Result<ArgMatches, clap::Error> {
     // What is given must be known before the environment is looked at.
     let given = Cli::command().mut_subcommands(without_environment).try_get_matches_from(&argv);
-    with_environment(given.ok().as_ref()).try_get_matches_from(argv)
+    with_environment(given.ok().as_ref(), defaults).try_get_matches_from(argv)
 }
 
 /// Everything, for help and completion.
 pub fn command() -> Command {
-    with_environment(None)
+    with_environment(None, &[])
 }
 
 /// The options of `run`.
@@ -110,7 +157,7 @@ fn without_environment(verb: Command) -> Command {
     verb.mut_args(|arg| arg.env(None::<&str>))
 }
 
-fn with_environment(given: Option<&ArgMatches>) -> Command {
+fn with_environment(given: Option<&ArgMatches>, defaults: &Defaults) -> Command {
     let cli = Cli::command();
     let longs = |verb: &Command| -> Vec<String> {
         verb.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect()
@@ -124,6 +171,12 @@ fn with_environment(given: Option<&ArgMatches>) -> Command {
             let Some(long) = arg.get_long().filter(|l| !matches!(*l, "help" | "version")) else {
                 return arg;
             };
+            let other = defaults.iter().find(|d| name == "run" && d.0 == long);
+            let arg = match other {
+                Some((_, value)) => arg.default_value(value.clone()),
+                None => arg,
+            };
+            let Some(long) = arg.get_long() else { return arg };
             let variable = match arg.get_env() {
                 Some(own) => own.to_string_lossy().into_owned(),
                 None => variable(if of_run.iter().any(|l| l == long) { "" } else { &name }, long),
@@ -180,6 +233,34 @@ mod tests {
     #[test]
     fn the_command_line_makes_sense() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_others_say_why_not() {
+        let refused = |argv: &[&str]| {
+            refused(&argv.iter().map(OsString::from).collect::<Vec<_>>()).unwrap_or_default()
+        };
+        assert!(refused(&["gristmill", "run", "-hf", "a/b"]).contains("downloaded"));
+        assert!(refused(&["gristmill", "run", "--threads-batch=3"]).contains("--threads"));
+        assert_eq!(refused(&["gristmill", "run", "-t", "2", "--", "-md"]), "");
+        // None of them is an option of ours.
+        let command = command();
+        let run = command.find_subcommand("run").unwrap();
+        for name in REFUSED.iter().flat_map(|r| r.0) {
+            let Some(long) = name.strip_prefix("--") else { continue };
+            assert!(!run.get_arguments().any(|a| a.get_long() == Some(long)), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_model_suggests_comes_last() {
+        let defaults = [("temp".to_owned(), "0.6".to_owned()), ("top-k".into(), "20".into())];
+        let argv = ["gristmill", "run", "--temp", "0.1"].map(OsString::from).to_vec();
+        let matches = matches(argv, &defaults).unwrap();
+        let run = matches.subcommand_matches("run").unwrap();
+        assert_eq!(run.get_one::<f32>("temp"), Some(&0.1));
+        assert_eq!(run.get_one::<u32>("top_k"), Some(&20));
+        assert_eq!(run.get_one::<f32>("top_p"), Some(&0.95));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! write the past as they like: many leave out what the model thought. What of the result an engine
 //! has computed already is the matter of [`Continued`](crate::Continued).
 
-use crate::model::{Model, raw_prompt};
+use crate::model::Model;
 use crate::thinking;
 use gristmill_core::Result;
 use gristmill_models::Tokenizer;
@@ -117,7 +117,7 @@ impl Prompter {
         let Some(template) = &self.template else {
             let said = messages.iter().filter_map(|m| m["content"].as_str());
             let text = said.collect::<Vec<_>>().join("\n");
-            return Ok(Prompt { ids: raw_prompt(tokenizer, &text), opens: None });
+            return Ok(Prompt { ids: tokenizer.prompt(&text), opens: None });
         };
         let rendered = self.render(template, messages)?;
         let ids = tokenizer.encode(&rendered, false, true);

@@ -198,6 +198,10 @@ impl Backend for Device {
         in_context!(self, c, |d, c| d.host_page(c, group, page), &mut [])
     }
 
+    fn host_slot<'c>(&self, c: &'c mut Context) -> &'c mut [u8] {
+        in_context!(self, c, |d, c| d.host_slot(c), &mut [])
+    }
+
     fn memory(&self) -> (u64, u64) {
         match self {
             Device::Cpu(d) => d.memory(),

@@ -19,7 +19,8 @@
 //! [`Engine::step`] instead of `run_to_end` gives the tokens as they come. [`Model`] is one file
 //! with its tokenizer and its program, [`Settings`] says how it shall run, [`MemoryPlan`] what that
 //! takes, [`placement`] what of it runs on a device, [`quantize`] writes it in a smaller format,
-//! [`work`] counts what a token costs, [`npy`] writes arrays. For more than one turn,
+//! [`work`] counts what a token costs, [`npy`] writes arrays, [`mod@state`] keeps the states of
+//! recurrent models in files. For more than one turn,
 //! [`Conversation`] is what was said, [`Prompter`] makes prompts of it, [`Continued`] lets the engine
 //! run only what is new, [`thinking`] tells thoughts from answers. What is below is in the crates
 //! re-exported here.
@@ -27,6 +28,8 @@
 mod bundled;
 mod continued;
 mod conversation;
+mod encode;
+pub mod files;
 mod hardware;
 pub mod memory;
 mod model;
@@ -35,18 +38,21 @@ pub mod placement;
 pub mod quantize;
 mod saved;
 mod settings;
+pub mod state;
 pub mod thinking;
 pub mod work;
 
 pub use bundled::BUNDLED;
 pub use continued::{Continued, Reuse};
 pub use conversation::{Conversation, Exchange, Prompt, Prompter};
+pub use encode::{Relevance, Reranker, truncated, unnormalized};
 pub use gristmill_core::{DType, Error, Result};
 pub use gristmill_cpu::{Cpu, CpuOptions, Isa};
 pub use gristmill_engine::{
-    Engine, EngineOptions, Event, Finish, Mirostat, Probe, Request, RequestId, SamplingParams, Seen,
+    Encoder, Encoding, Engine, EngineOptions, Event, Finish, Mirostat, Parent, Probe, Request,
+    RequestId, SamplingParams, SavedState, Seen, SequenceId, Text,
 };
-pub use gristmill_ir::{Activations, Backend, Program};
+pub use gristmill_ir::{Activations, Backend, Pooling, Program};
 pub use gristmill_models::arch::{KvTypes, ModelInfo};
 pub use gristmill_models::chat::ChatTemplate;
 pub use gristmill_models::tokenizer::Decoder;

@@ -2,7 +2,8 @@
 //!
 //! `cli` reads the arguments, each verb has a file in `verbs`, and what they share is beside
 //! them: `args` (options of several verbs), `resolve` (which word is a model and which a prompt),
-//! `device` (the one choice of a device), `proof` (what a GPU must show first), `sampling` (how tokens are chosen), `answer` (tokens into
+//! `device` (the one choice of a device), `proof` (what a GPU must show first), `texts` (the texts of
+//! embed and rerank), `sampling` (how tokens are chosen), `answer` (tokens into
 //! words), `chat` (turn by turn), `term` (what goes to stdout and stderr, and how a run ends).
 //!
 //! Exit codes: 0 done, 1 it failed while running, 2 called wrongly, 3 the model, 4 the device, 5
@@ -18,6 +19,7 @@ mod proof;
 mod resolve;
 mod sampling;
 mod term;
+mod texts;
 mod verbs;
 
 use cli::Verb;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         Some(Verb::Devices(a)) => verbs::devices::run(a),
         Some(Verb::Bench(a)) => verbs::bench::run(a),
         Some(Verb::Logits(a)) => verbs::logits::run(a),
+        Some(Verb::Embed(a)) => verbs::embed::run(a),
+        Some(Verb::Rerank(a)) => verbs::rerank::run(a),
         Some(Verb::Perplexity(a)) => verbs::perplexity::run(a),
         Some(Verb::Diff(a)) => verbs::diff::run(a),
         Some(Verb::Tokenize(a)) => verbs::tokenize::run(a),

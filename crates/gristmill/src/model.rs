@@ -7,8 +7,8 @@ use crate::placement::Placement;
 use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
 use gristmill_cpu::Cpu;
-use gristmill_engine::{Engine, EngineOptions, Probe};
-use gristmill_ir::{Backend, Options, Program, TensorDecl};
+use gristmill_engine::{Encoder, Engine, EngineOptions, Probe};
+use gristmill_ir::{Backend, Options, Pooling, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
 use gristmill_models::chat::ChatTemplate;
 use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
@@ -88,12 +88,39 @@ impl Model {
         Ok(arch::architecture(&self.gguf, kv)?.info)
     }
 
+    /// The architecture that the file names.
+    ///
+    /// # Errors
+    /// [`crate::Error::Model`] when it names none.
+    pub fn architecture(&self) -> Result<&str> {
+        self.gguf.get_str("general.architecture")
+    }
+
+    /// A list of words under a key; empty where there is none.
+    ///
+    /// # Errors
+    /// [`crate::Error::Model`] when the key holds something else.
+    pub fn labels(&self, key: &str) -> Result<Vec<&str>> {
+        Ok(self.gguf.opt::<Vec<&str>>(key)?.unwrap_or_default())
+    }
+
     /// The program of the model, whose weights the file is known to hold.
     ///
     /// # Errors
     /// As [`Model::info`], and listing the tensors that do not fit.
     pub fn program(&self, kv: KvTypes) -> Result<Program> {
         let program = arch::architecture(&self.gguf, kv)?.program()?;
+        arch::check_tensors(&program, &self.gguf)?;
+        Ok(program)
+    }
+
+    /// [`Model::program`] of a model that shall give one vector for each text, pooled this way
+    /// whatever the file says.
+    ///
+    /// # Errors
+    /// As [`Model::program`].
+    pub fn program_pooled(&self, kv: KvTypes, pooling: Option<Pooling>) -> Result<Program> {
+        let program = arch::architecture_pooled(&self.gguf, kv, pooling)?.program()?;
         arch::check_tensors(&program, &self.gguf)?;
         Ok(program)
     }
@@ -127,21 +154,9 @@ impl Model {
     /// # Errors
     /// Those of the tokenizer and of the template.
     pub fn chat_prompt(&self, message: &str) -> Result<Vec<u32>> {
-        self.chat_prompt_with(&*self.tokenizer()?, message)
-    }
-
-    /// [`Model::chat_prompt`] with the model's tokenizer at hand.
-    ///
-    /// # Errors
-    /// As [`Model::chat_prompt`].
-    pub fn chat_prompt_with(&self, tokenizer: &Tokenizer, message: &str) -> Result<Vec<u32>> {
-        let prompter = Prompter::new(self, tokenizer)?;
-        Ok(prompter.prompt(tokenizer, &Conversation::default(), message)?.ids)
-    }
-
-    /// The tokens of a text to be continued as it is: with BOS where the model wants one.
-    pub fn raw_prompt_with(&self, tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-        raw_prompt(tokenizer, text)
+        let tokenizer = self.tokenizer()?;
+        let prompter = Prompter::new(self, &tokenizer)?;
+        Ok(prompter.prompt(&tokenizer, &Conversation::default(), message)?.ids)
     }
 
     /// An engine on the processor.
@@ -198,6 +213,27 @@ impl Model {
         Ok(probe)
     }
 
+    /// A program of this model on a device, for whole texts of up to `tokens` tokens.
+    ///
+    /// # Errors
+    /// Those of [`Encoder::new`] and of `progress`.
+    pub fn encoder_on(
+        &self,
+        device: impl Into<Device>,
+        program: Program,
+        tokens: u32,
+        options: &Options,
+        progress: &mut Progress<'_>,
+    ) -> Result<Encoder<Device>> {
+        let device = device.into();
+        let program = arch::fit_to_context(program, &self.gguf, tokens)?;
+        Placement::of(&program, &self.gguf, &device.capabilities()).check(&self.gguf)?;
+        let mut tensor = self.weights(&program, progress);
+        let encoder = Encoder::new(device, program, &mut tensor, tokens, options)?;
+        self.gguf.check_unchanged()?;
+        Ok(encoder)
+    }
+
     /// Gives the weights of a program one after the other. Before each it checks that the file
     /// that those before came from is still the same.
     fn weights<'m, 'p>(
@@ -216,14 +252,4 @@ impl Model {
             arch::tensor(decl, &self.gguf)
         }
     }
-}
-
-/// The tokens of a text to be continued: with BOS where the model wants one, and without the EOS
-/// that some models put after a whole text. Special tokens written in the text are read as such.
-pub(crate) fn raw_prompt(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    let mut ids = tokenizer.encode(text, true, true);
-    if ids.len() > 1 && ids.last() == tokenizer.eos().as_ref() {
-        ids.pop();
-    }
-    ids
 }

@@ -1,7 +1,9 @@
-//! Options that say how tokens are chosen, and what becomes of them.
+//! Options that say how tokens are chosen, what a model suggests for them, and what becomes of them.
 
-use clap::Args;
-use gristmill::{Error, Mirostat, Result, SamplingParams, Tokenizer};
+use crate::term::note;
+use clap::{Args, Parser};
+use gristmill::models::sampling::Suggestions;
+use gristmill::{Error, Mirostat, Model, Result, SamplingParams, Tokenizer};
 use std::hash::{BuildHasher, Hasher};
 
 /// How tokens are chosen, the most used first. Names and defaults are llama.cpp's.
@@ -185,9 +187,72 @@ impl SamplingArgs {
 fn name_flag(error: Error) -> Error {
     let Error::Usage(text) = error else { return error };
     let (field, rest) = text.split_at(text.find(' ').unwrap_or(text.len()));
+    Error::Usage(flag_of(field) + rest)
+}
+
+fn flag_of(field: &str) -> String {
     let known = FLAGS.iter().find(|f| f.0 == field).map(|f| f.1.to_owned());
-    let flag = known.unwrap_or_else(|| format!("--{}", field.replace('_', "-")));
-    Error::Usage(flag + rest)
+    known.unwrap_or_else(|| format!("--{}", field.replace('_', "-")))
+}
+
+/// What a model's publisher suggests: values of options, by their long names.
+#[derive(Clone, Debug, Default)]
+pub struct Suggested(pub Vec<(String, String)>, String);
+
+impl Suggested {
+    /// By this model.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the file and the key whose value is no number or out of range.
+    pub fn by(model: &Model) -> Result<Suggested> {
+        let suggestions = Suggestions::of(model.gguf())?;
+        let options = checked(&suggestions)?;
+        let flags: Vec<String> = options.iter().map(|(n, v)| format!("--{n} {v}")).collect();
+        let order = match &suggestions.order {
+            Some(order) => format!("; its order of samplers ({order}) is not followed"),
+            None => String::new(),
+        };
+        let said = match flags.is_empty() && order.is_empty() {
+            true => String::new(),
+            false => format!("{} suggests {}{order}", suggestions.file, flags.join(" ")),
+        };
+        Ok(Suggested(options, said))
+    }
+
+    /// Says so, where there is something to say.
+    pub fn say(&self) {
+        if !self.1.is_empty() {
+            note(&self.1);
+        }
+    }
+}
+
+/// Suggestions as options, each in its range.
+fn checked(suggestions: &Suggestions) -> Result<Vec<(String, String)>> {
+    let mut options = vec![];
+    for s in &suggestions.values {
+        let flag = flag_of(s.field);
+        let long = flag.trim_start_matches("--").to_owned();
+        let value = s.value.to_string();
+        let argv = ["x".to_owned(), format!("{flag}={value}")];
+        let range = match Alone::try_parse_from(argv) {
+            Ok(alone) => alone.sampling.params().err().map(|e| e.to_string()),
+            Err(e) => Some(e.to_string().lines().next().unwrap_or_default().to_owned()),
+        };
+        if let Some(what) = range {
+            let what = format!("'{}' suggests a value out of range: {what}", s.key);
+            return Err(Error::model(&suggestions.file, what));
+        }
+        options.push((long, value));
+    }
+    Ok(options)
+}
+
+/// These options alone.
+#[derive(Parser)]
+struct Alone {
+    #[command(flatten)]
+    sampling: SamplingArgs,
 }
 
 /// A number nobody can guess, from the standard library's own random keys.
@@ -236,16 +301,30 @@ fn parse_breaker(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        sampling: SamplingArgs,
+    /// What a file suggests becomes options, and what is out of range is the file's fault.
+    #[test]
+    fn suggestions_become_options() {
+        let json = br#"{"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1}"#;
+        let options = checked(&Suggestions::from_json("g.json", json).unwrap()).unwrap();
+        let options: Vec<_> = options.iter().map(|(n, v)| (&**n, &**v)).collect();
+        let want =
+            [("temp", "0.6"), ("top-k", "20"), ("repeat-penalty", "1.1"), ("repeat-last-n", "-1")];
+        assert_eq!(options, want);
+        for (json, key) in [
+            (&br#"{"top_p": 1.5}"#[..], "top_p"),
+            (br#"{"temperature": -1}"#, "temperature"),
+            (br#"{"top_k": 2.5}"#, "top_k"),
+        ] {
+            let error = checked(&Suggestions::from_json("g.json", json).unwrap()).unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            let said = error.to_string();
+            assert!(said.contains("g.json") && said.contains(key), "{said}");
+        }
     }
 
     fn params(args: &[&str]) -> Result<SamplingParams, String> {
-        let line = Line::try_parse_from([&["x"], args].concat()).map_err(|e| e.to_string())?;
+        let line = Alone::try_parse_from([&["x"], args].concat()).map_err(|e| e.to_string())?;
         line.sampling.params().map_err(|e| e.to_string())
     }
 

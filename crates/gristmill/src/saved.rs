@@ -5,10 +5,12 @@
 //! is said in one line.
 
 use crate::conversation::{Conversation, Exchange};
+use crate::files;
 use gristmill_core::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::json;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What a file calls itself.
@@ -29,27 +31,29 @@ pub struct Saved {
     pub conversation: Conversation,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Head {
     format: String,
     version: u32,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
-    format: String,
-    version: u32,
+    #[serde(rename = "format")]
+    _format: String,
+    #[serde(rename = "version")]
+    _version: u32,
     model: String,
     messages: Vec<Message>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Message {
     role: String,
     content: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     reasoning_content: String,
 }
 
@@ -86,20 +90,12 @@ impl Saved {
     }
 
     fn write_to(&self, path: &Path) -> std::io::Result<()> {
-        let message = |role: &str, content: &str, thinking: &str| Message {
-            role: role.to_owned(),
-            content: content.to_owned(),
-            reasoning_content: thinking.to_owned(),
-        };
-        let c = &self.conversation;
-        let mut messages: Vec<Message> =
-            c.system.iter().map(|text| message("system", text, "")).collect();
-        for e in &c.exchanges {
-            messages.push(message("user", &e.question, ""));
-            messages.push(message("assistant", &e.answer, &e.thinking));
-        }
-        let body =
-            Body { format: FORMAT.into(), version: VERSION, model: self.model.clone(), messages };
+        let body = json!({
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "messages": self.conversation.messages(),
+        });
         let mut file = File::options().write(true).create_new(true).open(path)?;
         serde_json::to_writer_pretty(&mut file, &body)?;
         file.write_all(b"\n")
@@ -164,16 +160,10 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(complain(path, "is not a file"));
     }
-    let mut bytes = vec![];
-    File::open(path).map_err(failed)?.take(MOST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MOST {
+    files::read(path, MOST)?.ok_or_else(|| {
         let most = MOST >> 20;
-        return Err(complain(
-            path,
-            &format!("is too long: a conversation takes at most {most} MiB"),
-        ));
-    }
-    Ok(bytes)
+        complain(path, &format!("is too long: a conversation takes at most {most} MiB"))
+    })
 }
 
 /// A name beside `path` that nothing has.

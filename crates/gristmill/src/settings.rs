@@ -13,6 +13,9 @@ pub struct Settings {
     pub cpu: CpuOptions,
     /// How activations reach quantized weights.
     pub activations: Activations,
+    /// Whether results never depend on how a prompt is cut into steps or on what else is in them;
+    /// without, RWKV-7 reads prompts in chunks.
+    pub batch_invariant: bool,
     /// How keys and values are stored.
     pub kv: KvTypes,
     /// Tokens of a sequence, prompt and answer; 0: the model's own, or what fits in memory.
@@ -30,6 +33,7 @@ impl Default for Settings {
         Settings {
             cpu: CpuOptions { isa: Isa::best(), threads, poison: false },
             activations: Activations::Int8,
+            batch_invariant: true,
             kv: KvTypes { k: DType::F16, v: DType::F16 },
             context: 0,
             max_seqs: 1,
@@ -56,7 +60,11 @@ impl Settings {
             max_seqs: self.max_seqs,
             token_budget: context.clamp(least, most.max(least)),
             pages: PageCount::Full,
-            options: Options { activations: self.activations, ..Options::default() },
+            options: Options {
+                activations: self.activations,
+                batch_invariant: self.batch_invariant,
+                ..Options::default()
+            },
             ..defaults
         }
     }

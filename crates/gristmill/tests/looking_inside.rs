@@ -123,7 +123,7 @@ fn perplexity_of_a_text() {
     let v =
         json(&[&["perplexity", FILE, "--file", &text, "-c", "32", "--json"][..], &exact].concat());
     let model = Model::open(FILE).unwrap();
-    let ids = model.raw_prompt_with(&model.tokenizer().unwrap(), &story.repeat(6));
+    let ids = model.tokenizer().unwrap().prompt(&story.repeat(6));
     let bos = model.tokenizer().unwrap().bos().filter(|b| *b == ids[0]);
     let (mut sum, mut count) = (0f64, 0u64);
     for chunk in ids.chunks_exact(32) {

@@ -46,9 +46,9 @@ fn a_seed_gives_the_same_text_on_every_instruction_set() {
         for isa in instruction_sets() {
             for threads in ["1", "2"] {
                 let mut command = gristmill();
-                command.env("GRISTMILL_CPU", isa).args(["run", "-s", "77", "-t", threads]);
+                command.env("GRISTMILL_CPU", &isa).args(["run", "-s", "77", "-t", threads]);
                 command.args(ALL).args(["--mirostat", mirostat]);
-                all.push((isa, threads, tokens(&mut command)));
+                all.push((isa.clone(), threads, tokens(&mut command)));
             }
         }
         for (isa, threads, ids) in &all {

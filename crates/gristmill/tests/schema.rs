@@ -55,7 +55,7 @@ fn the_same_seed_the_same_text() {
 #[test]
 fn devices_json() {
     let v = json(&["devices", "--json"]);
-    assert_eq!(keys(&v), ["chosen", "devices"]);
+    assert_eq!(keys(&v), ["chosen", "devices", "cpu"]);
     assert_eq!(v["chosen"], "cpu");
     let devices = v["devices"].as_array().unwrap();
     for d in devices {
@@ -64,6 +64,16 @@ fn devices_json() {
     }
     let cpu = &devices[0];
     assert!(cpu["id"] == "cpu" && cpu["usable"] == true && cpu["memory"].as_u64() > Some(1 << 20));
+    assert_eq!(keys(&v["cpu"]), ["instruction_sets", "flags"]);
+    let sets = v["cpu"]["instruction_sets"].as_array().unwrap();
+    assert!(sets.contains(&"naive".into()) && sets.contains(&"scalar".into()), "{sets:?}");
+    let text = stdout(&run(&["devices"]));
+    for (name, state) in v["cpu"]["flags"].as_object().unwrap() {
+        let state = state.as_str().unwrap();
+        assert!(["used", "present, not used", "absent"].contains(&state), "{name}: {state}");
+        let line = text.lines().find(|l| l.starts_with(&format!("{state}: "))).unwrap();
+        assert!(line.split(' ').any(|w| w == name), "{name} in {line}");
+    }
     let output = run(&["devices", "--json", "--device", "cuda"]);
     assert_eq!(code(&output), 4);
     let v: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -198,6 +198,14 @@ pub struct Results {
     pub wanted: Vec<f32>,
 }
 
+impl Results {
+    /// Bytes that crossed for them: class `results` of the [`Ledger`].
+    pub fn bytes(&self) -> u64 {
+        let Results { picked, top, wanted } = self;
+        (size_of_val(&picked[..]) + size_of_val(&top[..]) + size_of_val(&wanted[..])) as u64
+    }
+}
+
 /// Bytes that crossed between host and device since the context was created, by class. "Only
 /// integers cross" means: these formulas, and nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -323,6 +331,14 @@ pub trait Backend: Sized + MaybeSend + 'static {
 
     /// The bytes of a host page of a group, every layer; valid once its save has finished.
     fn host_page<'c>(&self, c: &'c mut Self::Context, group: u8, page: u32) -> &'c mut [u8];
+
+    /// The host's copy of a slot, every state in the order of the program: what [`Backend::save`]
+    /// of a [`Move::Slot`] to slot 0 of the host has filled, once that has finished, and what
+    /// [`Backend::restore`] from there takes. There is one, and none where nothing has a slot.
+    fn host_slot<'c>(&self, c: &'c mut Self::Context) -> &'c mut [u8] {
+        _ = c;
+        &mut []
+    }
 
     /// Bytes used and available on the device.
     fn memory(&self) -> (u64, u64);

@@ -314,6 +314,28 @@ impl Program {
         used
     }
 
+    /// Which of the weights some operation reads as a matrix; the others are vectors.
+    pub fn matrices(&self) -> Vec<bool> {
+        let mut found = vec![false; self.tensors.len()];
+        let mut mark = |tensors: &[Tensor]| tensors.iter().for_each(|t| found[t.index()] = true);
+        for node in &self.nodes {
+            match &node.op {
+                Op::Embed { table, positions, types, .. } => {
+                    mark(&[*table]);
+                    mark(positions.as_slice());
+                    mark(types.as_slice());
+                }
+                Op::Qkv { w, .. } | Op::GateUp { w, .. } | Op::ExpertGateUp { w, .. } => mark(w),
+                Op::Linear { w, .. } | Op::Route { w, .. } | Op::ExpertDown { w, .. } => {
+                    mark(&[*w])
+                }
+                Op::LowRank { a, b, .. } => mark(&[*a, *b]),
+                _ => {}
+            }
+        }
+        found
+    }
+
     /// The same program up to and including the operation `name`, with the values of that
     /// operation as its results ([`Output::Value`]): for looking at one value of a pass. The
     /// weights and states of the rest stay declared.

@@ -8,11 +8,13 @@
 //! engine reads a template otherwise than Jinja2, the source is changed first ([`source`]); where
 //! it writes a value otherwise than Python, we write it ([`python`]).
 //!
-//! A template is a stranger's program. It runs on a budget of instructions, of depth and of
-//! output, and sees only the conversation. When it fails, that is an error with its line; no
+//! A template is a stranger's program. It runs on a budget of instructions, of depth and of what it
+//! makes ([`budget`], [`guard`]), and sees only the conversation. When it fails, that is an error with its line; no
 //! other template is put in its place.
 
+mod budget;
 mod clock;
+mod guard;
 mod json;
 mod methods;
 mod python;
@@ -21,11 +23,11 @@ mod source;
 use crate::gguf::Gguf;
 use crate::source::whole;
 use gristmill_core::{Error, Result};
+use minijinja::machinery::{self, CompiledTemplate, Instructions, TemplateConfig};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, Value};
 use std::fmt;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,8 +36,6 @@ use std::sync::Arc;
 const FUEL: u64 = 20_000_000;
 /// Nesting of loops, macros and calls.
 const DEPTH: usize = 100;
-/// Bytes a rendering may put out.
-const MAX_OUTPUT: usize = 64 << 20;
 /// Bytes of a file that may hold a template.
 const MAX_FILE: usize = 16 << 20;
 
@@ -62,7 +62,12 @@ type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 pub struct ChatTemplate {
     /// The model file, for messages.
     file: String,
+    /// As the engine reads it ([`source`]).
+    source: String,
     env: Environment<'static>,
+    syntax: SyntaxConfig,
+    /// What a rendering may handle ([`budget`]).
+    units: u64,
 }
 
 /// An error that the template itself raised, about the conversation.
@@ -136,8 +141,8 @@ impl ChatTemplate {
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let file = file.into();
-        env.set_syntax(syntax.map_err(|e| model_error(&file, &e))?);
-        env.set_auto_escape_callback(|_| AutoEscape::None);
+        let syntax = syntax.map_err(|e| model_error(&file, &e))?;
+        env.set_debug(false);
         env.set_unknown_method_callback(methods::call);
         env.set_fuel(Some(FUEL));
         env.set_recursion_limit(DEPTH);
@@ -145,7 +150,7 @@ impl ChatTemplate {
             if value.kind() == ValueKind::Invalid {
                 return Err(minijinja::Error::new(ErrorKind::BadSerialization, value.to_string()));
             }
-            out.write_str(&python::text(value)).map_err(minijinja::Error::from)
+            out.write_str(&python::text(value)?).map_err(minijinja::Error::from)
         });
         env.add_filter("tojson", json::tojson);
         env.add_filter("string", |v: &Value| python::text(v));
@@ -153,6 +158,9 @@ impl ChatTemplate {
         env.add_filter("count", python::length);
         env.add_filter(source::ITERABLE, python::iterable);
         env.add_filter(source::BACKWARDS, python::backwards);
+        env.add_filter(source::SAME, |value: Value| value);
+        env.remove_global("debug");
+        guard::add_to(&mut env);
         env.add_function(source::CONCAT, |parts: Rest<Value>| python::concat(&parts));
         env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
         env.add_test("sequence", python::is_sequence);
@@ -164,9 +172,8 @@ impl ChatTemplate {
         });
         let source = source::rewrite(source);
         let source = source.map_err(|e| Error::model(&file, format!("chat template, {e}")))?;
-        let added = env.add_template_owned("chat", source);
-        added.map_err(|e| model_error(&file, &e))?;
-        let template = ChatTemplate { file, env };
+        let template = ChatTemplate { file, source, env, syntax, units: budget::UNITS };
+        template.compiled()?;
         #[cfg(not(target_family = "wasm"))]
         let template = template.with_clock(|| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -184,6 +191,33 @@ impl ChatTemplate {
                 .map_err(|what| minijinja::Error::new(ErrorKind::InvalidOperation, what))
         });
         self
+    }
+
+    /// Lets a rendering handle so many bytes in all, of texts and lists that it makes and reads, kept or
+    /// not. The default, 512 MiB, is enough for some thousands of long messages.
+    pub fn with_budget(mut self, bytes: u64) -> Self {
+        self.units = bytes;
+        self
+    }
+
+    /// The template as the engine's program, within the budget. It borrows its source, so it is made for
+    /// each rendering; that takes less than a millisecond.
+    fn compiled(&self) -> Result<CompiledTemplate<'_>> {
+        let unsupported = |what| Error::model(&self.file, format!("chat template, {what}"));
+        source::check(&self.source, &self.syntax).map_err(unsupported)?;
+        let config = TemplateConfig {
+            syntax_config: self.syntax.clone(),
+            default_auto_escape: Arc::new(|_| AutoEscape::None),
+        };
+        let compiled = CompiledTemplate::new("chat", &self.source, &config);
+        let mut compiled = compiled.map_err(|e| model_error(&self.file, &e))?;
+        let guard = |program: &mut Instructions<'_>| -> Result<()> {
+            *program = guard::guarded(program).map_err(unsupported)?;
+            Ok(())
+        };
+        guard(&mut compiled.instructions)?;
+        compiled.blocks.values_mut().try_for_each(guard)?;
+        Ok(compiled)
     }
 
     /// The prompt of a conversation.
@@ -251,18 +285,23 @@ impl ChatTemplate {
         let given = variables.iter().map(|(k, v)| (k.as_str(), json::value(v)));
         let context = Value::from_pairs(context.into_iter().chain(given));
 
-        let template = self.env.get_template("chat").map_err(|e| model_error(&self.file, &e))?;
-        let mut out = Bounded(Vec::new());
+        let template = self.compiled()?;
+        let mut out = String::new();
+        budget::begin(self.units);
         // No input may end the program: a panic of the engine is a template that fails.
-        let render = || template.render_captured_to(context, &mut out).map(drop);
+        let render = || {
+            let mut out = machinery::make_string_output(&mut out);
+            let (program, blocks) = (&template.instructions, &template.blocks);
+            machinery::eval(&self.env, program, context, blocks, &mut out, AutoEscape::None)
+                .and_then(|_| if budget::is_spent() { Err(budget::spent()) } else { Ok(()) })
+        };
         let rendered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(render));
         let Ok(rendered) = rendered else {
             let what = "chat template: the template engine failed on it";
             return Err(Error::model(&self.file, what));
         };
         match rendered {
-            Ok(()) => String::from_utf8(out.0)
-                .map_err(|_| Error::model(&self.file, "chat template: its output is not UTF-8")),
+            Ok(()) => Ok(out),
             Err(e) if was_raised(&e) => {
                 let what = e.detail().unwrap_or("no reason given");
                 Err(Error::Usage(format!(
@@ -279,23 +318,6 @@ impl ChatTemplate {
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "chat template of {}", self.file)
-    }
-}
-
-/// Output that refuses to grow beyond its bound.
-struct Bounded(Vec<u8>);
-
-impl io::Write for Bounded {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if self.0.len() + data.len() > MAX_OUTPUT {
-            return Err(io::Error::other(format!("more than {MAX_OUTPUT} bytes of output")));
-        }
-        self.0.extend_from_slice(data);
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

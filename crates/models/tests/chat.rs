@@ -129,6 +129,20 @@ fn a_template_has_bounds() {
     assert!(ChatTemplate::new("test", &deep).is_err());
 }
 
+/// The budget is far from what conversations take.
+#[test]
+fn a_long_conversation_has_room() {
+    let turn = |i: usize| Message::new(["user", "assistant"][i % 2], "A word. ".repeat(200));
+    let talk: Vec<Message> = (0..3000).map(turn).collect();
+    let t = template(
+        "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m] %}{% endfor %}\
+         {% for m in ns.all[1:] %}{% if m.role == 'user' or '</think>' not in m.content %}\
+         {{ m.role + ': ' + m.content.split('</think>')[-1].strip() | trim ~ '\n' }}{% endif %}{% endfor %}",
+    );
+    let text = t.render(&talk, true, "", "").unwrap();
+    assert!(text.len() > 2999 * 1600, "{}", text.len());
+}
+
 #[test]
 fn from_a_file() {
     let file = |set: &dyn Fn(&mut GgufWriter)| {

@@ -234,8 +234,10 @@ fn a_million_texts_come_back() {
         seed ^= seed << 17;
         seed >> 16
     };
+    // Not Falcon's, which has no token for 28 bytes, some control characters among them, nor those
+    // that bring text into a normal form first.
     let mut lossless = Vec::new();
-    for name in ["gpt-2", "llama-bpe", "deepseek-llm", "falcon"] {
+    for name in ["gpt-2", "llama-bpe", "deepseek-llm"] {
         let Some(path) = data(&format!("tokenizers/gguf/ggml-vocab-{name}.gguf")) else { return };
         lossless.push(load(&path));
     }

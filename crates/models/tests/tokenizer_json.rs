@@ -446,3 +446,157 @@ fn damaged_files_never_panic() {
 fn small_files() -> Vec<Vec<u8>> {
     small().iter().map(|pair| pair.theirs.to_string(false).unwrap().into_bytes()).collect()
 }
+
+/// Vocabularies of real models, by kind, as `tokenizer.json` has them.
+fn of_real_models() -> Option<Vec<Pair>> {
+    let open = |name: &str| {
+        let path = data(&format!("tokenizers/gguf/ggml-vocab-{name}.gguf"))?;
+        Some(gristmill_models::Gguf::open(&path).unwrap())
+    };
+    let (gpt2, llama, qwen) = (open("gpt-2")?, open("llama-bpe")?, open("qwen2")?);
+    let (spm, bert) = (open("llama-spm")?, open("bert-bge")?);
+    let tokens = |g: &gristmill_models::Gguf| -> Vec<String> {
+        let tokens = g.get_strs("tokenizer.ggml.tokens").unwrap();
+        tokens.iter().map(|t| t.to_string()).collect()
+    };
+    let ids = |tokens: &[String]| -> Value {
+        let all = tokens.iter().zip(0..).map(|(t, id)| (t.clone(), json!(id)));
+        Value::Object(all.collect())
+    };
+    let by_bytes = |g: &gristmill_models::Gguf, whole: bool, cut: Value, normalizer: Value| {
+        let merges = g.get_strs("tokenizer.ggml.merges").unwrap();
+        let merges: Vec<&str> = merges.iter().map(|m| &**m).collect();
+        json!({"version": "1.0", "normalizer": normalizer, "pre_tokenizer": cut,
+            "model": {"type": "BPE", "vocab": ids(&tokens(g)), "merges": merges,
+                "ignore_merges": whole}})
+    };
+    let whole = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        "use_regex": true});
+    let cut = |pattern: &str| {
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                "use_regex": false}]})
+    };
+    let words = |numbers: &str| {
+        cut(&format!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ))
+    };
+    // SentencePiece's vocabulary: as merges, in the order of the scores of what they make, and as it is.
+    let pieces = tokens(&spm);
+    let scores: Vec<f32> = spm.get("tokenizer.ggml.scores").unwrap();
+    let known: std::collections::HashSet<&str> = pieces.iter().map(|p| &**p).collect();
+    let mut order: Vec<usize> = (0..pieces.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    let mut merges = vec![];
+    for i in order {
+        for (at, _) in pieces[i].char_indices().skip(1) {
+            let (left, right) = pieces[i].split_at(at);
+            if known.contains(left) && known.contains(right) {
+                merges.push(json!([left, right]));
+            }
+        }
+    }
+    let added = json!([{"id": 0, "content": "<unk>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true}]);
+    let marks = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+    let marked = json!({"version": "1.0", "added_tokens": added, "normalizer": marks,
+        "model": {"type": "BPE", "vocab": ids(&pieces), "merges": merges, "byte_fallback": true,
+            "fuse_unk": true, "unk_token": "<unk>"}});
+    let scored: Vec<Value> = pieces.iter().zip(&scores).map(|(p, s)| json!([p, s])).collect();
+    let unigram = json!({"version": "1.0", "added_tokens": added,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always",
+            "split": true},
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": scored, "byte_fallback": true}});
+    let of_bert = tokens(&bert).into_iter().map(|t| match t.strip_prefix('▁') {
+        Some(word) => word.to_owned(),
+        None if t.starts_with('[') && t.len() > 1 => t,
+        None => format!("##{t}"),
+    });
+    let wordpiece = json!({"version": "1.0",
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": ids(&of_bert.collect::<Vec<_>>())}});
+    Some(vec![
+        Pair::new("gpt-2, 50k", &by_bytes(&gpt2, false, whole, Value::Null)),
+        Pair::new("llama 3, 128k", &by_bytes(&llama, true, words(r"\p{N}{1,3}"), Value::Null)),
+        Pair::new("qwen 2, 152k", &by_bytes(&qwen, false, words(r"\p{N}"), json!({"type": "NFC"}))),
+        Pair::new("llama 2 as BPE, 32k", &marked),
+        Pair::new("llama 2 as unigram, 32k", &unigram),
+        Pair::new("bge, WordPiece, 30k", &wordpiece),
+    ])
+}
+
+/// The text of all files of the repository with one of these endings.
+fn repository(endings: &[&str]) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (mut folders, mut text) = (vec![root.join("docs"), root.join("crates")], String::new());
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|e| e.path()).collect();
+        paths.sort();
+        for path in paths {
+            if path.is_dir() {
+                folders.push(path);
+            } else if endings.iter().any(|e| path.extension().is_some_and(|x| x == *e)) {
+                text += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    text
+}
+
+/// Not a check of ours alone: encoding beside the `tokenizers` crate, which keeps the words it has seen.
+/// `cargo test --release -p gristmill-models --test tokenizer_json -- --ignored --nocapture beside`
+#[test]
+#[ignore = "prints timings; the machine must be idle"]
+fn encoding_beside_the_tokenizers_crate() {
+    let Some(pairs) = of_real_models() else { return };
+    let many = "Wenn ein Objekt übergeben wird, 12345 Mal: Привет, мир! 今天天气很好。 안녕하세요 😀\n\n  x = y[0]\n";
+    let texts = [
+        ("prose", repository(&["md"])),
+        ("code", repository(&["rs"])),
+        ("languages", many.repeat(2000)),
+    ];
+    let best = |f: &mut dyn FnMut()| {
+        let once = |f: &mut dyn FnMut()| {
+            let start = std::time::Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        };
+        (0..7).map(|_| once(f)).fold(f64::INFINITY, f64::min)
+    };
+    let mut slower = vec![];
+    for pair in &pairs {
+        for (what, text) in &texts {
+            let whole = |ours: bool, text: &str| match ours {
+                true => pair.ours.encode(text, false, false),
+                false => pair.theirs.encode_fast(text, false).unwrap().get_ids().to_vec(),
+            };
+            // Lines alone, as messages come, and all at once.
+            let lines: Vec<&str> = text.lines().take(4000).collect();
+            let n = lines.iter().map(|l| l.len()).sum::<usize>();
+            let differ = lines.iter().filter(|l| whole(true, l) != whole(false, l)).count();
+            for (form, n, run) in [
+                ("whole", text.len(), &(|ours| drop(whole(ours, text))) as &dyn Fn(bool)),
+                ("lines", n, &|ours| lines.iter().for_each(|l| drop(whole(ours, l)))),
+            ] {
+                let rate = |ours: bool| n as f64 / 1e6 / best(&mut || run(ours));
+                let (ours, theirs) = (rate(true), rate(false));
+                eprintln!(
+                    "| {} | {what}, {form} | {ours:.1} | {theirs:.1} | {:.1} | {differ} |",
+                    pair.name,
+                    ours / theirs
+                );
+                if ours < theirs {
+                    slower.push(format!("{} {what} {form}", pair.name));
+                }
+            }
+        }
+    }
+    assert!(slower.is_empty(), "slower: {slower:?}");
+}

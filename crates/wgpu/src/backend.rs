@@ -13,8 +13,8 @@ use crate::shader::Recipe;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::{
-    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Picked, Program,
-    Results, SampleBatch, Size, StateKind, Step, TensorDecl,
+    Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
+    SampleBatch, Size, StateKind, Step, TensorDecl,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -260,10 +260,7 @@ impl Backend for Wgpu {
         if !flight.finish(&gpu, out, wake)? {
             return Ok(false);
         }
-        let bytes = size_of::<Picked>() * out.picked.len()
-            + size_of::<(u32, f32)>() * out.top.len()
-            + size_of::<f32>() * out.wanted.len();
-        c.ledger.results += bytes as u64;
+        c.ledger.results += out.bytes();
         Ok(true)
     }
 
@@ -364,12 +361,11 @@ fn check_masks(b: &SampleBatch<'_>, vocab: usize) -> Result<()> {
     Ok(())
 }
 
+/// A part of a page to copy: (state, byte there, group, byte in host memory, bytes).
+type PagePart = (usize, u64, usize, usize, usize);
+
 /// The parts of pages to copy: (state, byte there, group, byte in host memory, bytes).
-fn pages_of(
-    c: &Context,
-    moves: &[Move],
-    out: bool,
-) -> Result<Vec<(usize, u64, usize, usize, usize)>> {
+fn pages_of(c: &Context, moves: &[Move], out: bool) -> Result<Vec<PagePart>> {
     let missing = || Error::Runtime("a page to swap does not exist".into());
     let mut pages = vec![];
     for m in moves {

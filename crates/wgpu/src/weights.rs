@@ -4,7 +4,7 @@
 use crate::format::Format;
 use crate::gpu::{Gpu, lock, mib};
 use gristmill_core::{DType, Error, HostTensor, Result, quant};
-use gristmill_ir::{Op, Program, Tensor, TensorDecl};
+use gristmill_ir::{Program, Tensor, TensorDecl};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use wgpu::{Buffer, BufferUsages};
@@ -48,19 +48,6 @@ impl Matrix {
     }
 }
 
-/// The tensors an operation reads as matrices; all others are vectors.
-fn matrices_of(op: &Op) -> Vec<Tensor> {
-    match op {
-        Op::Embed { table, positions, types, .. } => {
-            [Some(*table), *positions, *types].into_iter().flatten().collect()
-        }
-        Op::Qkv { w, .. } | Op::GateUp { w, .. } | Op::ExpertGateUp { w, .. } => w.clone(),
-        Op::Linear { w, .. } | Op::Route { w, .. } | Op::ExpertDown { w, .. } => vec![*w],
-        Op::LowRank { a, b, .. } => vec![*a, *b],
-        _ => vec![],
-    }
-}
-
 impl Weights {
     /// Uploads all that `uses` name; see [`gristmill_ir::Backend::load`].
     pub(crate) fn load(
@@ -70,11 +57,8 @@ impl Weights {
     ) -> Result<Weights> {
         let (mut matrices, mut vectors) = (HashMap::new(), HashMap::new());
         for program in uses {
-            let mut is_matrix = vec![false; program.tensors.len()];
-            for t in program.nodes.iter().flat_map(|n| matrices_of(&n.op)) {
-                is_matrix[t.index()] = true;
-            }
-            let declared = program.tensors.iter().zip(program.used_tensors()).zip(is_matrix);
+            let declared =
+                program.tensors.iter().zip(program.used_tensors()).zip(program.matrices());
             for ((decl, used), is_matrix) in declared {
                 let known = matrices.contains_key(&decl.name) || vectors.contains_key(&decl.name);
                 if known || !used {

@@ -1,7 +1,7 @@
 //! Whole small models: values that live over many operations, and every operation after another.
 
 use super::*;
-use crate::model::{Decoder, encoder};
+use crate::model::{Decoder, Recurrent, encoder};
 
 pub(super) fn cases() -> Vec<Case> {
     let plain = Decoder::default();
@@ -25,6 +25,9 @@ pub(super) fn cases() -> Vec<Case> {
         decoder("decoder int8", &plain, k_quants, int8, 2e-2),
         decoder("decoder experts", &mixture, |_| DType::F32, Activations::F32, 5e-5),
         decoder("decoder experts quantized", &quantized, dense_router, Activations::F32, 5e-5),
+        recurrent("recurrent", |_| DType::F32, true),
+        recurrent("recurrent chunks", |_| DType::F32, false),
+        recurrent("recurrent quantized", |_| DType::Q8_0, true),
         bert(),
     ]
 }
@@ -38,6 +41,30 @@ fn decoder(
 ) -> Case {
     let program = model.record().expect("sizes go together");
     let weights = Weights::random(&program, 11, dtype);
+    let works = texts(model.vocab);
+    let (name, options, room) = (name.to_owned(), options(a), Room::of(40, 4));
+    Case { name, program, weights, options, room, works, tolerance }
+}
+
+/// A model whose state outlives its steps; where results may depend on how many tokens come at
+/// once, a long step is one of chunks.
+fn recurrent(name: &str, dtype: impl Fn(&str) -> DType, batch_invariant: bool) -> Case {
+    let model = Recurrent::default();
+    let program = model.record().expect("sizes go together");
+    let weights = Weights::random(&program, 13, dtype);
+    let mut works = texts(model.vocab);
+    if !batch_invariant {
+        let ids = Random::new(14).ids(90, model.vocab);
+        let next = Part::causal(1, works[5].parts[0].kv_len(), ids);
+        works.push(Work::of(vec![next]));
+    }
+    let options = Options { batch_invariant, ..options(Activations::F32) };
+    let (name, room) = (name.to_owned(), Room::of(100, 4));
+    Case { name, program, weights, options, room, works, tolerance: 2e-4 }
+}
+
+/// Steps of sequences that come, go on alone and together.
+fn texts(vocab: u32) -> Vec<Work> {
     let mut random = Random::new(12);
     let mut lens = [0u32; 4];
     let steps: [&[(usize, u32)]; 6] = [
@@ -51,7 +78,7 @@ fn decoder(
     let mut works = vec![];
     for step in steps {
         let part = |&(seq, n): &(usize, u32)| {
-            let ids = random.ids(n as usize, model.vocab);
+            let ids = random.ids(n as usize, vocab);
             lens[seq] += n;
             Part::causal(seq, lens[seq] - n, ids)
         };
@@ -62,8 +89,7 @@ fn decoder(
     for p in &mut works[5].parts {
         p.rows = (0..p.len() as u32).collect();
     }
-    let (name, options, room) = (name.to_owned(), options(a), Room::of(40, 4));
-    Case { name, program, weights, options, room, works, tolerance }
+    works
 }
 
 fn bert() -> Case {

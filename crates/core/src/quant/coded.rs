@@ -10,9 +10,9 @@
 //! value[j] = d · UNIT · (sc[j / SUB] - SC_ZERO) · (q[j] - ZERO)  -  m · mn[j / SUB]
 //! ```
 //!
-//! with `q` in 0..=127 around a `ZERO` of 64, or of 0 where there are minima, or in 0..=255 around
-//! 128; packed integers have a zero in each block instead. What a format adds to or multiplies its table entries with is folded into small integers,
-//! exactly.
+//! with `q` in 0..=127 around a `ZERO` of 64, in 0..=31 above 0 where there are minima, or in
+//! 0..=255 around 128; packed integers have a zero in each block instead. What a format adds to or
+//! multiplies its table entries with is folded into small integers, exactly.
 
 use super::BlockFormat;
 use crate::f16;

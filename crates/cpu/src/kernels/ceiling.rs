@@ -85,24 +85,22 @@ impl WithSimd for MulAdd {
 pub struct Mma(pub usize);
 
 impl Mma {
-    /// Operations a round on an instruction set with so many lanes: a multiplication and an
-    /// addition for each of four bytes.
-    pub fn ops(lanes: usize) -> usize {
-        FRAGMENTS * tokens(lanes) * lanes * 4 * 2
+    /// Operations a round: a multiplication and an addition for each of four bytes.
+    pub const fn ops<S: Simd>() -> usize {
+        FRAGMENTS * tokens::<S>() * S::LANES * 4 * 2
     }
 }
 
 /// Tokens that a fragment meets: as many as registers allow.
-#[inline(always)]
-fn tokens(lanes: usize) -> usize {
-    if lanes >= 16 { 2 * ACCS } else { ACCS }
+const fn tokens<S: Simd>() -> usize {
+    if S::TILE_TOKENS >= 2 * ACCS { 2 * ACCS } else { ACCS }
 }
 
 impl WithSimd for Mma {
     type Output = f32;
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) -> f32 {
-        if tokens(S::LANES) == ACCS {
+        if const { tokens::<S>() == ACCS } {
             panel::<S, ACCS>(s, self.0)
         } else {
             panel::<S, { 2 * ACCS }>(s, self.0)
@@ -126,6 +124,17 @@ fn panel<S: Simd, const T: usize>(s: S, rounds: usize) -> f32 {
         for _ in 0..rounds {
             // Only the address is opaque: it keeps the loads, and the products, in the loop.
             let panel = black_box(weights.as_ptr());
+            if S::COLS == 2 {
+                for f in (0..FRAGMENTS).step_by(2) {
+                    let at = panel.add(f * step);
+                    let w = [s.bytes_load(at), s.bytes_load(at.add(step))];
+                    for t in (0..T).step_by(2) {
+                        let x = x.as_ptr().add(t).cast();
+                        [acc[t], acc[t + 1]] = s.mma_pair([acc[t], acc[t + 1]], w, [x; 2]);
+                    }
+                }
+                continue;
+            }
             for f in 0..FRAGMENTS {
                 let w = s.bytes_load(panel.add(f * step));
                 for (a, &t) in acc.iter_mut().zip(&tokens) {

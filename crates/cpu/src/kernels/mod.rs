@@ -11,10 +11,12 @@ pub mod elementwise;
 pub mod experts;
 pub mod logits;
 pub mod matmul;
+pub mod mix;
 pub mod norm;
 pub mod qkv;
 pub mod stored;
 pub mod table;
+pub mod wkv7;
 
 /// The instance of a kernel for the stored types of keys and values.
 macro_rules! for_kv_types {

@@ -3,7 +3,7 @@
 //! A plan is compiled against a [`Table`], and from then on a step calls through the pointers it
 //! stored: the instruction set is chosen once.
 
-use super::{attention, elementwise, experts, logits, norm, qkv};
+use super::{attention, elementwise, experts, logits, mix, norm, qkv, wkv7};
 use crate::simd::{Isa, IsaVisitor, Simd};
 use gristmill_core::DType;
 use std::ops::Range;
@@ -21,6 +21,12 @@ pub struct Table {
     pub epilogue: unsafe fn(&elementwise::EpilogueArgs, usize, Range<usize>),
     /// [`elementwise::gate`]
     pub gate: unsafe fn(&elementwise::GateArgs, Range<usize>, Range<usize>),
+    /// [`mix::shift`]
+    pub shift: Rows<mix::ShiftArgs>,
+    /// [`mix::lerp`]
+    pub lerp: Rows<mix::LerpArgs>,
+    /// [`wkv7::wkv7`]
+    pub wkv7: unsafe fn(&wkv7::Wkv7Args, &wkv7::Wkv7Item),
     /// [`experts::route`]
     pub route: Rows<experts::RouteArgs>,
     /// [`experts::combine`]
@@ -47,6 +53,9 @@ impl Table {
                     add_norm: norm::add_norm::<S>,
                     epilogue: elementwise::epilogue::<S>,
                     gate: elementwise::gate::<S>,
+                    shift: mix::shift::<S>,
+                    lerp: mix::lerp::<S>,
+                    wkv7: wkv7::wkv7::<S>,
                     route: experts::route::<S>,
                     combine: experts::combine::<S>,
                     peak: logits::peak::<S>,

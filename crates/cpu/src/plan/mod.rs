@@ -10,6 +10,7 @@ mod experts;
 mod linear;
 mod norm;
 mod projection;
+mod recurrent;
 mod rows;
 
 use crate::context::{Context, Integers, Placed, StateMemory};
@@ -39,10 +40,14 @@ enum Kernel {
     SelectRows(rows::SelectRows),
     Pool(rows::Pool),
     Normalize(rows::Normalize),
+    TokenShift(recurrent::TokenShift),
+    LowRank(recurrent::LowRank),
+    Lerp(recurrent::Lerp),
+    Wkv7(recurrent::Wkv7),
 }
 
 /// Names of the operations that [`Plan::compile`] knows.
-pub(crate) const OPS: [&str; 15] = [
+pub(crate) const OPS: [&str; 19] = [
     "embed",
     "read",
     "norm",
@@ -58,6 +63,10 @@ pub(crate) const OPS: [&str; 15] = [
     "select_rows",
     "pool",
     "normalize",
+    "token_shift",
+    "low_rank",
+    "lerp",
+    "wkv7",
 ];
 
 /// A compiled program.
@@ -68,6 +77,8 @@ pub struct Plan {
     pub(crate) placed: Vec<Placed>,
     pub(crate) size: Size,
     pub(crate) windows: Vec<Option<u32>>,
+    /// Whether some operation keeps a state in slots.
+    pub(crate) recurrent: bool,
     /// Most items of an attention that shares out spans.
     pub(crate) split_items: usize,
     /// Bytes of workspace.
@@ -187,6 +198,14 @@ impl<'a> Compiler<'a> {
             Op::Attention { heads, kv_heads, head_dim, .. } => {
                 attention::scratch(self, [*heads, *kv_heads, *head_dim])
             }
+            Op::LowRank { x, a, b, .. } => {
+                let rows = self.bound(self.program.shape(*x).rows);
+                recurrent::low_rank_scratch(self, rows, *a, *b)
+            }
+            Op::Wkv7 { r, heads, .. } => {
+                let dim = self.program.shape(*r).width / heads;
+                recurrent::wkv7_scratch(self, dim as usize)
+            }
             _ => 0,
         }
     }
@@ -253,6 +272,21 @@ impl<'a> Compiler<'a> {
             Op::SelectRows { x } => Kernel::SelectRows(rows::SelectRows { x: at(*x), out }),
             Op::Pool { x, how } => Kernel::Pool(rows::Pool { x: at(*x), how: *how, out }),
             Op::Normalize { x, .. } => Kernel::Normalize(rows::Normalize { x: at(*x), out }),
+            Op::TokenShift { x, mix, state } => {
+                let outs = n.outputs.iter().map(|&v| at(v)).collect();
+                let shift = recurrent::TokenShift::new(self, at(*x), *mix, *state, outs)?;
+                Kernel::TokenShift(shift)
+            }
+            Op::LowRank { x, a, mid, b, bias, act } => {
+                let (w, acts) = ([*a, *b], [*mid, *act]);
+                let l = recurrent::LowRank::new(self, at(*x), w, *bias, acts, out, scratch)?;
+                Kernel::LowRank(l)
+            }
+            Op::Lerp { from, to, t } => {
+                let inputs = [at(*from), at(*to), at(*t)];
+                Kernel::Lerp(recurrent::Lerp { kernel: self.table.lerp, inputs, out })
+            }
+            Op::Wkv7 { .. } => Kernel::Wkv7(recurrent::Wkv7::new(self, &n.op, at, out, scratch)?),
             other => {
                 return Err(Error::Device(format!(
                     "the cpu backend has no kernel for `{}` yet",
@@ -328,8 +362,19 @@ impl Plan {
         };
         let placed = program.outputs.iter().map(place).collect();
         let windows = program.groups.iter().map(|g| g.window).collect();
+        let recurrent = program.states.iter().any(|s| matches!(s, StateKind::Slot { .. }));
         let (split_items, _weights) = (compiler.split_items, weights.clone());
-        Ok(Plan { kernels, ropes, placed, size, windows, split_items, workspace, _weights })
+        Ok(Plan {
+            kernels,
+            ropes,
+            placed,
+            size,
+            windows,
+            recurrent,
+            split_items,
+            workspace,
+            _weights,
+        })
     }
 
     /// Checks what the tables and inputs of the program bound.
@@ -396,6 +441,10 @@ impl Plan {
                     Kernel::SelectRows(k) => k.run(step, team),
                     Kernel::Pool(k) => k.run(step, team),
                     Kernel::Normalize(k) => k.run(step, team),
+                    Kernel::TokenShift(k) => k.run(step, team),
+                    Kernel::LowRank(k) => k.run(step, team),
+                    Kernel::Lerp(k) => k.run(step, team),
+                    Kernel::Wkv7(k) => k.run(step, team),
                 }
             }
             team.barrier();

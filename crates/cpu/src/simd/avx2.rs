@@ -23,34 +23,11 @@ fn first(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(LANE_MASKS.as_ptr().add(8 - n).cast()) }
 }
 
-/// Implements methods whose bodies are one expression of intrinsics.
-macro_rules! ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) -> $r:ty { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        fn $name($s $(, $arg: $t)*) -> $r {
-            // SAFETY: register operations only, and the token proves the instructions exist.
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-/// The same for methods that touch memory.
-macro_rules! memory_ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) $(-> $r:ty)? { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        unsafe fn $name($s $(, $arg: $t)*) $(-> $r)? {
-            // SAFETY: the caller promises the memory, the token the instructions; every access
-            // is unaligned and of exactly the promised extent.
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-
 impl Simd for Avx2 {
     const ISA: Isa = Isa::Avx2;
     const LANES: usize = 8;
     const S8_BIAS: i32 = 0;
+    const REGISTERS: usize = 16;
     const GEMV_GROUPS: usize = 4;
     const TILE_GROUPS: usize = 2;
     const TILE_TOKENS: usize = 4;
@@ -121,12 +98,18 @@ impl Simd for Avx2 {
         }
         fn i32_to_f32(self, a: __m256i) -> __m256 { _mm256_cvtepi32_ps(a) }
         fn mma_u7(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-            let pairs = _mm256_maddubs_epi16(w, x);
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            self.chain_close(acc, _mm256_maddubs_epi16(w, x))
+        }
+        fn chain_open(self, _acc: __m256i) -> __m256i { _mm256_setzero_si256() }
+        fn chain_mma(self, chain: __m256i, w: __m256i, x: __m256i) -> __m256i {
+            _mm256_add_epi16(chain, _mm256_maddubs_epi16(w, x))
+        }
+        fn chain_close(self, acc: __m256i, chain: __m256i) -> __m256i {
+            _mm256_add_epi32(acc, _mm256_madd_epi16(chain, _mm256_set1_epi16(1)))
         }
         fn mma_s8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            self.chain_close(acc, pairs)
         }
         fn bytes_and(self, a: __m256i, mask: u8) -> __m256i {
             _mm256_and_si256(a, _mm256_set1_epi8(mask as i8))
@@ -152,6 +135,7 @@ impl Simd for Avx2 {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
             _mm256_shuffle_epi8(table, a)
         }
+        fn words_of(self, a: __m256) -> __m256i { _mm256_cvtps_epi32(a) }
         fn words_splat(self, n: u32) -> __m256i { _mm256_set1_epi32(n as i32) }
         fn words_and(self, a: __m256i, mask: u32) -> __m256i {
             _mm256_and_si256(a, _mm256_set1_epi32(mask as i32))
@@ -219,12 +203,6 @@ impl Simd for Avx2 {
         }
         fn load_u8(self, p: *const u8) -> __m256 {
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())))
-        }
-        fn store_i8(self, p: *mut i8, a: __m256) {
-            let words = _mm256_cvtps_epi32(a);
-            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            let shorts = _mm_packs_epi32(low, high);
-            _mm_storel_epi64(p.cast(), _mm_packs_epi16(shorts, shorts))
         }
         fn words_load_u8(self, p: *const u8) -> __m256i {
             _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))

@@ -22,39 +22,16 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(16)) - 1) as __mmask16
 }
 
-/// Implements methods whose bodies are one expression of intrinsics.
-macro_rules! ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) -> $r:ty { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        fn $name($s $(, $arg: $t)*) -> $r {
-            // SAFETY: register operations only, and the token proves the instructions exist.
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-/// The same for methods that touch memory.
-macro_rules! memory_ops {
-    ($(fn $name:ident($s:ident $(, $arg:ident: $t:ty)*) $(-> $r:ty)? { $($body:tt)* })+) => {$(
-        #[inline(always)]
-        unsafe fn $name($s $(, $arg: $t)*) $(-> $r)? {
-            // SAFETY: the caller promises the memory, the token the instructions; every access
-            // is unaligned and of exactly the promised extent (masked lanes are not accessed).
-            #[allow(unused_unsafe)]
-            unsafe { $($body)* }
-        }
-    )+};
-}
-
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 macro_rules! avx512 {
     ($ty:ident, $features:literal, [$($detect:tt),+], $bias:literal,
-     |$acc:ident, $w:ident, $x:ident| $u7:expr, $s8:expr) => {
+     { $($mma:tt)+ }) => {
         impl Simd for $ty {
             const ISA: Isa = Isa::$ty;
             const LANES: usize = 16;
             const S8_BIAS: i32 = $bias;
+            const REGISTERS: usize = 32;
             const GEMV_GROUPS: usize = 4;
             const TILE_GROUPS: usize = 2;
             const TILE_TOKENS: usize = 12;
@@ -78,10 +55,7 @@ macro_rules! avx512 {
                 // SAFETY: the token exists only after `detect` has found these features.
                 unsafe { go(self, op) }
             }
-            ops! {
-                fn mma_u7(self, $acc: __m512i, $w: __m512i, $x: __m512i) -> __m512i { $u7 }
-                fn mma_s8(self, $acc: __m512i, $w: __m512i, $x: __m512i) -> __m512i { $s8 }
-            }
+            ops! { $($mma)+ }
             avx512_ops!();
         }
     };
@@ -158,6 +132,7 @@ macro_rules! avx512_ops {
                 let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
                 _mm512_shuffle_epi8(table, a)
             }
+            fn words_of(self, a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
             fn words_splat(self, n: u32) -> __m512i { _mm512_set1_epi32(n as i32) }
             fn words_and(self, a: __m512i, mask: u32) -> __m512i {
                 _mm512_and_si512(a, _mm512_set1_epi32(mask as i32))
@@ -235,9 +210,6 @@ macro_rules! avx512_ops {
             fn load_u8(self, p: *const u8) -> __m512 {
                 _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
             }
-            fn store_i8(self, p: *mut i8, a: __m512) {
-                _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)))
-            }
             fn words_load_u8(self, p: *const u8) -> __m512i {
                 _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
             }
@@ -254,15 +226,24 @@ avx512!(
     "avx512f,avx512bw,avx512vl,avx512dq",
     ["avx512f", "avx512bw", "avx512vl", "avx512dq"],
     0,
-    |acc, w, x| {
-        let pairs = _mm512_maddubs_epi16(w, x);
-        _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
-    },
     {
-        let negative = _mm512_movepi8_mask(w);
-        let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
-        let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed);
-        _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        fn mma_u7(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            self.chain_close(acc, _mm512_maddubs_epi16(w, x))
+        }
+        fn chain_open(self, _acc: __m512i) -> __m512i {
+            _mm512_setzero_si512()
+        }
+        fn chain_mma(self, chain: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            _mm512_add_epi16(chain, _mm512_maddubs_epi16(w, x))
+        }
+        fn chain_close(self, acc: __m512i, chain: __m512i) -> __m512i {
+            _mm512_add_epi32(acc, _mm512_madd_epi16(chain, _mm512_set1_epi16(1)))
+        }
+        fn mma_s8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            let negative = _mm512_movepi8_mask(w);
+            let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+            self.chain_close(acc, _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed))
+        }
     }
 );
 avx512!(
@@ -270,8 +251,14 @@ avx512!(
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
     ["avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"],
     128,
-    |acc, w, x| _mm512_dpbusd_epi32(acc, w, x),
-    _mm512_dpbusd_epi32(acc, w, x)
+    {
+        fn mma_u7(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            _mm512_dpbusd_epi32(acc, w, x)
+        }
+        fn mma_s8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            _mm512_dpbusd_epi32(acc, w, x)
+        }
+    }
 );
 
 /// The value, opaque to the compiler at this point of the program.

@@ -2,8 +2,12 @@
 
 use super::{Naive, Scalar, Simd, WithSimd};
 
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use super::Wasm;
 #[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512, Avx512Vnni};
+use super::{Avx2, Avx512, Avx512Vnni, Sse41};
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+use super::{Neon, NeonDotprod, NeonI8mm};
 
 /// An instruction set, from the plainest to the widest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -12,12 +16,22 @@ pub enum Isa {
     Naive,
     /// Portable code with a register tile.
     Scalar,
+    /// SSE4.1 with SSSE3.
+    Sse41,
     /// AVX2 with FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, VL and DQ.
     Avx512,
     /// The same with VNNI.
     Avx512Vnni,
+    /// NEON, 128 bits.
+    Neon,
+    /// The same with dot products of bytes.
+    NeonDotprod,
+    /// The same with products of matrices of bytes.
+    NeonI8mm,
+    /// WebAssembly's simd128.
+    Wasm,
 }
 
 /// A computation that needs an instruction set as a type.
@@ -31,7 +45,18 @@ pub trait IsaVisitor {
 
 impl Isa {
     /// All of them, the plainest first.
-    pub const ALL: [Isa; 5] = [Isa::Naive, Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 10] = [
+        Isa::Naive,
+        Isa::Scalar,
+        Isa::Sse41,
+        Isa::Avx2,
+        Isa::Avx512,
+        Isa::Avx512Vnni,
+        Isa::Neon,
+        Isa::NeonDotprod,
+        Isa::NeonI8mm,
+        Isa::Wasm,
+    ];
 
     /// The fastest one of this machine.
     pub fn best() -> Isa {
@@ -53,14 +78,20 @@ impl Isa {
         self.visit(Any).is_some()
     }
 
-    /// `naive`, `scalar`, `avx2`, `avx512`, `avx512vnni`.
+    /// `naive`, `scalar`, `sse41`, `avx2`, `avx512`, `avx512vnni`, `neon`, `dotprod`,
+    /// `i8mm`, `simd128`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Naive => "naive",
             Isa::Scalar => "scalar",
+            Isa::Sse41 => "sse41",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "dotprod",
+            Isa::NeonI8mm => "i8mm",
+            Isa::Wasm => "simd128",
         }
     }
 
@@ -76,12 +107,22 @@ impl Isa {
             Isa::Naive => Naive::detect().map(|s| v.visit(s)),
             Isa::Scalar => Scalar::detect().map(|s| v.visit(s)),
             #[cfg(target_arch = "x86_64")]
+            Isa::Sse41 => Sse41::detect().map(|s| v.visit(s)),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Avx2::detect().map(|s| v.visit(s)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Avx512::detect().map(|s| v.visit(s)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Avx512Vnni::detect().map(|s| v.visit(s)),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon => Neon::detect().map(|s| v.visit(s)),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::NeonDotprod => NeonDotprod::detect().map(|s| v.visit(s)),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::NeonI8mm => NeonI8mm::detect().map(|s| v.visit(s)),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Wasm => Wasm::detect().map(|s| v.visit(s)),
+            // Those of other processors.
             _ => None,
         }
     }

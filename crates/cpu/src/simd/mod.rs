@@ -35,22 +35,44 @@
 //! The natural shapes differ between instruction sets, so the unit is one *fragment*,
 //! [`Simd::Bytes`]: `LANES` rows of a weight matrix by four consecutive `k`, row after row, four
 //! bytes each. [`Simd::mma_u7`] and [`Simd::mma_s8`] multiply it with four activations of one
-//! token and add the four products to the row's `i32`. Both are exact.
+//! token and add the four products to the row's `i32`. Both are exact. Where [`Simd::COLS`] is 2,
+//! kernels take two fragments and two tokens at once: [`Simd::mma_pair`].
+
+#[macro_use]
+mod methods;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
+mod halves;
 mod isa;
 pub mod math;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod sse41;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::{Avx512, Avx512Vnni};
 pub use isa::{Isa, IsaVisitor};
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub use neon::{Neon, NeonDotprod, NeonI8mm};
 pub use scalar::{Naive, Scalar};
+#[cfg(target_arch = "x86_64")]
+pub use sse41::Sse41;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub use wasm::Wasm;
 
 /// An operation that [`Simd::vectorize`] compiles for each instruction set.
 pub trait WithSimd {
@@ -60,23 +82,29 @@ pub trait WithSimd {
     fn with_simd<S: Simd>(self, s: S) -> Self::Output;
 }
 
+/// The most fragments of weights `0..=weight` that one chain of products may have: pairs of products
+/// with activations up to 127 must fit in an `i16`.
+pub const fn most_in_chain(weight: i32) -> usize {
+    (i16::MAX as i32 / (2 * 127 * weight)) as usize
+}
+
 /// One instruction set; see the module. "Lanes" are the `LANES` lanes of a register.
 pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// Its name among the instruction sets.
     const ISA: Isa;
     /// f32 lanes of a register, and rows of a row group.
     const LANES: usize;
-    /// Rows a fragment covers.
-    const ROWS: usize = Self::LANES;
-    /// Tokens an `mma` covers.
+    /// Tokens that are best multiplied together: 2 where there is more to [`Simd::mma_pair`] than
+    /// four products.
     const COLS: usize = 1;
-    /// Consecutive `k` a fragment covers.
-    const K: usize = 4;
     /// Added to full-range int8 weights when they are packed for [`Simd::mma_s8`].
     const S8_BIAS: i32;
+    /// Registers that hold `LANES` numbers each.
+    const REGISTERS: usize;
     /// Row groups that a kernel handles together for a single token.
     const GEMV_GROUPS: usize;
-    /// Row groups of the register tile of a kernel for several tokens.
+    /// Row groups of the register tile of a kernel for several tokens, if there are registers for so
+    /// many.
     const TILE_GROUPS: usize;
     /// Tokens of the register tile.
     const TILE_TOKENS: usize;
@@ -207,11 +235,6 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// # Safety
     /// `p` is readable for `LANES` values.
     unsafe fn load_u8(self, p: *const u8) -> Self::F32;
-    /// Integer-valued lanes within -128..=127 as signed bytes.
-    ///
-    /// # Safety
-    /// `p` is writable for `LANES` values.
-    unsafe fn store_i8(self, p: *mut i8, a: Self::F32);
 
     // ---- integers
 
@@ -228,18 +251,70 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     fn i32_to_f32(self, a: Self::I32) -> Self::F32;
     /// `a`, computed here and now.
     ///
-    /// Where a tile of accumulators takes nearly all registers, the compiler's scheduler does
-    /// harm: it loads operands early and sums late, and spills both. Pinning every sum keeps the
-    /// order of the source, which the processor reorders well enough.
+    /// For where the compiler would move a computation, or split it, into something slower.
     #[inline(always)]
     fn i32_pin(self, a: Self::I32) -> Self::I32 {
         a
     }
     /// Adds the dot products of unsigned weights 0..=127 with activations -127..=127.
     fn mma_u7(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+    /// Begins a chain of products that goes on from `acc`.
+    ///
+    /// Some instruction sets multiply bytes into sixteen-bit sums of pairs, and widen them in
+    /// another step. Over a chain of at most [`most_in_chain`] fragments the pairs are added up
+    /// first and widened once. Elsewhere a chain is the accumulator itself.
+    #[inline(always)]
+    fn chain_open(self, acc: Self::I32) -> Self::I32 {
+        acc
+    }
+    /// Adds products as [`Simd::mma_u7`] does to a chain.
+    #[inline(always)]
+    fn chain_mma(self, chain: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
+        self.mma_u7(chain, w, x)
+    }
+    /// The accumulator at the end of a chain that was opened with `acc`.
+    #[inline(always)]
+    fn chain_close(self, acc: Self::I32, chain: Self::I32) -> Self::I32 {
+        _ = acc;
+        chain
+    }
     /// Adds the dot products of the full range of int8 weights (stored with [`Simd::S8_BIAS`]
     /// added) with activations -127..=127. With a bias, the result holds `S8_BIAS · Σ x` more.
     fn mma_s8(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+    /// The accumulators of two tokens as [`Simd::mma_pair`] keeps them.
+    #[inline(always)]
+    fn dots_in_pair(self, tokens: [Self::I32; 2]) -> [Self::I32; 2] {
+        tokens
+    }
+    /// The accumulators of each of the two tokens.
+    #[inline(always)]
+    fn dots_of_pair(self, pair: [Self::I32; 2]) -> [Self::I32; 2] {
+        pair
+    }
+    /// Adds the products of two fragments of the same rows, with weights as for [`Simd::mma_s8`] or
+    /// [`Simd::mma_u7`], and the activations of two tokens: those that meet fragment `i` are at
+    /// `x[i]`, four bytes of the first token, then four of the second.
+    ///
+    /// # Safety
+    /// Both pointers are readable for 8 bytes and aligned to 4.
+    #[inline(always)]
+    unsafe fn mma_pair(
+        self,
+        acc: [Self::I32; 2],
+        w: [Self::Bytes; 2],
+        x: [*const u8; 2],
+    ) -> [Self::I32; 2] {
+        let mut token = 0;
+        acc.map(
+            #[inline(always)]
+            |acc| {
+                // SAFETY: the caller's promise.
+                let x = x.map(|x| unsafe { self.bytes_broadcast(x.add(4 * token)) });
+                token += 1;
+                self.mma_s8(self.mma_s8(acc, w[0], x[0]), w[1], x[1])
+            },
+        )
+    }
 
     /// A fragment.
     ///
@@ -273,6 +348,8 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
 
     /// `n` in every row.
     fn words_splat(self, n: u32) -> Self::Bytes;
+    /// Integer-valued lanes as two's complement words.
+    fn words_of(self, a: Self::F32) -> Self::Bytes;
     /// A byte for each row, zero-extended.
     ///
     /// # Safety
@@ -310,7 +387,16 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
             // SAFETY: a hint; it faults on no address, and SSE is part of the target.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: a hint; it faults on no address.
+        unsafe {
+            std::arch::asm!(
+                "prfm pldl1keep, [{}]",
+                in(reg) p,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let _ = p;
     }
 }

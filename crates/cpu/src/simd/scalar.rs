@@ -24,6 +24,8 @@ macro_rules! scalar {
             const ISA: Isa = Isa::$ty;
             const LANES: usize = $lanes;
             const S8_BIAS: i32 = 0;
+            // What a tile saves in unpacking is worth more than what it spills.
+            const REGISTERS: usize = 32;
             const GEMV_GROUPS: usize = $gemv;
             const TILE_GROUPS: usize = $groups;
             const TILE_TOKENS: usize = $tokens;
@@ -210,13 +212,6 @@ macro_rules! scalar_ops {
             from_fn(|l| f32::from(unsafe { *p.add(l) }))
         }
         #[inline(always)]
-        unsafe fn store_i8(self, p: *mut i8, a: Self::F32) {
-            for l in 0..Self::LANES {
-                // SAFETY: the caller's promise.
-                unsafe { *p.add(l) = a[l] as i32 as i8 }
-            }
-        }
-        #[inline(always)]
         fn i32_zero(self) -> Self::I32 {
             [0; Self::LANES]
         }
@@ -294,7 +289,15 @@ macro_rules! scalar_ops {
         }
         #[inline(always)]
         fn bytes_lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
-            a.map(|a| u32::from_le_bytes(a.to_le_bytes().map(|b| table[usize::from(b % 16)])))
+            from_fn(|l| {
+                let [b, c, d, e] = a[l].to_le_bytes();
+                let at = |b: u8| table[usize::from(b % 16)];
+                u32::from_le_bytes([at(b), at(c), at(d), at(e)])
+            })
+        }
+        #[inline(always)]
+        fn words_of(self, a: Self::F32) -> Self::Bytes {
+            from_fn(|l| a[l] as i32 as u32)
         }
         #[inline(always)]
         fn words_splat(self, n: u32) -> Self::Bytes {

@@ -18,11 +18,11 @@ use gristmill::{
     Tokenizer,
 };
 use input::{Input, Typed};
-use options::Options;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use input::history_file;
+pub use options::Options;
 
 /// Before what is typed, and before further lines of it.
 const PROMPT: &str = ">>> ";
@@ -50,7 +50,7 @@ impl Chat {
     /// # Errors
     /// Those of the template.
     pub fn new(
-        args: RunArgs,
+        (args, options): (RunArgs, Options),
         engine: Engine<Device>,
         tokenizer: Arc<Tokenizer>,
         mut prompter: Prompter,
@@ -58,7 +58,7 @@ impl Chat {
         model: String,
     ) -> Result<Chat> {
         prepare(&mut prompter, args.think(), conversation.system.is_some(), args.quiet())?;
-        let (options, continued) = (Options::new(), Continued::default());
+        let continued = Continued::default();
         Ok(Chat { args, options, engine, tokenizer, prompter, conversation, continued, model })
     }
 

@@ -4,6 +4,7 @@
 //! names, values and complaints are the same. Only options that each answer reads anew can be set.
 
 use crate::cli;
+use crate::sampling::Suggested;
 use crate::verbs::run::RunArgs;
 use clap::{Arg, ArgAction, FromArgMatches};
 use std::ffi::OsString;
@@ -16,12 +17,26 @@ const OTHERS: [&str; 2] = ["predict", "think"];
 /// The command line so far.
 pub struct Options {
     argv: Vec<OsString>,
+    suggested: Suggested,
 }
 
 impl Options {
-    /// Those that the program was started with.
-    pub fn new() -> Options {
-        Options { argv: cli::arguments().collect() }
+    /// Those that the program was started with, and what the model suggests where none was given.
+    pub fn new(suggested: Suggested) -> Options {
+        Options { argv: cli::arguments().collect(), suggested }
+    }
+
+    /// Whether the model suggests anything.
+    pub fn are_suggested(&self) -> bool {
+        !self.suggested.0.is_empty()
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// A suggestion that does not hold.
+    pub fn args(&self) -> Result<RunArgs, String> {
+        self.read(&self.argv)
     }
 
     /// Changes one, and gives all anew.
@@ -39,7 +54,7 @@ impl Options {
         let mut argv = self.argv.clone();
         let end = argv.iter().position(|a| a == "--").unwrap_or(argv.len());
         argv.insert(end, format!("--{}={value}", name[0]).into());
-        let args = read(&argv)?;
+        let args = self.read(&argv)?;
         self.argv = argv;
         Ok(args)
     }
@@ -49,7 +64,8 @@ impl Options {
     /// # Errors
     /// None, as the command line was read before.
     pub fn show(&self) -> Result<Vec<(String, String)>, String> {
-        let matches = cli::matches(self.argv.clone()).map_err(|e| first_line(&e))?;
+        let matches =
+            cli::matches(self.argv.clone(), &self.suggested.0).map_err(|e| first_line(&e))?;
         let run = matches.subcommand_matches("run").ok_or("these are not options of run")?;
         let value = |arg: &Arg| {
             let raw = run.get_raw(arg.get_id().as_str()).into_iter().flatten();
@@ -59,6 +75,14 @@ impl Options {
         let run = cli::run_command();
         let shown = run.get_arguments().filter(|a| can_be_set(a));
         Ok(shown.filter_map(|a| Some((a.get_long()?.to_owned(), value(a)))).collect())
+    }
+
+    fn read(&self, argv: &[OsString]) -> Result<RunArgs, String> {
+        let matches = cli::matches(argv.to_vec(), &self.suggested.0).map_err(|e| first_line(&e))?;
+        let run = matches.subcommand_matches("run").ok_or("these are not options of run")?;
+        let args = RunArgs::from_arg_matches(run).map_err(|e| first_line(&e))?;
+        args.sampling_params().map_err(|e| e.to_string())?;
+        Ok(args)
     }
 }
 
@@ -87,20 +111,7 @@ fn can_be_set(arg: &Arg) -> bool {
 
 /// Names as other programs spell them.
 fn plain(name: &str) -> String {
-    let name = name.trim_start_matches('-').to_ascii_lowercase().replace('_', "-");
-    match &*name {
-        "temperature" => "temp".into(),
-        "num-predict" | "max-tokens" => "predict".into(),
-        _ => name,
-    }
-}
-
-fn read(argv: &[OsString]) -> Result<RunArgs, String> {
-    let matches = cli::matches(argv.to_vec()).map_err(|e| first_line(&e))?;
-    let run = matches.subcommand_matches("run").ok_or("these are not options of run")?;
-    let args = RunArgs::from_arg_matches(run).map_err(|e| first_line(&e))?;
-    args.sampling_params().map_err(|e| e.to_string())?;
-    Ok(args)
+    name.trim_start_matches('-').to_ascii_lowercase().replace('_', "-")
 }
 
 /// What clap complains of, without the advice below it.
@@ -115,7 +126,8 @@ mod tests {
     use super::*;
 
     fn options() -> Options {
-        Options { argv: ["gristmill", "run", "--temp", "0.3"].map(OsString::from).to_vec() }
+        let argv = ["gristmill", "run", "--temp", "0.3"].map(OsString::from).to_vec();
+        Options { argv, suggested: Suggested::default() }
     }
 
     #[test]
@@ -158,7 +170,8 @@ mod tests {
     #[test]
     fn words_after_two_dashes_stay_words() {
         let argv = ["gristmill", "run", "-m", "stories", "--", "--temp"];
-        let mut options = Options { argv: argv.map(OsString::from).to_vec() };
+        let argv = argv.map(OsString::from).to_vec();
+        let mut options = Options { argv, suggested: Suggested::default() };
         options.set("temp", "0.5").unwrap();
         assert_eq!(options.argv[4], "--temp=0.5");
     }

@@ -30,7 +30,7 @@ pub fn run(args: DevicesArgs) -> Done {
     if args.json {
         let list: Vec<_> = devices.iter().map(entry_json).collect();
         let chosen = why.as_ref().ok().map(|c| c.0);
-        json(&json!({ "chosen": chosen, "devices": list }))?;
+        json(&json!({ "chosen": chosen, "devices": list, "cpu": cpu_json() }))?;
     } else {
         out(&text(&devices, &why))?;
     }
@@ -50,6 +50,14 @@ fn entry_json(e: &Entry) -> serde_json::Value {
     })
 }
 
+/// What the processor can do, and what of it is used.
+fn cpu_json() -> serde_json::Value {
+    let sets: Vec<&str> = Isa::available().map(Isa::name).collect();
+    let states: serde_json::Map<_, _> =
+        detect::flags().iter().map(|f| (f.name.to_owned(), f.state().into())).collect();
+    json!({ "instruction_sets": sets, "flags": states })
+}
+
 fn text(devices: &[Entry], why: &Result<(&'static str, &'static str)>) -> String {
     let mut out = String::new();
     for e in devices {
@@ -64,17 +72,11 @@ fn text(devices: &[Entry], why: &Result<(&'static str, &'static str)>) -> String
     let runs: Vec<&str> = Isa::available().map(Isa::name).collect();
     out.push_str(&format!("\nGRISTMILL_CPU may be: {}\n", runs.join(", ")));
     let flags = detect::flags();
-    let of = |present: bool, used: bool| {
-        let names = flags.iter().filter(|f| f.present == present && (!present || f.used == used));
-        names.map(|f| f.name).collect::<Vec<_>>().join(" ")
-    };
-    for (what, names) in [
-        ("present and used", of(true, true)),
-        ("present, not used", of(true, false)),
-        ("absent", of(false, false)),
-    ] {
+    for state in ["used", "present, not used", "absent"] {
+        let names: Vec<&str> =
+            flags.iter().filter(|f| f.state() == state).map(|f| f.name).collect();
         if !names.is_empty() {
-            out.push_str(&format!("{what}: {names}\n"));
+            out.push_str(&format!("{state}: {}\n", names.join(" ")));
         }
     }
     out

@@ -238,7 +238,7 @@ pub fn run(args: DiffArgs) -> Done {
     let model = open(&source(&a.model), &args.loading)?;
     let ids = match (&args.ids, &args.prompt) {
         (Some(Ids(ids)), _) => ids.clone(),
-        (None, Some(text)) => model.raw_prompt_with(&*model.tokenizer()?, text),
+        (None, Some(text)) => model.tokenizer()?.prompt(text),
         (None, None) => return usage("give --ids or --prompt"),
     };
     catch_interrupts();

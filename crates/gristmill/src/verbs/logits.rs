@@ -57,7 +57,7 @@ pub fn run(args: LogitsArgs) -> Done {
     let program = model.program(settings.kv)?;
     let ids = match (&args.ids, &args.prompt) {
         (Some(Ids(ids)), _) => ids.clone(),
-        (None, Some(text)) => model.raw_prompt_with(&*model.tokenizer()?, text),
+        (None, Some(text)) => model.tokenizer()?.prompt(text),
         (None, None) => return usage("give --ids or --prompt"),
     };
     let device = args.runs_on.open(&settings, model.tensor_bytes(), args.quiet)?;

@@ -147,7 +147,7 @@ impl Sums {
 /// The chunks of a text.
 fn of_text(model: &Model, path: &Path, n: u32) -> Done<Vec<Window>> {
     let tokenizer = model.tokenizer()?;
-    let ids = model.raw_prompt_with(&tokenizer, &read(path)?);
+    let ids = tokenizer.prompt(&read(path)?);
     let n = n as usize;
     if n < 4 {
         return usage("--ctx-size must be at least 4 to score half of a chunk");

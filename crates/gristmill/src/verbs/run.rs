@@ -6,15 +6,16 @@
 
 use crate::answer::{self, Think, Voice, ms, rate};
 use crate::args::{Ids, Loading, RunsOn, Threads, load, open, parse_ids, plan};
-use crate::chat::{self, Chat};
+use crate::chat::{self, Chat, Options};
 use crate::device;
 use crate::resolve::{self, Source};
-use crate::sampling::SamplingArgs;
+use crate::sampling::{SamplingArgs, Suggested};
 use crate::term::{Done, Stop, catch_interrupts, json, note, out, usage};
 use clap::Args;
+use gristmill::state::{self, Fingerprint};
 use gristmill::{
-    Backend, ChatTemplate, Conversation, Decoder, Error, Finish, Model, Prompter, Request,
-    SamplingParams, Settings, Tokenizer,
+    Backend, ChatTemplate, Conversation, Decoder, Device, Engine, Error, Finish, Model, Parent,
+    Prompter, Request, SamplingParams, SavedState, SequenceId, Settings, Tokenizer, files,
 };
 use serde_json::json;
 use std::io::{IsTerminal, Read};
@@ -31,7 +32,11 @@ use std::time::Instant;
 
 A word without a flag is a model when it exists as a path, ends in .gguf or .safetensors, contains
 a slash or a colon, or names the bundled model (stories). A single word with a digit, a dot or a
-hyphen that is none of these is an error; anything else is a prompt for the bundled model.")]
+hyphen that is none of these is an error; anything else is a prompt for the bundled model.
+
+How tokens are chosen is said, in this order, by the command line, by the variables, by the model's
+publisher (general.sampling.* in a GGUF file, generation_config.json beside safetensors), and by the
+defaults shown here.")]
 #[command(next_help_heading = "Prompt")]
 pub struct RunArgs {
     /// A model, a prompt, or both in this order
@@ -96,7 +101,8 @@ pub struct RunArgs {
     no_history: bool,
 
     /// Tokens to generate at most; negative: until the end or the context is full (default)
-    #[arg(short = 'n', long, value_name = "N", alias = "max-tokens", default_value_t = -1,
+    #[arg(short = 'n', long, value_name = "N", aliases = ["max-tokens", "num-predict"],
+          default_value_t = -1,
           allow_negative_numbers = true, hide_default_value = true, help_heading = "Length")]
     predict: i64,
 
@@ -113,6 +119,25 @@ pub struct RunArgs {
     /// Go on after the model said it is done
     #[arg(long, help_heading = "Length")]
     ignore_eos: bool,
+
+    /// Go on from a state that was saved with --state-out: the prompt is what comes next
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "State of recurrent models",
+        conflicts_with = "interactive"
+    )]
+    state_in: Option<PathBuf>,
+
+    /// Save the state when done, to go on from with --state-in; with -n 0 after the prompt, with
+    /// nothing generated
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "State of recurrent models",
+        conflicts_with = "interactive"
+    )]
+    state_out: Option<PathBuf>,
 
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -168,12 +193,19 @@ impl RunArgs {
         self.think
     }
 
+    /// Whether the prompt is read and nothing said.
+    fn only_reads(&self) -> bool {
+        self.predict == 0 && self.state_out.is_some()
+    }
+
     /// Tokens to generate at most.
     ///
     /// # Errors
     /// [`Error::Usage`] for none.
     pub fn predict(&self) -> gristmill::Result<usize> {
         match self.predict {
+            // The prompt is run by asking for what follows it.
+            0 if self.only_reads() => Ok(1),
             0 => Err(Error::Usage(
                 "--predict is 0; it must be at least 1, or negative for no limit".into(),
             )),
@@ -254,13 +286,27 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
+    let suggested = Suggested::by(&model)?;
+    if args.verbose {
+        suggested.say();
+    }
+    let options = Options::new(suggested);
+    let args = if options.are_suggested() { options.args().map_err(Error::Usage)? } else { args };
+    if chats && (args.state_in.is_some() || args.state_out.is_some()) {
+        return usage("--state-in and --state-out are for one answer; give a prompt");
+    }
+    let fingerprint = match (&args.state_in, &args.state_out) {
+        (None, None) => None,
+        _ => Some(Fingerprint::of(&model, &program)?),
+    };
     if chats {
         let prompter = args.prompter(&model, &tokenizer)?;
         let engine = load(&model, device, program, settings.engine_options(plan.context))?;
         let history = args.history.clone().or_else(chat::history_file);
         let history = history.filter(|_| !args.no_history);
         let talk = Conversation { system: args.system.clone(), ..Conversation::default() };
-        let chat = Chat::new(args, engine, tokenizer, prompter, talk, model.name().to_owned())?;
+        let chat =
+            Chat::new((args, options), engine, tokenizer, prompter, talk, model.name().to_owned())?;
         return chat.run(text, history);
     }
     let (ids, mut voice) = prompt(&model, &tokenizer, &args, text.as_deref())?;
@@ -270,10 +316,27 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         note(format_args!("prompt: {ids:?}"));
         note(format_args!("loaded in {:.0} ms", ms(load_time)));
     }
-    let request = args.request(&tokenizer, ids)?;
+    let mut request = args.request(&tokenizer, ids)?;
+    if let (Some(path), Some(of)) = (&args.state_in, fingerprint) {
+        go_on(&mut engine, &mut request, &state::read(path, of)?, tokenizer.bos())?;
+    }
+    request.keep = args.state_out.is_some();
     let prompt_ids = request.prompt.clone();
     let id = engine.submit(request)?;
-    let answer = answer::follow(&mut engine, id, &mut voice, None)?;
+    let mut answer = answer::follow(&mut engine, id, &mut voice, None)?;
+    if let (Some(path), Some(of)) = (&args.state_out, fingerprint) {
+        let mut saved = engine.state(SequenceId(id.0))?;
+        if args.only_reads() {
+            saved.tokens.truncate(saved.computed as usize);
+            answer.ids.clear();
+            answer.text.clear();
+        }
+        state::write(path, of, &saved)?;
+        if !args.quiet {
+            let n = saved.tokens.len();
+            note(format_args!("wrote the state after {n} tokens to {}", path.display()));
+        }
+    }
     if args.json {
         let mut shown = json!({
             "ids": answer.ids,
@@ -299,6 +362,22 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     if answer.finish == Finish::Cancelled { Err(Stop::Interrupted) } else { Ok(()) }
 }
 
+/// Makes a request go on from a saved state.
+fn go_on(
+    engine: &mut Engine<Device>,
+    request: &mut Request,
+    saved: &SavedState,
+    bos: Option<u32>,
+) -> gristmill::Result<()> {
+    let sequence = engine.adopt(saved)?;
+    request.parent = Some(Parent { sequence, len: None });
+    // The text has begun already.
+    if bos.is_some() && request.prompt.first() == bos.as_ref() {
+        request.prompt.remove(0);
+    }
+    Ok(())
+}
+
 /// The longest file that is taken for a prompt or a template, in bytes.
 const LONGEST: u64 = 64 << 20;
 
@@ -308,16 +387,10 @@ const LONGEST: u64 = 64 << 20;
 /// [`Error::Io`] when it cannot be read, [`Error::Usage`] when it is too long or not UTF-8.
 fn read_text(path: &Path) -> gristmill::Result<String> {
     let name = path.display();
-    let failed = |source| Error::Io { what: format!("reading {name}"), source };
-    let mut bytes = vec![];
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LONGEST {
+    let bytes = files::read(path, LONGEST)?.ok_or_else(|| {
         let most = LONGEST >> 20;
-        return Err(Error::Usage(format!(
-            "{name} is longer than {most} MiB: too much for a prompt"
-        )));
-    }
+        Error::Usage(format!("{name} is longer than {most} MiB: too much for a prompt"))
+    })?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         Error::Usage(format!("{name} is not UTF-8 text: byte {at}"))
@@ -355,19 +428,20 @@ fn prompt(
     text: Option<&str>,
 ) -> gristmill::Result<(Vec<u32>, Voice)> {
     let continuing = || Decoder::continuing(tokenizer.clone());
-    let plain = |decoder| Voice::plain(tokenizer.clone(), decoder, !args.json);
+    let stream = !args.json && !args.only_reads();
+    let plain = |decoder| Voice::plain(tokenizer.clone(), decoder, stream);
     if let Some(Ids(ids)) = &args.ids {
         return Ok((ids.clone(), plain(continuing())));
     }
     match text {
-        Some(text) if args.raw => Ok((model.raw_prompt_with(tokenizer, text), plain(continuing()))),
+        Some(text) if args.raw => Ok((tokenizer.prompt(text), plain(continuing()))),
         Some(text) => {
             let mut prompter = args.prompter(model, tokenizer)?;
             chat::prepare(&mut prompter, args.think, args.system.is_some(), args.quiet)?;
             let before = Conversation { system: args.system.clone(), ..Conversation::default() };
             let prompt = prompter.prompt(tokenizer, &before, text)?;
             let opens = prompt.opens;
-            Ok((prompt.ids, Voice::chat(tokenizer.clone(), opens, args.think, !args.json)))
+            Ok((prompt.ids, Voice::chat(tokenizer.clone(), opens, args.think, stream)))
         }
         None => match tokenizer.bos() {
             // A text of its own, from its first word.

@@ -5,9 +5,13 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// The binary, with nothing of the caller's environment that changes what it does.
+/// The binary, with nothing of the caller's environment that changes what it does. It may be that of
+/// another processor, with the emulator before it: `GRISTMILL_TEST_COMMAND="qemu-x BINARY"`.
 pub fn gristmill() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gristmill"));
+    let asked = std::env::var("GRISTMILL_TEST_COMMAND").unwrap_or_default();
+    let mut words = asked.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or(env!("CARGO_BIN_EXE_gristmill")));
+    command.args(words);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("GRISTMILL_") {
             command.env_remove(name);
@@ -91,9 +95,9 @@ pub fn read_npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
     (shape, numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
-/// The instruction sets that the reference tests run on, those of this machine.
-pub fn instruction_sets() -> Vec<&'static str> {
-    let all = ["scalar", "avx2", "avx512", "avx512vnni"];
-    let there = |name: &&str| gristmill::Isa::from_name(name).is_some_and(|i| i.is_available());
-    all.into_iter().filter(there).collect()
+/// The instruction sets that the reference tests run on: those of the binary's machine.
+pub fn instruction_sets() -> Vec<String> {
+    let devices = json(&["devices", "--json"]);
+    let all = devices["cpu"]["instruction_sets"].as_array().expect("a list");
+    all.iter().filter_map(Value::as_str).filter(|&s| s != "naive").map(String::from).collect()
 }

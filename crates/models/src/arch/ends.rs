@@ -33,8 +33,11 @@ impl End {
         })
     }
 
-    /// The end that `pooling_type` names: 1 mean, 2 first token, 3 last token, 4 a reranker.
+    /// The end that was asked for, else the one that `pooling_type` names: 1 mean, 2 first token, 3 last token, 4 a reranker.
     pub(super) fn pooled(m: &Meta<'_>) -> Result<Option<End>> {
+        if let Some(how) = m.pooling {
+            return Ok(Some(End::Embedding(how)));
+        }
         let how = match m.opt::<u32>("pooling_type")? {
             None | Some(0) => return Ok(None),
             Some(1) => Pooling::Mean,

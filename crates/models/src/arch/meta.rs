@@ -22,6 +22,8 @@ pub(super) struct Meta<'g> {
     pub(super) arch: &'g str,
     pub(super) kv: KvTypes,
     pub(super) visibility: Visibility,
+    /// How sequences shall be pooled, whatever the file says.
+    pub(super) pooling: Option<gristmill_ir::Pooling>,
 }
 
 impl<'g> Meta<'g> {

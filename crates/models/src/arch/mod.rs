@@ -33,7 +33,7 @@ pub use check::{check_tensors, tensor};
 
 use crate::Gguf;
 use gristmill_core::{DType, Error, Result};
-use gristmill_ir::{Architecture, Program};
+use gristmill_ir::{Architecture, Pooling, Program};
 use meta::Meta;
 
 /// How keys and values are stored.
@@ -125,7 +125,7 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
 pub fn fit_to_context(mut program: Program, gguf: &Gguf, context: u32) -> Result<Program> {
     let arch = gguf.get_str("general.architecture")?;
     let kv = KvTypes { k: DType::F32, v: DType::F32 };
-    let meta = Meta { gguf, arch, kv, visibility: Visibility::Causal };
+    let meta = Meta { gguf, arch, kv, visibility: Visibility::Causal, pooling: None };
     rope::fit(&mut program, &meta, context)?;
     Ok(program)
 }
@@ -137,6 +137,15 @@ pub fn fit_to_context(mut program: Program, gguf: &Gguf, context: u32) -> Result
 /// architecture that is not in the list, and naming the key that is
 /// missing, of another type or out of range.
 pub fn architecture(gguf: &Gguf, kv: KvTypes) -> Result<Model> {
+    architecture_pooled(gguf, kv, None)
+}
+
+/// [`architecture`] of a model that shall give one vector for each sequence, pooled this way whatever
+/// the file says.
+///
+/// # Errors
+/// As [`architecture`].
+pub fn architecture_pooled(gguf: &Gguf, kv: KvTypes, pooling: Option<Pooling>) -> Result<Model> {
     let known = || supported().collect::<Vec<_>>().join(", ");
     let kind = gguf.opt::<&str>("general.type")?;
     let arch = gguf.opt::<&str>("general.architecture")?;
@@ -161,7 +170,7 @@ pub fn architecture(gguf: &Gguf, kv: KvTypes) -> Result<Model> {
             known()
         )));
     };
-    let mut meta = Meta { gguf, arch, kv, visibility: *visibility };
+    let mut meta = Meta { gguf, arch, kv, visibility: *visibility, pooling };
     if let Some(causal) = meta.opt::<bool>("attention.causal")? {
         meta.visibility = if causal { Visibility::Causal } else { Visibility::Bidirectional };
     }

@@ -1,6 +1,7 @@
 //! JSON as templates see it, and `tojson` as Hugging Face defines it: Python's `json.dumps` with
 //! `ensure_ascii=False` and no escaping for HTML.
 
+use super::budget::charge;
 use super::python::{self, Dict, List};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
@@ -77,6 +78,7 @@ impl Style {
         if depth > 200 {
             return Err(Error::new(ErrorKind::InvalidOperation, "tojson: nested too deeply"));
         }
+        let before = out.len();
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -84,7 +86,7 @@ impl Style {
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = value.try_iter()?.map(|v| (None, v));
-                self.list('[', ']', items, depth, out)?;
+                return self.list('[', ']', items, depth, out);
             }
             ValueKind::Map => {
                 let mut items = Vec::new();
@@ -95,14 +97,14 @@ impl Style {
                 if self.sort_keys {
                     items.sort_by(|a, b| a.0.cmp(&b.0));
                 }
-                self.list('{', '}', items.into_iter(), depth, out)?;
+                return self.list('{', '}', items.into_iter(), depth, out);
             }
             kind => {
                 let what = format!("tojson: a value of kind {kind} is not JSON");
                 return Err(Error::new(ErrorKind::InvalidOperation, what));
             }
         }
-        Ok(())
+        charge((out.len() - before) as u64)
     }
 
     fn list(
@@ -113,31 +115,36 @@ impl Style {
         depth: usize,
         out: &mut String,
     ) -> Result<(), Error> {
-        let line = |depth: usize, out: &mut String| {
+        let line = |depth: usize, out: &mut String| -> Result<(), Error> {
             if let Some(indent) = &self.indent {
+                charge(1 + (depth * indent.len()) as u64)?;
                 out.push('\n');
                 (0..depth).for_each(|_| out.push_str(indent));
             }
+            Ok(())
         };
         out.push(open);
         let mut empty = true;
         for (key, item) in items {
             if !empty {
+                charge(self.item_separator.len() as u64)?;
                 out.push_str(&self.item_separator);
             }
             empty = false;
-            line(depth + 1, out);
+            line(depth + 1, out)?;
+            let before = out.len();
             if let Some(key) = key {
                 self.string(&key, out);
                 out.push_str(&self.key_separator);
             }
+            charge((out.len() - before) as u64)?;
             self.write(&item, depth + 1, out)?;
         }
         if !empty {
-            line(depth, out);
+            line(depth, out)?;
         }
         out.push(close);
-        Ok(())
+        charge(2)
     }
 
     fn string(&self, text: &str, out: &mut String) {

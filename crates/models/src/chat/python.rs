@@ -3,6 +3,7 @@
 //! Lists and objects of the conversation are types of their own, so that they are written so
 //! wherever a template makes text of them.
 
+use super::budget::{Reads, charge, read};
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::collections::HashMap;
@@ -31,7 +32,7 @@ impl Object for List {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&text(&Value::from_dyn_object(self.clone())))
+        shown(Value::from_dyn_object(self.clone()), f)
     }
 }
 
@@ -64,25 +65,36 @@ impl Object for Dict {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&text(&Value::from_dyn_object(self.clone())))
+        shown(Value::from_dyn_object(self.clone()), f)
     }
 }
 
-/// `str(value)`; of the undefined, nothing.
-pub(super) fn text(value: &Value) -> String {
+/// A value as its text; the budget's end is seen by whoever charges next.
+fn shown(value: Value, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(text(&value).as_deref().unwrap_or("..."))
+}
+
+/// `str(value)`; of the undefined, nothing. It is charged for.
+pub(super) fn text(value: &Value) -> Result<String, Error> {
     let mut out = String::new();
     match value.kind() {
-        ValueKind::String => out.push_str(value.as_str().unwrap_or_default()),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            charge(text.len() as u64)?;
+            out.push_str(text);
+        }
         ValueKind::Undefined => {}
-        _ => repr(value, 0, &mut out),
+        _ => repr(value, 0, &mut out)?,
     }
-    out
+    Ok(out)
 }
 
-fn repr(value: &Value, depth: usize, out: &mut String) {
+fn repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
     if depth > DEPTH {
-        return out.push_str("...");
+        out.push_str("...");
+        return Ok(());
     }
+    let before = out.len();
     match value.kind() {
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
@@ -90,33 +102,47 @@ fn repr(value: &Value, depth: usize, out: &mut String) {
             Ok(n) if !value.is_integer() => out.push_str(&float(n)),
             _ => out.push_str(&value.to_string()),
         },
-        ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            // A byte takes up to four: \x7f.
+            charge(4 * text.len() as u64)?;
+            quoted(text, out);
+            return Ok(());
+        }
         ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => {
             let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
             out.push(open);
             let mut n = 0;
-            for item in value.try_iter().into_iter().flatten() {
+            for item in value.try_iter()? {
                 separate(n, out);
-                repr(&item, depth + 1, out);
+                repr(&item, depth + 1, out)?;
                 n += 1;
             }
             if n == 1 && value.is_tuple() {
                 out.push(',');
             }
             out.push(close);
+            return charge(2 + 2 * n as u64);
         }
         ValueKind::Map => {
             out.push('{');
-            for (n, key) in value.try_iter().into_iter().flatten().enumerate() {
+            let mut n = 0;
+            for key in value.try_iter()? {
                 separate(n, out);
-                repr(&key, depth + 1, out);
+                repr(&key, depth + 1, out)?;
                 out.push_str(": ");
-                repr(&value.get_item(&key).unwrap_or_default(), depth + 1, out);
+                repr(&value.get_item(&key).unwrap_or_default(), depth + 1, out)?;
+                n += 1;
             }
             out.push('}');
+            return charge(2 + 4 * n as u64);
         }
-        _ => out.push_str(&value.to_string()),
+        _ => {
+            read(value, Reads::Once)?;
+            out.push_str(&value.to_string());
+        }
     }
+    charge((out.len() - before) as u64)
 }
 
 fn separate(n: usize, out: &mut String) {
@@ -299,6 +325,6 @@ mod tests {
         let dict = Dict::new(fields.into_iter());
         let want = r#"{'a\n\x7f\u2028é': ["it's", 1.5, None], 'b': True}"#;
         assert_eq!(Value::from_object(dict).to_string(), want);
-        assert_eq!(text(&Value::from(vec!["a'\"", "b"])), r#"['a\'"', 'b']"#);
+        assert_eq!(text(&Value::from(vec!["a'\"", "b"])).unwrap(), r#"['a\'"', 'b']"#);
     }
 }

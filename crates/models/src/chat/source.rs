@@ -9,16 +9,24 @@
 //!   on what is empty.
 //! - A sum with a part marked as safe escapes the other parts for HTML: it becomes a call of
 //!   [`CONCAT`].
+//! - The engine multiplies constants when it compiles, before any budget counts: the left factor goes
+//!   through the filter [`SAME`], which makes it none ([`check`] sees to it).
 //!
 //! One thing is refused: a loop with a condition on what its own body sets in a namespace. Jinja2 asks
 //! the condition before each turn, the engine before the first.
 //!
 //! No line is added or taken away, so that errors name the right one.
 
+use minijinja::machinery::{Token, tokenize};
+use minijinja::syntax::SyntaxConfig;
+
 /// The filter of what loops walk over.
 pub(super) const ITERABLE: &str = "__iterable";
 /// The function that adds texts of which one is marked as safe.
 pub(super) const CONCAT: &str = "__concat";
+
+/// The filter that gives back what it was given.
+pub(super) const SAME: &str = "__same";
 
 /// The filter of slices that go backwards: from, to, step.
 pub(super) const BACKWARDS: &str = "__backwards";
@@ -154,14 +162,32 @@ fn rewrite_tag(tag: &str, change: fn(&str) -> Option<String>, out: &mut String) 
     let start = inside.len() - inside.strip_prefix(['-', '+']).unwrap_or(inside).len();
     let inner = &inside[start..];
     let inner = inner.strip_suffix(['-', '+']).unwrap_or(inner);
-    let sliced = slices(inner);
+    let sliced = operators(inner);
     out.push_str(&tag[..2 + start]);
     out.push_str(&change(&sliced).unwrap_or(sliced));
     out.push_str(&tag[2 + start + inner.len()..]);
 }
 
-/// An expression with its backward slices as filters.
-fn slices(inner: &str) -> String {
+/// Makes sure that no product is left to the compiler, however the source was written.
+///
+/// # Errors
+/// The line of such a product.
+pub(super) fn check(source: &str, syntax: &SyntaxConfig) -> Result<(), String> {
+    let mut before = None;
+    for token in tokenize(source, false, syntax.clone()) {
+        // What is no token is no template either; the compiler says so.
+        let Ok((token, span)) = token else { return Ok(()) };
+        if matches!(token, Token::Mul) && !matches!(before, Some(Token::Ident(SAME))) {
+            let what = "a '*' that is no product, as in f(*list), is not supported";
+            return Err(format!("line {}: {what}", span.start_line));
+        }
+        before = Some(token);
+    }
+    Ok(())
+}
+
+/// An expression with its backward slices as filters, and the left factors of its products through one.
+fn operators(inner: &str) -> String {
     let mut out = String::with_capacity(inner.len());
     let mut quote = None;
     let mut escaped = false;
@@ -181,10 +207,19 @@ fn slices(inner: &str) -> String {
             out.push_str(&filter);
             skip_to = at + end;
             continue;
+        } else if c == '*' && is_product(inner, at) {
+            out.push_str(&format!("|{SAME} "));
         }
         out.push(c);
     }
     out
+}
+
+/// Whether a `*` multiplies: it is no power, and something stands before it.
+fn is_product(inner: &str, at: usize) -> bool {
+    let before = inner[..at].trim_end();
+    let power = inner[at + 1..].starts_with('*') || inner[..at].ends_with('*');
+    !power && !before.is_empty() && !before.ends_with(['(', ','])
 }
 
 /// The filter for a slice that a text begins with, and the slice's length.
@@ -316,6 +351,7 @@ mod tests {
             rewrite("{{ x['[::-1]'][::-1] + y[a:b : -2] }}"),
             "{{ x['[::-1]']|__backwards(none, none, -1) + y|__backwards(a, b, -2) }}"
         );
+        assert_eq!(rewrite("{{ 'a*' * 3 ** 2 * b }}"), "{{ 'a*' |__same * 3 ** 2 |__same * b }}");
         assert_eq!(rewrite("{% for x in y %}"), "{% for x in ( y )|__iterable %}");
         assert_eq!(
             rewrite("{{- 'a+'|safe + f(b + c) + d | tojson() -}}"),

@@ -31,6 +31,8 @@ pub(super) struct Kind {
     pub(super) model_type: &'static str,
     /// How matrices are stored that are no floats.
     pub(super) quantization: Option<Quantization>,
+    /// First rows of the table of positions that stand for none.
+    pub(super) unused_positions: usize,
 }
 
 impl Kind {
@@ -48,6 +50,8 @@ impl Kind {
 
 /// The head of a model, as programs call it.
 pub(super) const OUTPUT: &str = "output.weight";
+/// The table of positions.
+const POSITIONS: &str = "position_embd.weight";
 
 /// Gives every tensor its place in a model, in the order of `files`; quantized matrices come last.
 /// What is no part of a decoder keeps its name. The head of a `tied` model is the table of its tokens.
@@ -73,7 +77,14 @@ pub(super) fn assemble(
                 quantized.entry(layer).or_insert((to, Parts::default())).1.set(role, h);
             }
             (Some(Target::Whole(to)), _) if to == OUTPUT && tied => {}
+            (Some(Target::Whole(to)), _) if to == POSITIONS && kind.unused_positions > 0 => {
+                a.without_rows(to, h, kind.unused_positions);
+            }
             (Some(Target::Whole(to)), _) => a.whole(to, h),
+            (Some(Target::Turned(to)), _) => match h.entry.shape[..] {
+                [rows, cols] => a.columns(to, h, [1, rows, cols], Pick::all(cols)),
+                _ => a.misshapen(h),
+            },
             (Some(Target::Member { stack, index }), _) => {
                 if stacks.entry(stack).or_default().insert(index, h).is_some() {
                     a.wrong.push(format!("tensor '{name}' is there under two names"));
@@ -149,6 +160,17 @@ impl Assembly<'_> {
         self.made.push((t, None));
     }
 
+    /// Takes a table but for its first rows.
+    fn without_rows(&mut self, name: String, h: Held<'_>, first: usize) {
+        match h.entry.shape[..] {
+            [rows, cols] if rows > first => {
+                let pick = Pick { first, step: 1, count: rows - first };
+                self.rows(name, h, [1, rows, cols], pick);
+            }
+            _ => self.misshapen(h),
+        }
+    }
+
     fn misshapen(&mut self, h: Held<'_>) {
         let Entry { name, shape, .. } = h.entry;
         self.wrong.push(format!("'{name}' of shape {shape:?} does not fit the others"));
@@ -199,7 +221,7 @@ impl Assembly<'_> {
                 }
             };
             match to {
-                Target::Whole(to) => {
+                Target::Whole(to) | Target::Turned(to) => {
                     let shape = [pieces.form.rows, pieces.form.cols];
                     self.packed(to, &shape, vec![pieces]);
                 }

@@ -6,12 +6,13 @@
 //! the weights of norms lack), `rope.scaling.yarn_truncate`.
 
 use super::config::Config;
+use super::names_bert;
 use super::rope;
 use crate::gguf::{Encode, GgufWriter};
 use gristmill_core::Result;
 
 /// `model_type`, the architecture in GGUF, the function of the gate.
-const KINDS: [(&str, &str, Gate); 17] = [
+const KINDS: [(&str, &str, Gate); 21] = [
     ("llama", "llama", Gate::Silu),
     ("mistral", "llama", Gate::Silu),
     ("mixtral", "llama", Gate::Silu),
@@ -29,12 +30,18 @@ const KINDS: [(&str, &str, Gate); 17] = [
     ("glm4", "glm4", Gate::Silu),
     ("gpt_oss", "gpt-oss", Gate::Silu),
     ("Dream", "dream", Gate::Silu),
+    ("rwkv7", "rwkv7", Gate::None),
+    ("bert", "bert", Gate::None),
+    ("roberta", "bert", Gate::None),
+    ("xlm-roberta", "bert", Gate::None),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Gate {
     Silu,
     Gelu,
+    /// There is no gated unit.
+    None,
 }
 
 /// Whole numbers: the field, the key. A field that is absent gives no key.
@@ -103,6 +110,11 @@ pub(super) fn model_type(c: &Config) -> Result<&'static str> {
     })
 }
 
+/// Whether a model of this kind makes one result of a whole text.
+pub(super) fn is_encoder(model_type: &str) -> bool {
+    KINDS.iter().any(|k| k.0 == model_type && k.1 == "bert")
+}
+
 /// The facts of a model of the kind `model_type`, which is called `name`.
 ///
 /// # Errors
@@ -137,6 +149,12 @@ pub(super) fn read(c: &Config, model_type: &'static str, name: &str) -> Result<F
     }
     if arch.ends_with("moe") {
         f.set("expert_weights_norm", c.opt("norm_topk_prob")?.unwrap_or(false))?;
+    }
+    if gate == Gate::None {
+        if arch == "bert" {
+            names_bert::facts(c, &mut f)?;
+        }
+        return Ok(f);
     }
     // GLM-4 publishes the two elements of a pair side by side, the others half a head apart.
     f.set("rope.pairs", if arch == "glm4" { "adjacent" } else { "halves" })?;
@@ -194,6 +212,7 @@ fn refuse(c: &Config, gate: Gate) -> Result<()> {
             Gate::Silu => matches!(act, "silu" | "swish"),
             // The first Gemma was published with the name of the exact function, but not with it.
             Gate::Gelu => matches!(act, "gelu_pytorch_tanh" | "gelu"),
+            Gate::None => true,
         };
         if !fits {
             return Err(c.wrong(field, format_args!("is '{act}', which does not run")));

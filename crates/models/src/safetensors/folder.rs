@@ -25,7 +25,8 @@ const INDEX: &str = "model.safetensors.index.json";
 pub(super) struct Files {
     /// The folder's own name, for people.
     pub(super) name: String,
-    pub(super) config: PathBuf,
+    /// `config.json`, where there is one.
+    pub(super) config: Option<PathBuf>,
     pub(super) folder: PathBuf,
     weights: Weights,
 }
@@ -70,21 +71,29 @@ pub(super) fn find(path: &Path) -> Result<Files> {
         },
     };
     let config = folder.join(CONFIG);
-    if !config.exists() {
+    let config = Some(config).filter(|c| c.exists());
+    if config.is_none() {
         if let Weights::One(one) = &weights {
             Source::open(one, LoadMode::Read)?; // what is wrong with the path itself comes first
         }
         if there("adapter_config.json").is_some() {
             return fail("is an adapter (LoRA), which changes another model; name that one".into());
         }
-        return fail(format!(
-            "there is no '{CONFIG}' beside the weights, which says what model they are; name the \
-             folder of a model, or a GGUF file"
-        ));
     }
     let own = folder.canonicalize().ok();
     let own = own.as_deref().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
     Ok(Files { name: own.unwrap_or(file), config, folder: folder.to_owned(), weights })
+}
+
+/// What to say of weights that nothing is known of.
+pub(super) fn no_config(path: &Path) -> Error {
+    Error::model(
+        path.display().to_string(),
+        format!(
+            "there is no '{CONFIG}' beside the weights, which says what model they are; name the \
+             folder of a model, or a GGUF file"
+        ),
+    )
 }
 
 /// What to say of a folder without weights.

@@ -10,7 +10,7 @@
 //! - [`container`]: one file, its header checked against its bytes
 //! - [`folder`]: which files a model has: one, or those that an index names
 //! - [`config`], [`facts`], [`rope`]: `config.json` and its keys
-//! - [`names`], [`assemble`]: tensors
+//! - [`names`], [`names_bert`], [`names_rwkv7`], [`assemble`]: tensors
 //! - [`quantization`], [`packed`]: quantized matrices, what `config.json` says and what the files hold
 
 mod assemble;
@@ -19,6 +19,8 @@ mod container;
 mod facts;
 mod folder;
 mod names;
+mod names_bert;
+mod names_rwkv7;
 mod packed;
 mod quantization;
 mod rope;
@@ -51,10 +53,22 @@ pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
 /// As [`open`]; also when a file cannot be mapped and must be.
 pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Gguf> {
     let files = folder::find(path.as_ref())?;
-    let config = Config::open(&files.config)?;
+    let (config, shards) = match &files.config {
+        Some(path) => (Config::open(path)?, None),
+        // Only one kind of model is published without.
+        None => {
+            let shards = folder::read(&files, mode)?;
+            let names = shards.iter().flat_map(|s| s.entries.iter().map(|e| e.name.as_str()));
+            if !names_rwkv7::is_one(names) {
+                return Err(folder::no_config(path.as_ref()));
+            }
+            let name = path.as_ref().display().to_string();
+            (Config::parse(name, br#"{"model_type": "rwkv7"}"#)?, Some(shards))
+        }
+    };
     // Before the weights are looked at, because what cannot run need not be whole.
     let kind = kind(&config)?;
-    let shards = folder::read(&files, mode)?;
+    let shards = shards.map_or_else(|| folder::read(&files, mode), Ok)?;
     let place = path.as_ref().display().to_string();
     put_together(place, &files.name, files.folder, &config, &kind, shards)
 }
@@ -75,7 +89,8 @@ pub fn from_bytes(name: impl Into<String>, config: &[u8], weights: Bytes) -> Res
 /// What decides whether a model can run before its weights are looked at.
 fn kind(c: &Config) -> Result<Kind> {
     let model_type = facts::model_type(c)?;
-    Ok(Kind { model_type, quantization: quantization::read(c)? })
+    let unused_positions = names_bert::unused_positions(c, model_type)?;
+    Ok(Kind { model_type, quantization: quantization::read(c)?, unused_positions })
 }
 
 /// The model in `folder`, which `place` stands for in messages and which calls itself `own_name`.
@@ -100,15 +115,23 @@ fn put_together(
     }
     let output = Some(names::Target::Whole(OUTPUT.into()));
     let head = held.iter().any(|h| kind.place(&h.entry.name).0 == output);
-    // Where the field is left out, the weights tell.
-    let tied = config.opt("tie_word_embeddings")?.unwrap_or(!head);
+    // Where the field is left out, the weights tell. An encoder has no head at all.
+    let encodes = facts::is_encoder(kind.model_type);
+    let tied = config.opt("tie_word_embeddings")?.filter(|_| !encodes).unwrap_or(!head);
     if !tied && !head {
         let what = "is false, but no tensor 'lm_head.weight' is in the files";
         return Err(config.wrong("tie_word_embeddings", what));
     }
     let mut parts: Vec<Source> = shards.iter().map(|s| s.source.clone()).collect();
     let mut tensors = assemble::assemble(&place, kind, tied, &held, &parts)?;
-    let facts = facts::read(config, kind.model_type, own_name)?;
+    let mut facts = facts::read(config, kind.model_type, own_name)?;
+    if kind.model_type == "rwkv7" {
+        let tensors: Vec<TensorInfo<'_>> = tensors.iter().map(|t| t.0.clone()).collect();
+        names_rwkv7::facts(config, &tensors, &mut facts)?;
+    }
+    if let Some(how) = names_bert::pooling(config, &folder)? {
+        facts.set("pooling_type", how)?;
+    }
 
     // Numbers of the configuration that programs read as tensors, one after the other.
     let mut computed: Vec<u8> = vec![];

@@ -5,6 +5,8 @@
 pub(super) enum Target {
     /// The tensor of this name.
     Whole(String),
+    /// The tensor of this name, a matrix published with its rows as columns.
+    Turned(String),
     /// One matrix of the stack of this name.
     Member { stack: String, index: usize },
     /// Experts in one tensor, with gate and up together.
@@ -25,11 +27,13 @@ pub(super) enum Part {
 }
 
 /// Names outside the layers, after the prefixes of the body.
-const GLOBAL: [(&str, &str); 4] = [
+const GLOBAL: [(&str, &str); 5] = [
     ("embed_tokens.weight", "token_embd.weight"),
     ("norm.weight", "output_norm.weight"),
     ("lm_head.weight", "output.weight"),
     ("lm_head.bias", "output.bias"),
+    // The classes of a decoder that reranks.
+    ("score.weight", "cls.output.weight"),
 ];
 
 /// Names within a layer, without `.weight` or `.bias`.
@@ -84,8 +88,13 @@ const EXPERTS: [(&str, Part); 8] = [
 ];
 
 /// What the tensor `name` of a model of the kind `model_type` is; nothing for one that is no part of
-/// a decoder, such as those of a vision tower.
+/// a language model, such as those of a vision tower.
 pub(super) fn target(model_type: &str, name: &str) -> Option<Target> {
+    match model_type {
+        "rwkv7" => return super::names_rwkv7::target(name),
+        t if super::facts::is_encoder(t) => return super::names_bert::target(name),
+        _ => {}
+    }
     // A model of several kinds of input has its decoder under a name of its own.
     let mut own = name;
     for prefix in ["model.", "language_model.", "model."] {

@@ -3,7 +3,7 @@
 use super::Tokenizer;
 use crate::source;
 use gristmill_core::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The largest file that is read, in bytes: four times that of the largest vocabulary known.
 const MAX_BYTES: usize = 1 << 27;
@@ -11,13 +11,25 @@ const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const GENERATION: &str = "generation_config.json";
 
+/// RWKV's own vocabulary in a folder: the first `rwkv_vocab*.txt` by name.
+fn world_vocabulary(folder: &Path) -> Option<PathBuf> {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = names.take(10_000).filter_map(|e| e.file_name().into_string().ok());
+    let found = names.filter(|n| n.starts_with("rwkv_vocab") && n.ends_with(".txt")).min()?;
+    Some(folder.join(found))
+}
+
 impl Tokenizer {
-    /// The tokenizer of a model's folder: its `tokenizer.json`.
+    /// The tokenizer of a model's folder: its `tokenizer.json`, or RWKV's own `rwkv_vocab*.txt`.
     ///
     /// # Errors
     /// That there is no such file; as [`Tokenizer::from_file`].
     pub fn from_folder(folder: &Path) -> Result<Tokenizer> {
         let path = folder.join(TOKENIZER);
+        let world = if path.exists() { None } else { world_vocabulary(folder) };
+        if let Some(path) = world {
+            return Tokenizer::from_file(&path);
+        }
         if !path.exists() {
             return Err(Error::model(
                 folder.display().to_string(),

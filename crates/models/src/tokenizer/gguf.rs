@@ -5,7 +5,7 @@ use super::normalize::Normalizer;
 use super::special::{self, Manners};
 use super::unigram::Unigram;
 use super::vocab::{NONE, TokenKind, Vocab};
-use super::{Model, Parts, Prefix, Tokenizer, When, bpe, rwkv, spm, wordpiece};
+use super::{Model, Prefix, Tokenizer, When, bpe, rwkv, spm, wordpiece};
 use crate::gguf::{Array, Gguf, ValueType};
 use gristmill_core::Result;
 
@@ -210,8 +210,8 @@ impl Tokenizer {
             end_of_generation.extend(token("eot")?);
             end_of_generation.extend(token("eom")?);
         }
-        Ok(Tokenizer::new(Parts {
-            manners: manners(gguf, &vocab)?,
+        let manners = manners(gguf, &vocab)?;
+        let tokenizer = Tokenizer {
             normalizer,
             prefix,
             strip_space,
@@ -221,7 +221,8 @@ impl Tokenizer {
             before: bos.filter(|_| add_bos).into_iter().collect(),
             after: separator.or(eos.filter(|_| add_eos)).into_iter().collect(),
             end_of_generation,
-            ..Parts::plain(vocab, model)
-        }))
+            ..Tokenizer::plain(vocab, model)
+        };
+        Ok(tokenizer.ready(manners, Vec::new()))
     }
 }

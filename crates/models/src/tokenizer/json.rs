@@ -15,7 +15,7 @@ use super::split::Step;
 use super::unigram::Unigram;
 use super::vocab::{TokenKind, Vocab};
 use super::wordpiece::{self, WordPiece};
-use super::{Model, Parts, Tokenizer, When, rwkv, spm};
+use super::{Model, Tokenizer, When, rwkv, spm};
 use file::{Added, Entries, File, ModelPart};
 use gristmill_core::{Error, Result};
 use serde_json::Value;
@@ -144,12 +144,13 @@ impl Tokenizer {
         let end_of_generation = special::end_of_generation(&mut vocab);
         vocab.index();
         let model = Model::Rwkv(rwkv::Rwkv::new(&vocab, None));
-        Ok(Tokenizer::new(Parts {
+        let tokenizer = Tokenizer {
             bos: Some(0),
             eos: Some(0),
             end_of_generation,
-            ..Parts::plain(vocab, model)
-        }))
+            ..Tokenizer::plain(vocab, model)
+        };
+        Ok(tokenizer.ready(Vec::new(), Vec::new()))
     }
 
     /// The same, with further ids that end an answer: those of a `generation_config.json`.
@@ -318,12 +319,11 @@ fn build(file: &File<'_>, config: &Config, refuse: &dyn Fn(String) -> Error) -> 
     }
     let manners =
         |t: &Added<'_>| (t.id, Manners { left: t.lstrip, right: t.rstrip, word: t.single_word });
-    Ok(Tokenizer::new(Parts {
-        manners: file.added_tokens.iter().map(manners).collect(),
-        normalized: match normalizer.is_empty() {
-            true => Vec::new(),
-            false => file.added_tokens.iter().filter(|t| t.normalized).map(|t| t.id).collect(),
-        },
+    let normalized = match normalizer.is_empty() {
+        true => Vec::new(),
+        false => file.added_tokens.iter().filter(|t| t.normalized).map(|t| t.id).collect(),
+    };
+    let tokenizer = Tokenizer {
         normalizer,
         prefix,
         strip_space,
@@ -333,6 +333,7 @@ fn build(file: &File<'_>, config: &Config, refuse: &dyn Fn(String) -> Error) -> 
         before,
         after,
         end_of_generation,
-        ..Parts::plain(vocab, model)
-    }))
+        ..Tokenizer::plain(vocab, model)
+    };
+    Ok(tokenizer.ready(file.added_tokens.iter().map(manners).collect(), normalized))
 }

@@ -92,34 +92,17 @@ impl Prefix {
     const NONE: Prefix = Prefix { when: When::Never, unless_there: false };
 }
 
-/// What a tokenizer is made of.
-struct Parts {
-    /// Indexed.
-    vocab: Vocab,
-    model: Model,
-    normalizer: Vec<Normalizer>,
-    manners: Vec<(u32, Manners)>,
-    /// Special tokens that are looked for in the normalized text.
-    normalized: Vec<u32>,
-    prefix: Prefix,
-    strip_space: bool,
-    bos: Option<u32>,
-    eos: Option<u32>,
-    mask: Option<u32>,
-    before: Vec<u32>,
-    after: Vec<u32>,
-    end_of_generation: Vec<u32>,
-}
-
-impl Parts {
-    /// Nothing but tokens and a model.
-    fn plain(vocab: Vocab, model: Model) -> Parts {
-        Parts {
+impl Tokenizer {
+    /// Nothing but tokens, indexed, and a model. Special tokens are found once it is [`ready`].
+    ///
+    /// [`ready`]: Tokenizer::ready
+    fn plain(vocab: Vocab, model: Model) -> Tokenizer {
+        Tokenizer {
             vocab,
             model,
             normalizer: Vec::new(),
-            manners: Vec::new(),
-            normalized: Vec::new(),
+            matcher: Matcher::new(std::iter::empty(), Vec::new()),
+            normalized: None,
             prefix: Prefix::NONE,
             strip_space: false,
             bos: None,
@@ -130,46 +113,41 @@ impl Parts {
             end_of_generation: Vec::new(),
         }
     }
-}
 
-impl Tokenizer {
-    fn new(parts: Parts) -> Tokenizer {
-        let Parts { vocab, normalizer, manners, mut normalized, .. } = parts;
+    /// With all fields as they stay, but for special tokens: how they behave, and which of them are
+    /// looked for in the normalized text.
+    fn ready(mut self, manners: Vec<(u32, Manners)>, mut normalized: Vec<u32>) -> Tokenizer {
+        let vocab = &self.vocab;
         let special = [TokenKind::Control, TokenKind::Unknown, TokenKind::UserDefined];
         let ids = || vocab.kinds().filter(|(_, k)| special.contains(k)).map(|(id, _)| id);
         normalized.sort_unstable();
         let later = |id: &u32| normalized.binary_search(id).is_ok();
         let plain = ids().filter(|id| !later(id));
-        let matcher = Matcher::new(plain.map(|id| (vocab.bytes(id), id)), manners.clone());
-        let normalized = if normalized.is_empty() {
-            None
-        } else {
+        self.matcher = Matcher::new(plain.map(|id| (vocab.bytes(id), id)), manners.clone());
+        if !normalized.is_empty() {
             // They are looked for as the normalizer leaves them.
             let text = |id| String::from_utf8_lossy(vocab.bytes(id)).into_owned();
             let texts: Vec<(String, u32)> = ids()
                 .filter(later)
-                .map(|id| (normalize(&normalizer, &text(id)).into_owned(), id))
+                .map(|id| (normalize(&self.normalizer, &text(id)).into_owned(), id))
                 .collect();
-            Some(Matcher::new(texts.iter().map(|(t, id)| (t.as_bytes(), *id)), manners))
-        };
-        let mut end_of_generation = parts.end_of_generation;
-        end_of_generation.sort_unstable();
-        end_of_generation.dedup();
-        Tokenizer {
-            vocab,
-            model: parts.model,
-            normalizer,
-            matcher,
-            normalized,
-            prefix: parts.prefix,
-            strip_space: parts.strip_space,
-            bos: parts.bos,
-            eos: parts.eos,
-            mask: parts.mask,
-            before: parts.before,
-            after: parts.after,
-            end_of_generation,
+            let texts = texts.iter().map(|(t, id)| (t.as_bytes(), *id));
+            self.normalized = Some(Matcher::new(texts, manners));
         }
+        self.end_of_generation.sort_unstable();
+        self.end_of_generation.dedup();
+        self
+    }
+
+    /// The tokens of a text to be continued as it is: with BOS where the model wants one, and without
+    /// the EOS that some models put after a whole text. Special tokens written in the text are read as
+    /// such.
+    pub fn prompt(&self, text: &str) -> Vec<u32> {
+        let mut ids = self.encode(text, true, true);
+        if ids.len() > 1 && ids.last() == self.eos.as_ref() {
+            ids.pop();
+        }
+        ids
     }
 
     /// The tokens of a text.
@@ -212,6 +190,33 @@ impl Tokenizer {
             out.extend(self.after.iter().skip(usize::from(there)));
         }
         out
+    }
+
+    /// The tokens of two texts that are compared with each other, with the type of each: `[CLS] a
+    /// [SEP] b [SEP]` for BERT, whose second text is of type 1; `<s> a </s></s> b </s>` for models
+    /// with other vocabularies (RoBERTa, XLM-R), which tell no types apart. Special tokens written in
+    /// the texts count as text. `None` where the model puts nothing around a text.
+    pub fn encode_pair(&self, a: &str, b: &str) -> Option<(Vec<u32>, Vec<u32>)> {
+        if self.before.is_empty() || self.after.is_empty() {
+            return None;
+        }
+        let typed = matches!(self.model, Model::WordPiece(_));
+        let mut ids = self.before.clone();
+        ids.extend(self.encode(a, false, false));
+        ids.extend(&self.after);
+        let first = ids.len();
+        if !typed {
+            ids.extend(&self.after);
+        }
+        ids.extend(self.encode(b, false, false));
+        ids.extend(&self.after);
+        let types = (0..ids.len()).map(|i| u32::from(typed && i >= first)).collect();
+        Some((ids, types))
+    }
+
+    /// How many tokens [`Tokenizer::encode`] puts behind a text.
+    pub fn tokens_behind(&self) -> usize {
+        self.after.len()
     }
 
     /// Appends the tokens of a text without special tokens; `first` says that it is where the

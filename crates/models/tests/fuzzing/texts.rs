@@ -41,7 +41,8 @@ fn tokenizer(bytes: &[u8]) {
 fn template(bytes: &[u8]) {
     let Ok(source) = std::str::from_utf8(bytes) else { return };
     let Ok(t) = ChatTemplate::new("fuzz", source) else { return };
-    let t = t.with_clock(|| 1_700_000_000);
+    // Enough for what templates do, and little enough for many cases.
+    let t = t.with_clock(|| 1_700_000_000).with_budget(32 << 20);
     let messages = json!([
         { "role": "system", "content": "Be \u{e9} brief." },
         { "role": "user", "content": "Hi <there>\n" },
@@ -202,6 +203,15 @@ fn template_seeds() -> Vec<(String, Vec<u8>)> {
             raise_exception('id') }}{% endfor %}{% endfor %}{% filter lower %}DONE{% endfilter %}{% \
             set b %}{% raw %}{{ x }}{% endraw %}{% endset %}{{ b }}{% generation %}g{% \
             endgeneration %}{# end #}",
+        ),
+        (
+            "growth",
+            "{% set ns = namespace(t='ab', l=[1], d={}) %}{% for i in range(40) %}{% set ns.t = ns.t \
+            ~ ns.t %}{% set ns.t = ns.t + ns.t %}{% set ns.t = ns.t * 3 %}{% set ns.l = ns.l + ns.l \
+            %}{% set ns.l = [ns.l, ns.l] %}{% set ns.d = {'a': ns.d, 'b': ns.d} %}{% set ns.t = \
+            [ns.t, ns.t] | join(ns.t) %}{% set ns.t = ns.t | replace('a', ns.t) | indent(4) %}{% set \
+            ns.t = '%s%s' | format(ns.t, ns.t) %}{% set c %}{{ ns.t }}raw{{ ns.l }}{% endset %}{% set \
+            ns.t = c %}{% set ns.l = (ns.t | list)[1:] %}{{ ns.l == ns.l[::-1] }}{% endfor %}",
         ),
     ];
     all.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec())).into()
@@ -393,6 +403,23 @@ const WORDS: &[&str] = &[
     ".zfill(1000000000)",
     "loop(messages)",
     "strftime_now('%')",
+    "{% for i in range(60) %}",
+    "{% set ns.t = ns.t ~ ns.t %}",
+    "{% set ns.l = [ns.l, ns.l] %}",
+    "{% set ns.l = ns.l + ns.l %}",
+    "{% set ns.d = dict(ns.d, a=ns.d) %}",
+    "* 99999",
+    "| join(ns.t)",
+    "| map('replace', '', ns.t)",
+    "| list",
+    "| sum(start=[])",
+    "| format(ns.t, ns.t)",
+    ".join(ns.l)",
+    "in ns.l",
+    "== ns.l",
+    "ns",
+    "ns.t",
+    "ns.l",
 ];
 
 /// A template near those of the corpus, changed by words.

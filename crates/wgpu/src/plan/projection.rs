@@ -71,7 +71,7 @@ impl Compiler<'_> {
         let mut small = None;
         for &t in w {
             if self.is_int8(t)? && small.is_none() {
-                small = Some(self.to_int8(x, scratch)?);
+                small = Some(self.int8_rows(x, scratch)?);
             }
         }
         let (bias, biases) = match finish.bias {
@@ -175,7 +175,7 @@ impl Compiler<'_> {
     }
 
     /// Makes activations signed bytes, behind the products in the scratch; gives where.
-    fn to_int8(&mut self, x: At, scratch: usize) -> Result<(usize, usize)> {
+    fn int8_rows(&mut self, x: At, scratch: usize) -> Result<(usize, usize)> {
         let units = x.width.div_ceil(32);
         let bytes = self.part(x.rows, units * INT8_UNIT);
         let [row_kind, k] = kind(x.rows);

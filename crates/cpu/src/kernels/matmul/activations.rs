@@ -1,15 +1,16 @@
 //! Activations as matmul kernels want them: token tiles.
 //!
 //! A kernel handles a tile of `N` tokens at once. The tokens of a batch are split into as many
-//! whole tiles of the instruction set's width as there are, then the rest by fours, twos and ones. A tile that starts at token `t0` starts at byte `t0 · token_bytes`, whatever
-//! the tiles before it.
+//! whole tiles of the instruction set's width as there are, then the rest by fours, twos and ones.
+//! A tile that starts at token `t0` starts at byte `t0 · token_bytes`, whatever the tiles before it.
 //!
 //! * **f32**: a tile is `[k][N]` f32.
 //! * **int8**: blocks of 32 consecutive `k`. Each token of a block has its own integers
-//!   `q = round(127 x / max|x|)` and the scale that is best for them by least squares,
-//!   `d = Σ x q / Σ q²`, which takes a thirtieth off the squared error of `max|x| / 127`. A block of
-//!   a tile is
-//!   `[8][N][4]` i8 (eight quads of four `k`), then five words for each token, `[5][N]`:
+//!   `q = round(top · x / max|x|)`, with the one `top` of [`TOPS`] that leaves the least error, and
+//!   the scale that is best for them by least squares, `d = Σ x q / Σ q²`. For normally
+//!   distributed values that takes a sixth off the squared error of `top = 127` and `d = max|x| / 127`.
+//!   A block of a tile is `[8][N][4]` i8 (eight quads of four `k`), then five words for each token,
+//!   `[5][N]`:
 //!
 //!   | word | type | meaning |
 //!   | --- | --- | --- |
@@ -21,6 +22,7 @@
 use crate::kernels::norm::map;
 use crate::simd::{Simd, WithSimd};
 use gristmill_ir::Activations;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Bytes of one token in one block of 32: the integers and the five words.
@@ -28,6 +30,12 @@ pub(super) const BLOCK_BYTES: usize = 32 + 5 * 4;
 
 /// Tokens of the widest tile.
 const MOST_TOKENS: usize = 16;
+
+/// Lanes of the widest instruction set.
+const MOST_LANES: usize = 16;
+
+/// What the largest magnitude of a block may become. Whole numbers, so that it has no error itself.
+const TOPS: [f32; 4] = [127.0, 126.0, 125.0, 124.0];
 
 /// The words of a block, as offsets for a tile of `n` tokens.
 pub(super) const fn word(i: usize, n: usize) -> usize {
@@ -124,6 +132,9 @@ impl WithSimd for Quantize<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let PrepareArgs { tokens, cols, out, ref tiles, .. } = *self.0;
+        // A lane has a block of its own, so that no sum goes across lanes: neighbours are the same
+        // block of the tile's tokens, then its next block.
+        let mut lanes = Lanes::<S>::new();
         for i in tiles.clone() {
             let (start, n) = tile(tokens, S::TILE_TOKENS, i);
             for b in 0..cols / 32 {
@@ -132,61 +143,128 @@ impl WithSimd for Quantize<'_> {
                     unsafe {
                         let x = self.0.row(start + t).add(32 * b);
                         let block = out.add((start * (cols / 32) + b * n) * BLOCK_BYTES);
-                        quantize_block(s, x, block, t, n);
+                        lanes.push(s, x, block.add(4 * t), n);
                     }
                 }
             }
+            // SAFETY: as above; the next tile has another number of tokens.
+            unsafe { lanes.flush(s, n) };
         }
     }
 }
 
-/// Quantizes 32 values as token `t` of the block of `n` tokens at `out`.
-///
-/// # Safety
-/// `x` is readable for 32 values, `out` writable for `n` tokens of a block, `t < n`.
-#[inline(always)]
-unsafe fn quantize_block<S: Simd>(s: S, x: *const f32, out: *mut u8, t: usize, n: usize) {
-    #[repr(C, align(64))]
-    struct Quads([i8; 32]);
-    let mut q = Quads([0; 32]);
-    let mut largest = s.zero();
-    for i in (0..32).step_by(S::LANES) {
-        // SAFETY: within the 32 values.
-        largest = s.max(s.abs(unsafe { s.load(x.add(i)) }), largest);
+/// Blocks to quantize, one a lane.
+struct Lanes<S: Simd> {
+    count: usize,
+    /// `[32][LANES]`
+    x: [f32; 32 * MOST_LANES],
+    /// The first quad of each block's token.
+    out: [*mut u8; MOST_LANES],
+    set: PhantomData<S>,
+}
+
+impl<S: Simd> Lanes<S> {
+    #[inline(always)]
+    fn new() -> Self {
+        const { assert!(S::LANES <= MOST_LANES) };
+        let out = [std::ptr::null_mut(); MOST_LANES];
+        Lanes { count: 0, x: [0.0; 32 * MOST_LANES], out, set: PhantomData }
     }
-    let largest = s.max_across(largest);
-    // Blocks this small would overflow the inverse; they count as zero.
-    let (step, inverse) =
-        if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
-    let inverse = s.splat(inverse);
-    // Sums of at most 32 integers up to 127, and of their squares, are exact in f32.
-    let mut sums = [s.zero(); 2];
-    let (mut products, mut squares) = (s.zero(), s.zero());
-    for i in (0..32).step_by(S::LANES) {
-        // SAFETY: within the 32 values and the 32 bytes.
-        unsafe {
-            let exact = s.mul(s.load(x.add(i)), inverse);
-            let v = s.round(exact);
-            sums[i / 16] = s.add(sums[i / 16], v);
-            products = s.fma(exact, v, products);
-            squares = s.fma(v, v, squares);
-            s.store_i8(q.0.as_mut_ptr().add(i), v);
+
+    /// Adds the 32 values at `x` as a token of a block of `n`, whose first quad is at `out`.
+    ///
+    /// # Safety
+    /// Both stay valid until the lanes are flushed: `x` readable for 32 values, `out` writable as a
+    /// token of a block. All since the last flush have the same `n`.
+    #[inline(always)]
+    unsafe fn push(&mut self, s: S, x: *const f32, out: *mut u8, n: usize) {
+        let lane = self.count;
+        for k in 0..32 {
+            // SAFETY: the caller's promise, and `lane < LANES`.
+            unsafe { *self.x.get_unchecked_mut(k * S::LANES + lane) = *x.add(k) };
+        }
+        self.out[lane] = out;
+        self.count += 1;
+        if self.count == S::LANES {
+            // SAFETY: the caller's promise.
+            unsafe { self.flush(s, n) };
         }
     }
-    // The largest is 127 steps, so the squares are 0 only where everything is.
-    let scale = step * (s.sum(products) / s.sum(squares).max(1.0));
-    let halves = [s.sum(sums[0]), s.sum(sums[1])];
-    let sum = halves[0] + halves[1];
-    // SAFETY: quads and words of token `t < n` lie within the block, which is aligned to 4.
-    unsafe {
+
+    /// Value `k < 32` of each block.
+    #[inline(always)]
+    fn value(&self, s: S, k: usize) -> S::F32 {
+        // SAFETY: `x` has 32 rows of lanes, and the remainder changes no `k` of these.
+        unsafe { s.load(self.x.as_ptr().add(k % 32 * S::LANES)) }
+    }
+
+    /// Quantizes what there is.
+    ///
+    /// # Safety
+    /// As for [`Lanes::push`].
+    #[inline(always)]
+    unsafe fn flush(&mut self, s: S, n: usize) {
+        let mut largest = s.zero();
+        for k in 0..32 {
+            largest = s.max(s.abs(self.value(s, k)), largest);
+        }
+        let (zero, one) = (s.zero(), s.splat(1.0));
+        // Blocks this small would overflow the inverse; they count as zero.
+        let tiny = s.splat(1e-30);
+        let inverse = s.select_lt(tiny, largest, s.div(one, largest), zero);
+        let (mut least, mut top) = (s.splat(f32::INFINITY), s.splat(TOPS[0]));
+        for t in TOPS {
+            let factor = s.mul(inverse, s.splat(t));
+            let mut error = zero;
+            for k in 0..32 {
+                let exact = s.mul(self.value(s, k), factor);
+                let rest = s.sub(exact, s.round(exact));
+                error = s.fma(rest, rest, error);
+            }
+            let error = s.mul(error, s.splat(1.0 / (t * t)));
+            top = s.select_lt(error, least, s.splat(t), top);
+            least = s.select_lt(error, least, error, least);
+        }
+        let step = s.select_lt(tiny, largest, s.div(largest, top), zero);
+        let factor = s.mul(inverse, top);
+        // Sums of at most 32 integers up to 127, and of their squares, are exact in f32.
+        let (mut halves, mut products, mut squares) = ([zero; 2], zero, zero);
+        // Eight quads and five words, `[13][LANES]`.
+        let mut words = [0u32; 13 * MOST_LANES];
+        let rows = words.as_mut_ptr();
         for j in 0..8 {
-            *out.add((j * n + t) * 4).cast() = *q.0.as_ptr().add(4 * j).cast::<u32>();
+            let mut quad = s.words_splat(0);
+            for i in 0..4 {
+                let exact = s.mul(self.value(s, 4 * j + i), factor);
+                let v = s.round(exact);
+                halves[j / 4] = s.add(halves[j / 4], v);
+                products = s.fma(exact, v, products);
+                squares = s.fma(v, v, squares);
+                let byte = s.words_and(s.words_of(v), 255);
+                quad = s.bytes_or(quad, s.words_shl(byte, 8 * i as u32));
+            }
+            // SAFETY: `words` has 13 rows of lanes.
+            unsafe { s.bytes_store(rows.add(j * S::LANES).cast(), quad) };
         }
-        *out.add(word(0, n) + 4 * t).cast() = scale;
-        *out.add(word(1, n) + 4 * t).cast() = scale * sum;
-        *out.add(word(2, n) + 4 * t).cast() = -sum as i32;
-        *out.add(word(3, n) + 4 * t).cast() = -halves[0] as i32;
-        *out.add(word(4, n) + 4 * t).cast() = -halves[1] as i32;
+        // The largest is `top` steps, so the squares are 0 only where everything is.
+        let scale = s.mul(step, s.div(products, s.max(squares, one)));
+        let sum = s.add(halves[0], halves[1]);
+        // SAFETY: as above.
+        unsafe {
+            s.store(rows.add(8 * S::LANES).cast(), scale);
+            s.store(rows.add(9 * S::LANES).cast(), s.mul(scale, sum));
+            for (i, sum) in [sum, halves[0], halves[1]].into_iter().enumerate() {
+                s.bytes_store(rows.add((10 + i) * S::LANES).cast(), s.words_of(s.sub(zero, sum)));
+            }
+        }
+        for (lane, out) in self.out[..self.count].iter().enumerate() {
+            for i in 0..13 {
+                // SAFETY: the caller's promise: quads and words of a token lie `n` words apart, and
+                // blocks are aligned to 4.
+                unsafe { *out.add(4 * i * n).cast() = *rows.add(i * S::LANES + lane) };
+            }
+        }
+        self.count = 0;
     }
 }
 

@@ -112,6 +112,7 @@ impl<F: CodedFormat> Codes<F> {
 impl<F: CodedFormat> Source for Codes<F> {
     const SUB: usize = F::SUB;
     const ZERO: i32 = if F::SCALE.has_zero() { 64 } else { F::ZERO };
+    const MOST: i32 = if F::SCALE.has_min() { 31 } else { 127 };
     const HAS_MIN: bool = F::SCALE.has_min();
     const WHOLE_BYTES: bool = F::ZERO == 128;
 

@@ -14,6 +14,8 @@ pub(super) trait Source: Copy {
     const SUB: usize;
     /// Subtracted from the integers: 0 or a power of two, 128 for whole bytes.
     const ZERO: i32;
+    /// The largest of the integers, where they are not whole bytes.
+    const MOST: i32;
     /// Whether there are minima.
     const HAS_MIN: bool;
     /// Whether the integers are full-range bytes, biased as the instruction set asks.
@@ -114,6 +116,7 @@ pub(super) const PREFETCH: usize = 4096;
 impl<F: IntFormat> Source for Planes<F> {
     const SUB: usize = F::SUB;
     const ZERO: i32 = F::ZERO;
+    const MOST: i32 = (1 << F::BITS) - 1;
     const HAS_MIN: bool = F::HAS_MIN;
     const WHOLE_BYTES: bool = F::BITS == 8;
 

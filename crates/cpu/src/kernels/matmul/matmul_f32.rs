@@ -152,8 +152,8 @@ unsafe fn matmul<S: Simd, W: Rows32>(
         for k in (0..args.cols).step_by(piece) {
             for t in 0..tiles {
                 let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
-                for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
-                    with_tile!(S, n, |M, N| s.vectorize(Tile::<W, M, N> {
+                for set in group_sets(share.clone(), groups_at_once::<S>(1, n)) {
+                    with_tile!(S, 1, n, |M, N| s.vectorize(Tile::<W, M, N> {
                         weights: std::array::from_fn(|m| group(set.group(m), share.start)),
                         x: args.x.cast::<f32>().wrapping_add(start * args.cols),
                         k: k..args.cols.min(k + piece),

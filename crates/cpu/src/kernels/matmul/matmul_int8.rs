@@ -15,7 +15,7 @@ use super::activations::{self, BLOCK_BYTES, word};
 use super::fragments::{PackedGroup, Source};
 use super::panel::{AnyPanel, Format, PIECE};
 use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile};
-use crate::simd::{Simd, WithSimd};
+use crate::simd::{Simd, WithSimd, most_in_chain};
 use std::ops::Range;
 
 /// Bytes of scratch that a worker needs for panels.
@@ -88,6 +88,9 @@ pub(super) unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, format
     }
 }
 
+/// Registers for each row group and token: the integers of a run, and the sum over all runs.
+const SUMS: usize = 2;
+
 /// Runs all token tiles over shares of the caller's groups. `begin` gets each share first;
 /// `source(g, first)` is row group `g` of the share that starts at `first`.
 ///
@@ -100,6 +103,7 @@ unsafe fn run_tiles<S: Simd, W: Source>(
     source: impl Fn(usize, usize) -> W,
 ) {
     let tiles = activations::tile_count(args.tokens, S::TILE_TOKENS);
+    let units = 0..args.cols / 32;
     let mut rest = args.groups.clone();
     while !rest.is_empty() {
         let share = rest.start..rest.end.min(rest.start + share);
@@ -107,13 +111,12 @@ unsafe fn run_tiles<S: Simd, W: Source>(
         begin(share.clone());
         for t in 0..tiles {
             let (start, n) = activations::tile(args.tokens, S::TILE_TOKENS, t);
-            for set in group_sets(share.clone(), groups_at_once::<S>(n)) {
+            for set in group_sets(share.clone(), groups_at_once::<S>(SUMS, n)) {
+                let source = |m| source(set.group(m), share.start);
                 // SAFETY: the tile and the set lie within the caller's.
                 unsafe {
-                    with_tile!(S, n, |M, N| {
-                        run_tile::<S, _, M, N>(args, start, set, 0..args.cols / 32, |m| {
-                            source(set.group(m), share.start)
-                        })
+                    with_tile!(S, SUMS, n, |M, N| {
+                        run_tile::<S, _, M, N>(args, start, set, units.clone(), source)
                     });
                 }
             }
@@ -147,7 +150,7 @@ unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
 /// `M` row groups by `N` tokens.
 struct Tile<W, const M: usize, const N: usize> {
     weights: [W; M],
-    /// The prepared token tile, from the first unit on.
+    /// The prepared token tile, from the first of the units on.
     x: *const u8,
     /// Units of 32 elements.
     units: usize,
@@ -166,13 +169,6 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
             // SAFETY: the tile was made for tokens and groups of the caller's y.
             unsafe { self.out.load(s, &mut sums) };
         }
-        let mut sums = &mut sums;
-        if M * N > 8 {
-            // All registers are for the integers of a run. Left to itself the compiler moves
-            // these sums in and out of them all the same, with spills on the way; behind an
-            // opaque reference they stay in memory, one operand of an addition a run.
-            sums = std::hint::black_box(sums);
-        }
         // SAFETY: whoever made the tile gave sources and activations of `units` units.
         unsafe {
             for u in 0..self.units {
@@ -180,35 +176,28 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                 for w in self.weights {
                     w.prefetch(s, u);
                 }
+                let mut chains = [[s.i32_zero(); N]; M];
                 if W::SUB == 16 {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(3, N)));
-                    self.step::<S, 0>(s, u, x, &mut dots);
-                    self.step::<S, 1>(s, u, x, &mut dots);
-                    self.step::<S, 2>(s, u, x, &mut dots);
-                    self.step::<S, 3>(s, u, x, &mut dots);
-                    self.finish(s, u, 0, x, &dots, sums);
+                    self.steps::<S, 0, 1>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 2, 3>(s, u, x, &mut dots, &mut chains);
+                    self.finish(s, u, 0, x, &dots, &mut sums);
                     let mut dots = start::<S, W, M, N>(s, x.add(word(4, N)));
-                    self.step::<S, 4>(s, u, x, &mut dots);
-                    self.step::<S, 5>(s, u, x, &mut dots);
-                    self.step::<S, 6>(s, u, x, &mut dots);
-                    self.step::<S, 7>(s, u, x, &mut dots);
-                    self.finish(s, u, 1, x, &dots, sums);
+                    self.steps::<S, 4, 5>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 6, 7>(s, u, x, &mut dots, &mut chains);
+                    self.finish(s, u, 1, x, &dots, &mut sums);
                 } else {
                     let mut dots = start::<S, W, M, N>(s, x.add(word(2, N)));
-                    self.step::<S, 0>(s, u, x, &mut dots);
-                    self.step::<S, 1>(s, u, x, &mut dots);
-                    self.step::<S, 2>(s, u, x, &mut dots);
-                    self.step::<S, 3>(s, u, x, &mut dots);
-                    self.step::<S, 4>(s, u, x, &mut dots);
-                    self.step::<S, 5>(s, u, x, &mut dots);
-                    self.step::<S, 6>(s, u, x, &mut dots);
-                    self.step::<S, 7>(s, u, x, &mut dots);
-                    self.finish(s, u, 0, x, &dots, sums);
+                    self.steps::<S, 0, 1>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 2, 3>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 4, 5>(s, u, x, &mut dots, &mut chains);
+                    self.steps::<S, 6, 7>(s, u, x, &mut dots, &mut chains);
+                    self.finish(s, u, 0, x, &dots, &mut sums);
                 }
             }
         }
         // SAFETY: the tile was made for tokens and groups of the caller's y.
-        unsafe { self.out.store(s, sums) };
+        unsafe { self.out.store(s, &sums) };
     }
 }
 
@@ -232,11 +221,67 @@ unsafe fn start<S: Simd, W: Source, const M: usize, const N: usize>(
             }
         }
     }
+    if in_pairs::<S>(N) {
+        for dots in &mut dots {
+            for n in (0..N).step_by(2) {
+                [dots[n], dots[n + 1]] = s.dots_in_pair([dots[n], dots[n + 1]]);
+            }
+        }
+    }
     dots
 }
 
+/// How many of the `quads` of a run make a chain of products; it divides them.
+const fn chain_length(weight: i32, quads: usize) -> usize {
+    let mut length = quads;
+    while length > 1 && length > most_in_chain(weight) {
+        length /= 2;
+    }
+    length
+}
+
+/// Whether a tile of `n` tokens multiplies them two by two.
+#[inline(always)]
+const fn in_pairs<S: Simd>(n: usize) -> bool {
+    S::COLS == 2 && n.is_multiple_of(2)
+}
+
 impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
-    /// Multiplies quad `J` of unit `u` of all rows by that of all tokens.
+    /// Multiplies quads `J` and `K` of unit `u` of all rows by those of all tokens.
+    #[inline(always)]
+    unsafe fn steps<S: Simd, const J: usize, const K: usize>(
+        &self,
+        s: S,
+        u: usize,
+        x: *const u8,
+        dots: &mut [[S::I32; N]; M],
+        chains: &mut [[S::I32; N]; M],
+    ) {
+        // SAFETY: the caller passes a unit of the weights and its activations.
+        unsafe {
+            if !in_pairs::<S>(N) {
+                self.step::<S, J>(s, u, x, dots, chains);
+                self.step::<S, K>(s, u, x, dots, chains);
+                return;
+            }
+            let first = self.weights[0];
+            let mut w = [[first.quad::<S, J>(s, u), first.quad::<S, K>(s, u)]; M];
+            for m in 1..M {
+                let next = self.weights[m];
+                w[m] = [next.quad::<S, J>(s, u), next.quad::<S, K>(s, u)];
+            }
+            for n in (0..N).step_by(2) {
+                let x = [x.add((J * N + n) * 4), x.add((K * N + n) * 4)];
+                for m in 0..M {
+                    let pair = [dots[m][n], dots[m][n + 1]];
+                    [dots[m][n], dots[m][n + 1]] = s.mma_pair(pair, w[m], x);
+                }
+            }
+        }
+    }
+
+    /// Multiplies quad `J` of unit `u` of all rows by that of all tokens. Sums come to `dots` by
+    /// way of `chains`, which are as long as the size of the weights allows.
     #[inline(always)]
     unsafe fn step<S: Simd, const J: usize>(
         &self,
@@ -244,7 +289,9 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
         u: usize,
         x: *const u8,
         dots: &mut [[S::I32; N]; M],
+        chains: &mut [[S::I32; N]; M],
     ) {
+        let length = const { chain_length(W::MOST, W::SUB / 4) };
         // SAFETY: the caller passes a unit of the weights and its activations.
         unsafe {
             let mut w = [self.weights[0].quad::<S, J>(s, u); M];
@@ -254,13 +301,18 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
             for n in 0..N {
                 let x = s.bytes_broadcast(x.add((J * N + n) * 4));
                 for m in 0..M {
-                    let dot = if W::WHOLE_BYTES {
-                        s.mma_s8(dots[m][n], w[m], x)
+                    let (dot, chain) = (&mut dots[m][n], &mut chains[m][n]);
+                    if W::WHOLE_BYTES {
+                        *dot = s.mma_s8(*dot, w[m], x);
                     } else {
-                        s.mma_u7(dots[m][n], w[m], x)
-                    };
-                    // A tile that fills the registers must stay in them: see `i32_pin`.
-                    dots[m][n] = if M * N > 8 { s.i32_pin(dot) } else { dot };
+                        if J.is_multiple_of(length) {
+                            *chain = s.chain_open(*dot);
+                        }
+                        *chain = s.chain_mma(*chain, w[m], x);
+                        if J % length == length - 1 {
+                            *dot = s.chain_close(*dot, *chain);
+                        }
+                    }
                 }
             }
         }
@@ -284,7 +336,12 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                 let min = if W::HAS_MIN { self.weights[m].min(s, u, run) } else { s.zero() };
                 for n in 0..N {
                     let token = s.broadcast(x.add(word(0, N) + 4 * n).cast());
-                    let dot = s.i32_to_f32(dots[m][n]);
+                    let dot = if in_pairs::<S>(N) {
+                        s.dots_of_pair([dots[m][n & !1], dots[m][n | 1]])[n & 1]
+                    } else {
+                        dots[m][n]
+                    };
+                    let dot = s.i32_to_f32(dot);
                     let mut sum = s.fma(dot, s.mul(scale, token), sums[m][n]);
                     if W::HAS_MIN && W::SUB == 32 {
                         let token = s.broadcast(x.add(word(1, N) + 4 * n).cast());

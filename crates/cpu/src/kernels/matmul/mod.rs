@@ -208,10 +208,11 @@ fn block_kernel<S: Simd, W: PackedGroup>(activations: Activations) -> MatmulKern
     }
 }
 
-/// Evaluates `$call` with constants `M` and `N` for a number of tokens known at run time: the one
-/// place where register tiles are enumerated. Arms an instruction set never takes vanish.
+/// Evaluates `$call` with constants `M` and `N` for a number of tokens known at run time, in kernels
+/// that keep `$sums` registers for each of `M · N`: the one place where register tiles are
+/// enumerated. Arms an instruction set never takes vanish.
 macro_rules! with_tile {
-    ($s:ty, $tokens:expr, |$m:ident, $n:ident| $call:expr) => {{
+    ($s:ty, $sums:expr, $tokens:expr, |$m:ident, $n:ident| $call:expr) => {{
         macro_rules! arm {
             ($groups_:literal, $tokens_:literal) => {{
                 const $m: usize = $groups_;
@@ -219,12 +220,15 @@ macro_rules! with_tile {
                 $call
             }};
         }
+        let groups = |n| $crate::kernels::matmul::groups_at_once::<$s>($sums, n);
         match $tokens {
-            1 if <$s>::GEMV_GROUPS == 1 => arm!(1, 1),
-            1 if <$s>::GEMV_GROUPS == 4 => arm!(4, 1),
+            1 if groups(1) == 1 => arm!(1, 1),
+            1 if groups(1) == 4 => arm!(4, 1),
             2 if <$s>::TILE_TOKENS >= 4 => arm!(2, 2),
-            4 if <$s>::TILE_TOKENS >= 4 => arm!(2, 4),
-            12 if <$s>::TILE_TOKENS == 12 => arm!(2, 12),
+            4 if <$s>::TILE_TOKENS >= 4 && groups(4) == 1 => arm!(1, 4),
+            4 if <$s>::TILE_TOKENS >= 4 && groups(4) == 2 => arm!(2, 4),
+            12 if <$s>::TILE_TOKENS == 12 && groups(12) == 1 => arm!(1, 12),
+            12 if <$s>::TILE_TOKENS == 12 && groups(12) == 2 => arm!(2, 12),
             n => unreachable!("no register tile of {n} tokens"),
         }
     }};
@@ -318,9 +322,16 @@ fn group_sets(groups: Range<usize>, at_once: usize) -> impl Iterator<Item = Grou
         .chain((rest < groups.end).then_some(GroupSet { first: rest, step: 1, last }))
 }
 
-/// Row groups that are handled together for a tile of `tokens`.
-fn groups_at_once<S: Simd>(tokens: usize) -> usize {
-    if tokens == 1 { S::GEMV_GROUPS } else { S::TILE_GROUPS }
+/// Row groups that are handled together for a tile of `tokens`, with `sums` registers for each row
+/// group and token: as many as leave a few registers for operands.
+const fn groups_at_once<S: Simd>(sums: usize, tokens: usize) -> usize {
+    if tokens == 1 {
+        S::GEMV_GROUPS
+    } else if S::TILE_GROUPS * tokens * sums + 4 <= S::REGISTERS {
+        S::TILE_GROUPS
+    } else {
+        1
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ const PANEL_BYTES: usize = 512 << 10;
 /// Units of a piece.
 pub(super) const PIECE: usize = 8;
 
-/// One converted row group. `ZERO` is 0 with minima, 128 for whole bytes, else 64.
+/// One converted row group. `ZERO` is 0 with minima, and then integers have at most five bits, 128
+/// for whole bytes, else 64.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<const SUB: usize, const HAS_MIN: bool, const ZERO: i32>(*const u8);
 
@@ -56,6 +57,7 @@ impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> AnyPanel
 impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Source for Panel<SUB, HAS_MIN, ZERO> {
     const SUB: usize = SUB;
     const ZERO: i32 = ZERO;
+    const MOST: i32 = if HAS_MIN { 31 } else { 127 };
     const HAS_MIN: bool = HAS_MIN;
     const WHOLE_BYTES: bool = ZERO == 128;
 
@@ -176,6 +178,7 @@ impl<W: Source> WithSimd for Convert<W> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
+        const { assert!(!W::HAS_MIN || W::MOST <= 31, "more than a panel with minima may hold") };
         // What is missing to the zero of the panel.
         let shift = if W::HAS_MIN || W::WHOLE_BYTES { 0 } else { 64 - W::ZERO } as u32;
         let shift = s.words_splat(shift * 0x0101_0101);

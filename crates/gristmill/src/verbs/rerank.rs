@@ -1,0 +1,130 @@
+//! `gristmill rerank`: texts sorted by how well they answer a query.
+
+use crate::args::{Loading, RunsOn, Threads, loading_bar, open};
+use crate::resolve::{self, Source, Word};
+use crate::term::{Done, catch_interrupts, check_interrupt, json, out, usage};
+use crate::texts;
+use crate::verbs::embed::STEP;
+use clap::Args;
+use gristmill::ir::Output;
+use gristmill::{Encoding, Reranker};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  gristmill rerank reranker.gguf \"how do I open a file?\" manual/*.txt
+  gristmill rerank -m reranker.gguf \"how do I open a file?\" --lines answers.txt --top-n 3")]
+pub struct RerankArgs {
+    /// A model (unless --model names it), a query, and files, each a text (default: the lines of
+    /// standard input)
+    #[arg(value_name = "MODEL] QUERY [FILE", required = true)]
+    words: Vec<String>,
+
+    /// The model, as a flag
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<String>,
+
+    /// Every line of the files is a text
+    #[arg(long)]
+    lines: bool,
+
+    /// What is asked of a model that answers yes or no
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "Given a web search query, retrieve relevant passages that answer the query"
+    )]
+    instruction: String,
+
+    /// Show the best N only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    top_n: Option<u32>,
+
+    /// Cut texts that are longer than the model's context instead of refusing them
+    #[arg(long)]
+    truncate: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    loading: Loading,
+
+    #[command(flatten)]
+    runs_on: RunsOn,
+
+    #[command(flatten)]
+    threads: Threads,
+
+    /// Nothing on stderr but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub fn run(args: RerankArgs) -> Done {
+    let exists = |p: &str| Path::new(p).exists();
+    let (name, words) = match (&args.model, &args.words[..]) {
+        (Some(name), words) => (name, words),
+        (None, [first, rest @ ..]) if resolve::classify(first, exists) == Word::Model => {
+            (first, rest)
+        }
+        (None, _) => return usage("name a reranker first, or with --model"),
+    };
+    let [query, files @ ..] = words else { return usage("give a query") };
+    let model = open(&Source::Named(name.clone()), &args.loading)?;
+    let settings = args.runs_on.settings(args.threads.threads)?;
+    let program = model.program(settings.kv)?;
+    let value = |o: Output| program.output_value(o).map(|v| program.shape(v).width as usize);
+    let (encoding, width) = match (value(Output::Scores), value(Output::Logits)) {
+        (Some(n), _) => (Encoding::Scores, n),
+        (None, Some(n)) => (Encoding::Logits, n),
+        (None, None) => (Encoding::Pooled, 0),
+    };
+    let tokenizer = model.tokenizer()?;
+    let reranker = Reranker::new(&model, &tokenizer, encoding, width)?;
+    let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
+    let named = texts::read(&files, args.lines)?;
+    let most = model.info(settings.kv)?.context_length as usize;
+    let mut inputs = vec![];
+    for n in &named {
+        let asked = [query.as_str(), args.instruction.as_str()];
+        inputs.push(reranker.text(&tokenizer, asked, &n.text, (most, args.truncate))?);
+    }
+    let longest = inputs.iter().map(|t| t.ids.len()).max().unwrap_or(1);
+    let all: usize = inputs.iter().map(|t| t.ids.len()).sum();
+    let tokens = longest.max(STEP.min(all)) as u32;
+
+    let device = args.runs_on.open(&settings, model.tensor_bytes(), args.quiet)?;
+    catch_interrupts();
+    let options = settings.engine_options(tokens).options;
+    let mut bar = loading_bar();
+    let mut encoder =
+        model.encoder_on(device, program, tokens, &options, &mut |a, b| bar.at(a, b))?;
+    bar.end();
+    let mut found = vec![];
+    encoder.run(&inputs, &mut |i, numbers| {
+        check_interrupt()?;
+        found.push((i, reranker.relevance(numbers)));
+        Ok(())
+    })?;
+    // The best first; of equals the one that came first.
+    found.sort_by(|a, b| b.1.score.total_cmp(&a.1.score));
+    found.truncate(args.top_n.map_or(usize::MAX, |n| n as usize));
+    if args.json {
+        let one = |&(i, r): &(usize, gristmill::Relevance)| {
+            json!({"index": i, "name": named[i].name, "score": r.score,
+                   "relevance": r.probability, "tokens": inputs[i].ids.len()})
+        };
+        let results: Vec<_> = found.iter().map(one).collect();
+        return json(&json!({"model": model.name(), "query": query, "results": results}));
+    }
+    for (i, r) in found {
+        let text: String = named[i].text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let short: String = text.chars().take(60).collect();
+        let short = crate::term::printable(&short).to_string();
+        out(&format!("{:.4}  {}  {short}\n", r.probability, named[i].name))?;
+    }
+    Ok(())
+}

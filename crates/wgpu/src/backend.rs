@@ -4,7 +4,7 @@
 //! the sampling in it, or at the latest when somebody asks for its results or launches the next.
 
 use crate::adapter::Adapter;
-use crate::context::flight::Sampled;
+use crate::context::flight::{Part, Sampled};
 use crate::context::{Context, Grown, Latest, Pending, control, kind_of, words_of};
 use crate::format::Format;
 use crate::gpu::{Gpu, Pipeline};
@@ -296,19 +296,19 @@ impl Backend for Wgpu {
     }
 
     fn save(&self, c: &mut Context, moves: &[Move]) -> Result<Step> {
-        let pages = pages_of(c, moves, true)?;
+        let parts = parts_of(c, moves, true)?;
         c.flush()?;
-        c.start_saving(&pages).map(|n| Step(COPIES + n))
+        c.start_saving(parts).map(|n| Step(COPIES + n))
     }
 
     fn restore(&self, c: &mut Context, moves: &[Move]) -> Result<Step> {
-        let pages = pages_of(c, moves, false)?;
+        let parts = parts_of(c, moves, false)?;
         c.flush()?;
-        for &(state, at, group, from, bytes) in &pages {
-            let page = &c.host[group][from..from + bytes];
-            self.gpu.queue.write_buffer(&c.states[state].buffer, at, page);
+        for p in &parts {
+            let buffer = c.states[p.state].buffer.clone();
+            self.gpu.queue.write_buffer(&buffer, p.at, c.host_part(p));
         }
-        c.start_saving(&[]).map(|n| Step(COPIES + n))
+        c.start_saving(vec![]).map(|n| Step(COPIES + n))
     }
 
     fn host_page<'c>(&self, c: &'c mut Context, group: u8, page: u32) -> &'c mut [u8] {
@@ -318,6 +318,10 @@ impl Backend for Wgpu {
             .get_mut(usize::from(group))
             .and_then(|b| b.get_mut(at..at + bytes))
             .unwrap_or_default()
+    }
+
+    fn host_slot<'c>(&self, c: &'c mut Context) -> &'c mut [u8] {
+        &mut c.host_slot
     }
 
     fn memory(&self) -> (u64, u64) {
@@ -361,34 +365,44 @@ fn check_masks(b: &SampleBatch<'_>, vocab: usize) -> Result<()> {
     Ok(())
 }
 
-/// A part of a page to copy: (state, byte there, group, byte in host memory, bytes).
-type PagePart = (usize, u64, usize, usize, usize);
-
-/// The parts of pages to copy: (state, byte there, group, byte in host memory, bytes).
-fn pages_of(c: &Context, moves: &[Move], out: bool) -> Result<Vec<PagePart>> {
-    let missing = || Error::Runtime("a page to swap does not exist".into());
-    let mut pages = vec![];
+/// The parts of pages and slots to copy.
+fn parts_of(c: &Context, moves: &[Move], out: bool) -> Result<Vec<Part>> {
+    let missing = || Error::Runtime("a page or slot to swap does not exist".into());
+    let mut parts = vec![];
     for m in moves {
-        let Move::Page { group, from, to } = *m else {
-            return Err(Error::Runtime("only pages are swapped here".into()));
+        let (group, [device, host]) = match *m {
+            Move::Page { group, from, to } => (Some(usize::from(group)), [from, to]),
+            Move::Slot { from, to } => (None, [from, to]),
+            Move::Row { .. } => {
+                return Err(Error::Runtime("only pages and slots are swapped".into()));
+            }
         };
-        let (device, host) = if out { (from, to) } else { (to, from) };
-        let g = usize::from(group);
-        let held = c.host.get(g).ok_or_else(missing)?.len();
-        let mut at = host as usize * c.page_bytes(g);
-        if at + c.page_bytes(g) > held || c.layout.pages.get(g).is_none_or(|&n| device >= n) {
+        let [device, host] = if out { [device, host] } else { [host, device] };
+        let (each, held, count) = match group {
+            Some(g) => {
+                let held = c.host.get(g).ok_or_else(missing)?.len();
+                (c.page_bytes(g), held, c.layout.pages.get(g).copied().unwrap_or(0))
+            }
+            None => (c.host_slot.len(), c.host_slot.len(), c.layout.slots),
+        };
+        let mut at = host as usize * each;
+        if each == 0 || at + each > held || device >= count {
             return Err(missing());
         }
-        for (i, s) in c.states.iter().enumerate() {
-            let StateKind::Paged { group: of, .. } = s.kind else { continue };
-            if usize::from(of) == g {
+        for (state, s) in c.states.iter().enumerate() {
+            let of = match s.kind {
+                StateKind::Paged { group, .. } => Some(usize::from(group)),
+                StateKind::Slot { .. } => None,
+            };
+            if of == group {
                 let bytes = 4 * s.words as usize;
-                pages.push((i, u64::from(device) * bytes as u64, g, at, bytes));
+                let from = u64::from(device) * bytes as u64;
+                parts.push(Part { state, at: from, bytes, group, host: at });
                 at += bytes;
             }
         }
     }
-    Ok(pages)
+    Ok(parts)
 }
 
 impl Wgpu {

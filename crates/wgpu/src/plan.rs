@@ -8,6 +8,7 @@ mod attention;
 mod experts;
 mod projection;
 pub(crate) mod recipes;
+mod recurrent;
 mod rows;
 
 use crate::context::integers::Bounds;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use wgpu::{BindGroup, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferUsages};
 
 /// Names of the operations that [`Plan::compile`] knows.
-pub(crate) const OPS: [&str; 15] = [
+pub(crate) const OPS: [&str; 19] = [
     "embed",
     "read",
     "norm",
@@ -40,6 +41,10 @@ pub(crate) const OPS: [&str; 15] = [
     "select_rows",
     "pool",
     "normalize",
+    "token_shift",
+    "low_rank",
+    "lerp",
+    "wkv7",
 ];
 
 /// Where parts of a buffer that are bound must begin.
@@ -212,6 +217,8 @@ impl<'a> Compiler<'a> {
                 self.products_bytes(&[*w], rows) + self.int8_bytes(*x, &[*w])
             }
             Op::Attention { heads, head_dim, .. } => self.shares_bytes(*heads, *head_dim),
+            Op::LowRank { x, a, b, .. } => self.low_rank_bytes(*x, *a, *b),
+            Op::Wkv7 { r, .. } => self.wkv7_bytes(self.program.shape(*r).width),
             _ => 0,
         }
     }
@@ -268,6 +275,15 @@ impl<'a> Compiler<'a> {
             Op::SelectRows { x } => self.select_rows(at(*x), out),
             Op::Pool { x, how } => self.pool(at(*x), *how, out),
             Op::Normalize { x, .. } => self.normalize(at(*x), out),
+            Op::TokenShift { x, mix, state } => {
+                let outs: Vec<At> = n.outputs.iter().map(|&v| at(v)).collect();
+                self.token_shift(at(*x), *mix, *state, &outs)
+            }
+            Op::LowRank { x, a, mid, b, bias, act } => {
+                self.low_rank(at(*x), [*a, *b], *bias, [*mid, *act], out, scratch)
+            }
+            Op::Lerp { from, to, t } => self.lerp([at(*from), at(*to), at(*t)], out),
+            Op::Wkv7 { .. } => self.wkv7(&n.op, at, out, scratch),
             other => Err(Error::Device(format!(
                 "the wgpu backend has no kernel for `{}` yet; use --device cpu",
                 other.name()
@@ -443,6 +459,7 @@ impl Plan {
 fn bounds(program: &Program) -> Bounds {
     let mut bounds = Bounds {
         windows: program.groups.iter().map(|g| g.window).collect(),
+        recurrent: program.states.iter().any(|s| matches!(s, StateKind::Slot { .. })),
         tables: [u32::MAX; 3],
         inputs: [None; 2],
     };

@@ -19,7 +19,7 @@ macro_rules! kernels {
 }
 const KERNELS: &[(&str, &str)] = kernels!(
     "attention" "attention_merge" "embed" "int8" "matmul" "matvec" "moves" "norm" "normalize"
-    "prepare" "qkv" "rope" "route" "rows" "sample"
+    "prepare" "qkv" "rope" "route" "rows" "sample" "token_shift" "wkv7" "wkv7_keys" "wkv7_out"
 );
 
 /// Which shader is meant: a kernel, what is put into it, and the format of its weights.

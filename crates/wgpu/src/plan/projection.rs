@@ -37,8 +37,13 @@ impl Compiler<'_> {
     /// Scratch for activations as signed bytes, where some matrix takes them.
     pub(super) fn int8_bytes(&self, x: Value, w: &[Tensor]) -> usize {
         let s = self.program.shape(x);
+        self.int8_bytes_of(s.rows, s.width as usize, w)
+    }
+
+    /// The same for rows of so many elements.
+    pub(super) fn int8_bytes_of(&self, rows: Rows, width: usize, w: &[Tensor]) -> usize {
         match w.iter().any(|&w| self.is_int8(w).unwrap_or(false)) {
-            true => self.part(s.rows, s.width.div_ceil(32) as usize * INT8_UNIT),
+            true => self.part(rows, width.div_ceil(32) * INT8_UNIT),
             false => 0,
         }
     }

@@ -43,6 +43,21 @@ pub(crate) fn products(
     [vector, tile]
 }
 
+/// The mix with the token before: so many results, and whether slots are written.
+pub(crate) fn token_shift(outs: usize, stores: bool) -> Recipe {
+    Recipe::new("token_shift")
+        .flag("MIX", outs > 0)
+        .flag("SECOND", outs > 1)
+        .flag("THIRD", outs > 2)
+        .flag("STORE", stores)
+}
+
+/// The recurrence of heads of so many elements.
+pub(crate) fn wkv7(dim: u32) -> Recipe {
+    let parts = dim.div_ceil(64);
+    Recipe::new("wkv7").define("DIM", dim).define("PARTS", parts).define("STATE", dim * parts)
+}
+
 /// What follows the projection of queries, keys and values.
 pub(crate) fn qkv(head_dim: u32) -> Recipe {
     Recipe::new("qkv").define("DIM", head_dim.next_multiple_of(64))

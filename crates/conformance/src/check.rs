@@ -126,7 +126,10 @@ pub struct Report {
 }
 
 /// Runs every case that the backend can.
-pub fn run<B: Backend>(backend: &B, suite: &[Prepared]) -> Report {
+pub fn run<'p, B: Backend>(
+    backend: &B,
+    suite: impl IntoIterator<Item = &'p Prepared>,
+) -> Report {
     let capabilities = backend.capabilities();
     let mut report = Report::default();
     for p in suite {

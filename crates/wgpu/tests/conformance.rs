@@ -1,7 +1,5 @@
 //! The suite on the first adapter there is, software or not. Where there is none the tests say so and
 //! pass, unless `GRISTMILL_TEST_WGPU` is set: then an adapter is required.
-//!
-//! Of the operations only norms have run so far, so the tests wait to be asked for: `-- --ignored`.
 
 use gristmill_conformance::check::{self, Prepared};
 use gristmill_conformance::model::Decoder;
@@ -58,9 +56,8 @@ fn prepared() -> &'static [Prepared] {
 
 fn run(wgpu: &Wgpu) {
     let only = std::env::var("GRISTMILL_TEST_CASE").unwrap_or_default();
-    let all = suite();
-    let some: Vec<Prepared> = all.into_iter().filter(|p| p.case.name.contains(&only)).collect();
-    let report = check::run(wgpu, &some);
+    let some = prepared().iter().filter(|p| p.case.name.contains(&only));
+    let report = check::run(wgpu, some);
     let (worst, of) = &report.worst;
     println!(
         "{} cases, {} steps, {} left out; the worst uses {:.0} % of its tolerance: {of}",
@@ -78,7 +75,6 @@ fn run(wgpu: &Wgpu) {
 
 /// Every operation against f64, on a workspace full of NaN.
 #[test]
-#[ignore = "not yet seen to pass as a whole"]
 fn operations() {
     if let Some(wgpu) = device() {
         run(wgpu);
@@ -87,7 +83,6 @@ fn operations() {
 
 /// The same with no more than what WebGPU promises everywhere.
 #[test]
-#[ignore = "not yet seen to pass as a whole"]
 fn operations_within_default_limits() {
     let options =
         WgpuOptions { default_limits: true, plain: true, poison: true, ..WgpuOptions::default() };
@@ -115,7 +110,6 @@ fn matrices_in_pieces() {
 
 /// Pages that no sequence holds keep every byte.
 #[test]
-#[ignore = "not yet seen to pass as a whole"]
 fn free_pages_are_not_written() {
     if let Some(wgpu) = device() {
         let n = check::untouched(wgpu, prepared()).unwrap();
@@ -124,7 +118,6 @@ fn free_pages_are_not_written() {
 }
 
 #[test]
-#[ignore = "not yet seen to pass as a whole"]
 fn samples() {
     if let Some(wgpu) = device() {
         sampling::check(wgpu).unwrap_or_else(|e| panic!("{e}"));
@@ -133,7 +126,6 @@ fn samples() {
 
 /// A decode step is one submission and makes no buffer.
 #[test]
-#[ignore = "not yet seen to pass as a whole"]
 fn one_submission_a_step() {
     let Some(wgpu) = device() else { return };
     let model = Decoder { width: 64, ffn: 96, ..Decoder::default() };
@@ -158,7 +150,6 @@ fn one_submission_a_step() {
 }
 
 #[test]
-#[ignore = "not yet seen to pass as a whole"]
 fn only_integers_cross() {
     if let Some(wgpu) = device() {
         ledger::check(wgpu).unwrap();
@@ -166,7 +157,6 @@ fn only_integers_cross() {
 }
 
 #[test]
-#[ignore = "not yet seen to pass as a whole"]
 fn bad_batches_are_refused() {
     if let Some(wgpu) = device() {
         let n = hostile::check(wgpu).unwrap_or_else(|e| panic!("{e:#?}"));

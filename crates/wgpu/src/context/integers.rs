@@ -168,6 +168,15 @@ fn check_arrays(b: &Batch<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The slot whose content a slot has once the copies are done.
+fn moved_from(moves: &[Move], slot: u32) -> u32 {
+    let back = |held: u32, m: &Move| match *m {
+        Move::Slot { from, to } if to == held => from,
+        _ => held,
+    };
+    moves.iter().rev().fold(slot, back)
+}
+
 /// Ids, positions and types within the model's tables, slots that have sampled.
 fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> {
     let [ids, positions, types] = bounds.tables;
@@ -177,7 +186,7 @@ fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> 
     for t in b.tokens {
         match *t {
             Token::Id(id) if id >= ids || id >= SLOT => return outside("token id", id, ids),
-            Token::Last(slot) if sampled.get(slot as usize) != Some(&true) => {
+            Token::Last(slot) if sampled.get(moved_from(b.moves, slot) as usize) != Some(&true) => {
                 return Err(bad("a slot whose last token was never sampled"));
             }
             _ => {}

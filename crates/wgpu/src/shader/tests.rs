@@ -20,15 +20,21 @@ fn conditions_and_names() {
 fn all() -> Vec<(String, Recipe)> {
     let mut all = vec![];
     let mut add = |name: String, recipe: Recipe| all.push((name, recipe));
-    for kernel in
-        ["attention_merge", "int8", "moves", "normalize", "prepare", "rope", "route", "sample"]
-    {
+    let plain = "attention_merge int8 moves normalize prepare rope route sample wkv7_keys wkv7_out";
+    for kernel in plain.split(' ') {
         add(kernel.into(), Recipe::new(kernel));
+    }
+    for (outs, stores) in [(1, false), (2, true), (3, false), (0, true)] {
+        let recipe = crate::plan::recipes::token_shift(outs, stores);
+        add(format!("token_shift {outs} {stores}"), recipe);
+    }
+    for dim in [64, 128] {
+        add(format!("wkv7 {dim}"), crate::plan::recipes::wkv7(dim));
     }
     add("norm".into(), Recipe::new("norm").define("SOURCE", "x"));
     let sum = Recipe::new("norm").define("SOURCE", "total").flag("RESIDUAL", true);
     add("norm of a sum".into(), sum);
-    for what in ["READ", "ADD", "SELECT", "GATED", "POOL", "CHOICES"] {
+    for what in ["READ", "ADD", "LERP", "SELECT", "GATED", "POOL", "CHOICES"] {
         add(format!("rows {what}"), Recipe::new("rows").flag(what, true));
     }
     for dim in [64, 128, 256] {
@@ -68,11 +74,13 @@ fn all() -> Vec<(String, Recipe)> {
 /// Every shader is valid, and can be said in the languages of the three systems.
 #[test]
 fn naga_accepts_all() {
+    // Halves as bits of a word are part of WebGPU, subgroups are asked for where they are used.
+    let allowed = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     for (name, recipe) in all() {
         let text = recipe.text().unwrap();
         let module = naga::front::wgsl::parse_str(&text)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
-        let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
+        let info = Validator::new(ValidationFlags::all(), allowed)
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)

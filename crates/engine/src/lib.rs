@@ -18,6 +18,7 @@
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
 //!   `logits` reads scores instead of sampling, `state` takes recurrent states out and in, `waker`
 //!   waits
+//! - [`Split`] is a backend made of two, each with some of the layers
 //! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept
 //!
 //! Units throughout: lengths and positions are tokens, a *page* holds `page_tokens` tokens of one
@@ -40,6 +41,7 @@ mod runner;
 mod sampling;
 pub mod scheduler;
 mod sequence;
+mod split;
 mod state;
 mod waker;
 
@@ -53,4 +55,5 @@ pub use options::{EngineOptions, PageCount};
 pub use probe::{Probe, Seen};
 pub use request::{Event, Finish, Parent, Request, RequestId, SequenceId};
 pub use sampling::SamplingParams;
+pub use split::Split;
 pub use state::SavedState;

@@ -164,7 +164,6 @@ impl RunsOn {
         let default = if exact { KvArg::F32 } else { KvArg::F16 };
         let k = self.cache_type_k.or(self.cache_type_v).unwrap_or(default).dtype();
         let v = self.cache_type_v.map_or(k, KvArg::dtype);
-        self.gpu_layers.check()?;
         let mut cpu = device::cpu_options(self.cpu.as_deref())?;
         cpu.threads = threads.map_or(cpu.threads, |n| n as usize);
         let activations = if exact { Activations::F32 } else { Activations::Int8 };
@@ -173,9 +172,9 @@ impl RunsOn {
         Ok(Settings { cpu, activations, batch_invariant, kv, ..Settings::default() })
     }
 
-    /// Opens the device for a model of so many bytes, saying so on stderr unless `quiet`.
-    pub fn open(&self, settings: &Settings, weights: u64, quiet: bool) -> Result<Device> {
-        let (device, line) = device::open(self.device, settings.cpu, weights)?;
+    /// Opens the device for a model, saying so on stderr unless `quiet`.
+    pub fn open(&self, settings: &Settings, model: &Model, quiet: bool) -> Result<Device> {
+        let (device, line) = device::open(self.device, self.gpu_layers, settings, model)?;
         if !quiet {
             note(line);
         }

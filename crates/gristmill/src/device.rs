@@ -4,9 +4,9 @@
 //! asked for and is not there is an error, never a silent fallback.
 
 use gristmill::cpu::detect;
-use gristmill::{Backend, Cpu, CpuOptions, Device, Error, Isa, Result};
+use gristmill::{Backend, Cpu, CpuOptions, Device, Error, Isa, Model, Result, Settings};
 #[cfg(feature = "wgpu")]
-use gristmill::{Wgpu, WgpuOptions, wgpu};
+use gristmill::{Wgpu, WgpuOptions, engine::Split, wgpu};
 
 /// A kind of device that may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,21 +55,6 @@ pub enum Layers {
     All,
     /// So many.
     Some(u32),
-}
-
-impl Layers {
-    /// # Errors
-    /// [`Error::Device`] where some layer shall run on a GPU, and there is none.
-    pub fn check(self) -> Result<()> {
-        match self {
-            Layers::Auto | Layers::Some(0) => Ok(()),
-            Layers::All | Layers::Some(_) => Err(Error::Device(
-                "a model cannot be split between devices yet; --device says where all of it runs, \
-                 with --gpu-layers auto or 0"
-                    .into(),
-            )),
-        }
-    }
 }
 
 /// Reads `--gpu-layers`.
@@ -171,8 +156,7 @@ fn adapters() -> Vec<Entry> {
         let judged = match a.lacks() {
             Some(what) => what,
             None if a.is_software() => "software: taken only where it is named".into(),
-            None if f.kind == "discrete" => "taken for large models".into(),
-            None => "taken only where it is named".into(),
+            None => "taken for models of 100 MB and more where it is faster".into(),
         };
         let mib = |bytes: u64| bytes >> 20;
         Entry {
@@ -211,7 +195,7 @@ fn threads(n: usize) -> String {
 pub fn choose(wanted: Wanted) -> Result<(&'static str, &'static str)> {
     match wanted {
         Wanted::Auto if cfg!(feature = "wgpu") => {
-            Ok(("cpu", "models of 100 MB and more go to a discrete GPU where there is one"))
+            Ok(("cpu", "models of 100 MB and more go to a GPU where there is one that is faster"))
         }
         Wanted::Auto => Ok(("cpu", "this build has no GPU backend")),
         Wanted::Cpu => Ok(("cpu", "asked for")),
@@ -228,38 +212,84 @@ pub fn choose(wanted: Wanted) -> Result<(&'static str, &'static str)> {
     }
 }
 
-/// Opens the device for a model of so many bytes of weights, and the line that says which and why.
+/// Opens the device for a model, and the line that says which and why.
 ///
 /// # Errors
 /// [`Error::Device`] when it is not there, [`Error::Io`] when the system gives no threads.
-pub fn open(wanted: Wanted, options: CpuOptions, weights: u64) -> Result<(Device, String)> {
+pub fn open(
+    wanted: Wanted,
+    layers: Layers,
+    settings: &Settings,
+    model: &Model,
+) -> Result<(Device, String)> {
     let line = |device: &Device, why: &str| {
         format!("device: {} ({}): {why}", device.kind(), device.capabilities().name)
     };
+    // No layer on a GPU: there is none then.
+    let wanted = match (layers, wanted) {
+        (Layers::Some(0), Wanted::Auto) => Wanted::Cpu,
+        (Layers::Some(0), Wanted::Wgpu(_)) => {
+            return Err(Error::Device(
+                "--gpu-layers 0 and --device wgpu contradict each other; leave one out".into(),
+            ));
+        }
+        _ => wanted,
+    };
     #[cfg(feature = "wgpu")]
     if let Wanted::Wgpu(index) = wanted {
-        let device = Device::Wgpu(Wgpu::new(&wgpu::choose(index)?, WgpuOptions::default())?);
+        let gpu = open_adapter(&wgpu::choose(index)?)?;
+        let device = share(gpu, layers, settings, model)?;
         let said = line(&device, "asked for");
         return Ok((device, said));
     }
     let (_, mut why) = choose(wanted).map(|(id, why)| (id, why.to_owned()))?;
     if wanted == Wanted::Auto {
-        match gpu(options, weights) {
-            Ok(device) => {
-                let said = line(&device, "a discrete GPU that gives the processor's results");
+        match gpu(settings, model) {
+            #[cfg(feature = "wgpu")]
+            Ok((gpu, because)) => {
+                let device = share(gpu, layers, settings, model)?;
+                let said = line(&device, &because);
                 return Ok((device, said));
             }
+            #[cfg(not(feature = "wgpu"))]
+            Ok(none) => match none {},
             Err(because) => why = because,
         }
     }
-    let device = Device::Cpu(Cpu::new(options)?);
+    if !matches!(layers, Layers::Auto | Layers::Some(0)) {
+        return Err(Error::Device(format!(
+            "--gpu-layers asks for a GPU, and none is taken: {why}; name one with --device wgpu, or \
+             give --gpu-layers auto"
+        )));
+    }
+    let device = Device::Cpu(Cpu::new(settings.cpu)?);
     let said = line(&device, &why);
     Ok((device, said))
 }
 
-/// The GPU that the automatic choice takes, or why there is none.
+/// Opens an adapter, with the shapes of kernels that it was tuned to.
 #[cfg(feature = "wgpu")]
-fn gpu(options: CpuOptions, weights: u64) -> Result<Device, String> {
+pub fn open_adapter(adapter: &wgpu::Adapter) -> Result<Wgpu> {
+    let shapes = crate::verbs::tune::known(adapter);
+    Wgpu::new(adapter, WgpuOptions { shapes, ..WgpuOptions::default() })
+}
+
+/// A GPU with as many of the last layers as are asked for, the processor with the others.
+#[cfg(feature = "wgpu")]
+fn share(gpu: Wgpu, layers: Layers, settings: &Settings, model: &Model) -> Result<Device> {
+    let Layers::Some(n) = layers else { return Ok(Device::Wgpu(gpu)) };
+    let program = model.program(settings.kv)?;
+    // The embedding and the first layer cannot be told apart from all.
+    if n as usize > program.cuts().len() {
+        return Ok(Device::Wgpu(gpu));
+    }
+    Split::new(Cpu::new(settings.cpu)?, gpu, &program, n as usize).map(Device::Split)
+}
+
+/// The GPU that the automatic choice takes and why, or why there is none.
+#[cfg(feature = "wgpu")]
+fn gpu(settings: &Settings, model: &Model) -> Result<(Wgpu, String), String> {
+    let weights = model.tensor_bytes();
     if weights < LEAST_FOR_GPU {
         return Err(format!(
             "{} of weights gain nothing from a GPU, so none was looked for",
@@ -267,23 +297,33 @@ fn gpu(options: CpuOptions, weights: u64) -> Result<Device, String> {
         ));
     }
     let found = wgpu::adapters();
-    let suits = |a: &&wgpu::Adapter| a.facts().kind == "discrete" && a.lacks().is_none();
+    let suits = |a: &&wgpu::Adapter| !a.is_software() && a.lacks().is_none();
     let Some(adapter) = found.iter().find(suits) else {
         let names: Vec<String> = found.iter().map(wgpu::Adapter::name).collect();
         return Err(match names.is_empty() {
             true => "no driver offers a GPU".into(),
-            false => format!("no discrete GPU; there is {}", names.join("; ")),
+            false => {
+                format!("no GPU but {}, which is taken only where it is named", names.join("; "))
+            }
         });
     };
-    let opened = Wgpu::new(adapter, WgpuOptions::default()).map_err(|e| e.to_string())?;
-    crate::proof::same_as_cpu(opened.clone(), options)
-        .map_err(|e| format!("{} is refused: {e}", adapter.name()))?;
-    Ok(Device::Wgpu(opened))
+    let name = adapter.name();
+    let refused = |e: String| format!("{name} is refused: {e}");
+    let opened = open_adapter(adapter).map_err(|e| refused(e.to_string()))?;
+    crate::proof::same_as_cpu(opened.clone(), settings.cpu).map_err(refused)?;
+    let described = format!("{name}, {}", adapter.facts().driver);
+    let verdict = crate::race::run(model, settings, &opened, &described);
+    let crate::race::Verdict { cpu, gpu } = verdict.map_err(|e| refused(e.to_string()))?;
+    let times = format!("{:.1} ms a token, the processor {:.1}", 1e3 * gpu, 1e3 * cpu);
+    if gpu >= cpu {
+        return Err(format!("{name} is not faster: {times}"));
+    }
+    Ok((opened, format!("faster, with the processor's results: {times}")))
 }
 
-/// The GPU that the automatic choice takes, or why there is none.
+/// The GPU that the automatic choice takes and why, or why there is none.
 #[cfg(not(feature = "wgpu"))]
-fn gpu(_: CpuOptions, _: u64) -> Result<Device, String> {
+fn gpu(_: &Settings, _: &Model) -> Result<std::convert::Infallible, String> {
     Err("this build has no GPU backend".into())
 }
 
@@ -293,13 +333,13 @@ mod tests {
 
     #[test]
     fn layers_of_a_gpu() {
-        for good in ["auto", "0", "-1"] {
-            assert!(parse_layers(good).unwrap().check().is_ok(), "{good}");
+        assert_eq!(parse_layers("auto"), Ok(Layers::Auto));
+        assert_eq!(parse_layers("-1"), Ok(Layers::Auto));
+        assert_eq!(parse_layers("all"), Ok(Layers::All));
+        assert_eq!(parse_layers("7"), Ok(Layers::Some(7)));
+        for wrong in ["some", "", "1.5", "-2"] {
+            assert!(parse_layers(wrong).is_err(), "{wrong}");
         }
-        for absent in ["all", "7"] {
-            assert!(parse_layers(absent).unwrap().check().is_err(), "{absent}");
-        }
-        assert!(parse_layers("some").is_err());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_cpu::Cpu;
+#[cfg(feature = "wgpu")]
+use gristmill_engine::Split;
 use gristmill_ir::{
     Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
     SampleBatch, Size, StateKind, Step, TensorDecl,
@@ -19,6 +21,9 @@ pub enum Device {
     /// A GPU by Vulkan, Metal or DX12.
     #[cfg(feature = "wgpu")]
     Wgpu(Wgpu),
+    /// The processor for the first layers, such a GPU for the others.
+    #[cfg(feature = "wgpu")]
+    Split(Split<Cpu, Wgpu>),
 }
 
 impl From<Cpu> for Device {
@@ -41,6 +46,8 @@ impl Device {
             Device::Cpu(_) => "cpu",
             #[cfg(feature = "wgpu")]
             Device::Wgpu(_) => "wgpu",
+            #[cfg(feature = "wgpu")]
+            Device::Split(_) => "cpu+wgpu",
         }
     }
 }
@@ -54,6 +61,8 @@ macro_rules! of_each {
             Cpu(<Cpu as Backend>::$part),
             #[cfg(feature = "wgpu")]
             Wgpu(<Wgpu as Backend>::$part),
+            #[cfg(feature = "wgpu")]
+            Split(<Split<Cpu, Wgpu> as Backend>::$part),
         }
     };
 }
@@ -76,6 +85,8 @@ impl Clone for Weights {
             Weights::Cpu(w) => Weights::Cpu(w.clone()),
             #[cfg(feature = "wgpu")]
             Weights::Wgpu(w) => Weights::Wgpu(w.clone()),
+            #[cfg(feature = "wgpu")]
+            Weights::Split(w) => Weights::Split(w.clone()),
         }
     }
 }
@@ -92,6 +103,8 @@ macro_rules! in_context {
             (Device::Cpu($d), Context::Cpu($x)) => $call,
             #[cfg(feature = "wgpu")]
             (Device::Wgpu($d), Context::Wgpu($x)) => $call,
+            #[cfg(feature = "wgpu")]
+            (Device::Split($d), Context::Split($x)) => $call,
             #[allow(unreachable_patterns)] // where there is one kind of device
             _ => $other,
         }
@@ -108,6 +121,8 @@ impl Backend for Device {
             Device::Cpu(d) => d.capabilities(),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(d) => d.capabilities(),
+            #[cfg(feature = "wgpu")]
+            Device::Split(d) => d.capabilities(),
         }
     }
 
@@ -121,6 +136,8 @@ impl Backend for Device {
             Device::Cpu(d) => d.load(uses, tensor, options).map(Weights::Cpu),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(d) => d.load(uses, tensor, options).map(Weights::Wgpu),
+            #[cfg(feature = "wgpu")]
+            Device::Split(d) => d.load(uses, tensor, options).map(Weights::Split),
         }
     }
 
@@ -129,6 +146,8 @@ impl Backend for Device {
             Device::Cpu(d) => d.create(states, layout).map(Context::Cpu),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(d) => d.create(states, layout).map(Context::Wgpu),
+            #[cfg(feature = "wgpu")]
+            Device::Split(d) => d.create(states, layout).map(Context::Split),
         }
     }
 
@@ -148,6 +167,10 @@ impl Backend for Device {
             (Device::Wgpu(d), Weights::Wgpu(w), Context::Wgpu(c)) => {
                 d.compile(program, w, c, size, options).map(Plan::Wgpu)
             }
+            #[cfg(feature = "wgpu")]
+            (Device::Split(d), Weights::Split(w), Context::Split(c)) => {
+                d.compile(program, w, c, size, options).map(Plan::Split)
+            }
             #[allow(unreachable_patterns)] // where there is one kind of device
             _ => mixed(),
         }
@@ -158,6 +181,8 @@ impl Backend for Device {
             (Device::Cpu(d), Plan::Cpu(p), Context::Cpu(c)) => d.launch(p, c, b),
             #[cfg(feature = "wgpu")]
             (Device::Wgpu(d), Plan::Wgpu(p), Context::Wgpu(c)) => d.launch(p, c, b),
+            #[cfg(feature = "wgpu")]
+            (Device::Split(d), Plan::Split(p), Context::Split(c)) => d.launch(p, c, b),
             #[allow(unreachable_patterns)] // where there is one kind of device
             _ => mixed(),
         }
@@ -207,6 +232,8 @@ impl Backend for Device {
             Device::Cpu(d) => d.memory(),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(d) => d.memory(),
+            #[cfg(feature = "wgpu")]
+            Device::Split(d) => d.memory(),
         }
     }
 

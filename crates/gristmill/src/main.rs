@@ -11,11 +11,15 @@
 
 mod answer;
 mod args;
+#[cfg(feature = "wgpu")]
+mod cache;
 mod chat;
 mod cli;
 mod device;
 #[cfg(feature = "wgpu")]
 mod proof;
+#[cfg(feature = "wgpu")]
+mod race;
 mod resolve;
 mod sampling;
 mod term;
@@ -54,6 +58,8 @@ fn main() -> ExitCode {
         Some(Verb::Tokenize(a)) => verbs::tokenize::run(a),
         Some(Verb::Quantize(a)) => verbs::quantize::run(a),
         Some(Verb::Copy(a)) => verbs::copy::run(a),
+        #[cfg(feature = "wgpu")]
+        Some(Verb::Tune(a)) => verbs::tune::run(a),
         Some(Verb::Completion(a)) => verbs::completion::run(a),
     };
     term::exit_code(done)

@@ -188,6 +188,7 @@ impl Model {
         let mut tensor = self.weights(&program, progress);
         let engine = Engine::new(device, program, &mut tensor, options)?;
         self.gguf.check_unchanged()?;
+        self.gguf.release();
         Ok(engine)
     }
 
@@ -210,6 +211,7 @@ impl Model {
         let mut tensor = self.weights(&program, progress);
         let probe = Probe::new(device, program, &mut tensor, tokens, options)?;
         self.gguf.check_unchanged()?;
+        self.gguf.release();
         Ok(probe)
     }
 
@@ -231,6 +233,7 @@ impl Model {
         let mut tensor = self.weights(&program, progress);
         let encoder = Encoder::new(device, program, &mut tensor, tokens, options)?;
         self.gguf.check_unchanged()?;
+        self.gguf.release();
         Ok(encoder)
     }
 
@@ -248,6 +251,8 @@ impl Model {
         move |decl: &TensorDecl| {
             progress(done.min(total), total)?;
             self.gguf.check_unchanged()?;
+            // The device has the one before.
+            self.gguf.release();
             done += bytes(&decl.name);
             arch::tensor(decl, &self.gguf)
         }

@@ -135,13 +135,19 @@ impl Adapter {
         short.map(|(what, has, needed)| format!("it offers {has} {what}, {needed} are needed"))
     }
 
+    /// Whether the host and it share one memory: then weights are written where kernels read them.
+    fn shares_memory(&self) -> bool {
+        matches!(self.info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu)
+    }
+
     /// The features that are asked for, of those it has.
     pub(crate) fn features(&self, plain: bool) -> Features {
         let none = Features::empty();
         if plain {
             return none;
         }
-        FEATURES.iter().fold(none, |all, f| all | f.0) & self.adapter.features()
+        let mapped = if self.shares_memory() { Features::MAPPABLE_PRIMARY_BUFFERS } else { none };
+        FEATURES.iter().fold(mapped, |all, f| all | f.0) & self.adapter.features()
     }
 }
 

@@ -7,9 +7,11 @@ use crate::adapter::Adapter;
 use crate::context::flight::{Part, Sampled};
 use crate::context::{Context, Grown, Latest, Pending, control, kind_of, words_of};
 use crate::format::Format;
-use crate::gpu::{Gpu, Pipeline};
+use crate::gpu::{Gpu, Pipeline, lock};
 use crate::plan::{self, Actual, Placed, Plan};
 use crate::shader::Recipe;
+use crate::timer::KernelTime;
+use crate::tune::Shapes;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::{
@@ -19,7 +21,7 @@ use gristmill_ir::{
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use wgpu::{BindGroup, BindGroupEntry, Buffer, BufferUsages, PollType};
+use wgpu::{BindGroup, BindGroupEntry, Buffer, BufferUsages, Features, PollType};
 
 /// How the backend runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +30,8 @@ pub struct WgpuOptions {
     pub default_limits: bool,
     /// Ask for no optional feature: only the plain shaders.
     pub plain: bool,
+    /// Shapes of kernels, where others than the default suit the adapter better.
+    pub shapes: Option<Shapes>,
     /// Cut matrices into pieces of at most so many bytes, where the adapter would allow larger ones.
     pub largest_piece: Option<u64>,
     /// Fill the workspace with NaN before each step: what is read without having been written then
@@ -52,6 +56,12 @@ impl Wgpu {
     /// [`Error::Device`] with what the driver said.
     pub fn new(adapter: &Adapter, options: WgpuOptions) -> Result<Wgpu> {
         let mut gpu = Gpu::open(adapter, options.default_limits, options.plain)?;
+        // Shapes come out of a file perhaps, and that from elsewhere.
+        let fitting = |s: &Shapes| {
+            let threads = gpu.limits.max_compute_invocations_per_workgroup;
+            s.fit(gpu.limits.max_compute_workgroup_storage_size) && s.threads <= threads
+        };
+        gpu.shapes = options.shapes.filter(fitting).unwrap_or_default();
         gpu.largest_piece = options.largest_piece.unwrap_or(u64::MAX).min(gpu.largest_piece);
         Ok(Wgpu { gpu: Arc::new(gpu), options })
     }
@@ -59,6 +69,23 @@ impl Wgpu {
     /// Buffers made on the device so far; no step makes one.
     pub fn buffers_made(&self) -> u64 {
         self.gpu.buffers_made.load(Ordering::Relaxed)
+    }
+
+    /// Times the kernels of the steps that are launched from now on, or no longer does. A step takes
+    /// longer then.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device writes no timestamps.
+    pub fn time_kernels(&self, on: bool) -> Result<()> {
+        self.gpu.time_kernels(on)
+    }
+
+    /// What the latest step took, by kernel, the longest first; waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] when the device failed.
+    pub fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        self.gpu.kernel_times()
     }
 
     /// The adapter's name, with what it is.
@@ -75,7 +102,10 @@ impl Backend for Wgpu {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             name: self.gpu.name.clone(),
-            compute: vec![DType::F32],
+            compute: match self.gpu.features.contains(Features::SHADER_F16) {
+                true => vec![DType::F32, DType::F16],
+                false => vec![DType::F32],
+            },
             weights: DType::all().filter(|&d| Format::of(d).is_some()).collect(),
             kv: DType::all().filter(|&d| kind_of(d).is_some()).collect(),
             page_multiple: 32,
@@ -170,14 +200,17 @@ impl Backend for Wgpu {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let ints = &c.ints;
         encoder.copy_buffer_to_buffer(&c.flight_of(step).upload, 0, ints, 0, 4 * words);
-        {
+        if !moves.is_empty() {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for (pipeline, group) in &moves {
                 pass.set_pipeline(&pipeline.pipeline);
                 pass.set_bind_group(0, group, &[]);
                 pass.dispatch_workgroups(1, 1, 1);
             }
-            p.encode(&mut pass, &groups, &actual);
+        }
+        match &mut *lock(&gpu.timed) {
+            Some(timer) => p.encode_timed(&mut encoder, &groups, &actual, timer),
+            None => p.encode(&mut encoder, &groups, &actual),
         }
         if let Some(bound) = c.bound.get_mut(p.number) {
             *bound = Some(groups);
@@ -512,10 +545,18 @@ impl Wgpu {
             ],
         });
         if sampled.rows > 0 {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
+            let mut timed = lock(&gpu.timed);
+            let mut pass = match &mut *timed {
+                Some(timer) => timer.pass(&mut encoder, "sample", 0),
+                None => encoder.begin_compute_pass(&Default::default()),
+            };
             pass.set_pipeline(&pipeline.pipeline);
             pass.set_bind_group(0, &group, &[]);
             pass.dispatch_workgroups(sampled.rows as u32, 1, 1);
+            drop(pass);
+            if let Some(timer) = &*timed {
+                timer.end(&mut encoder);
+            }
         }
         let flight = c.flight(step);
         if sampled.bytes() > 0 {

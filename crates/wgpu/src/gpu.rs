@@ -45,6 +45,10 @@ pub(crate) struct Gpu {
     pub largest_piece: u64,
     /// Buffers made so far.
     pub buffers_made: AtomicU64,
+    /// Shapes of workgroups and tiles.
+    pub shapes: crate::tune::Shapes,
+    /// Set where kernels are timed.
+    pub timed: crate::timer::Timed,
     /// Submissions that somebody waits for.
     waiting: Sender<SubmissionIndex>,
 }
@@ -103,6 +107,8 @@ impl Gpu {
             failed,
             pipelines: Mutex::default(),
             buffers_made: AtomicU64::new(0),
+            shapes: crate::tune::Shapes::default(),
+            timed: Mutex::default(),
             waiting,
         };
         for _ in 0..8 {

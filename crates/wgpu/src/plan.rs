@@ -15,6 +15,7 @@ use crate::context::integers::Bounds;
 use crate::context::{Context, Grown, StateMemory};
 use crate::gpu::{Gpu, Pipeline, mib};
 use crate::shader::Recipe;
+use crate::timer::Timer;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, Result};
 use gristmill_ir::arena::Arena;
@@ -117,12 +118,25 @@ enum Count {
 
 /// One dispatch.
 struct Call {
+    /// See [`Recipe::title`].
+    title: String,
     pipeline: Arc<Pipeline>,
     resources: Vec<(u32, Resource)>,
     params: Vec<u32>,
     grid: [Count; 3],
     /// It runs only where there are so many rows.
     when: Option<(Rows, u32, u32)>,
+}
+
+impl Call {
+    /// Bytes of weights that it reads, but for experts, of which it reads a part.
+    fn weight_bytes(&self) -> u64 {
+        let of = |r: &(u32, Resource)| match &r.1 {
+            Resource::Held(buffer) => buffer.size(),
+            _ => 0,
+        };
+        if self.title.ends_with(" experts") { 0 } else { self.resources.iter().map(of).sum() }
+    }
 }
 
 /// Actual sizes of a step.
@@ -233,7 +247,8 @@ impl<'a> Compiler<'a> {
     ) -> Result<()> {
         let pipeline = self.gpu.pipeline(recipe)?;
         let resources = resources.to_vec();
-        self.calls.push(Call { pipeline, resources, params, grid, when: None });
+        let title = recipe.title();
+        self.calls.push(Call { title, pipeline, resources, params, grid, when: None });
         Ok(())
     }
 
@@ -301,10 +316,11 @@ impl Plan {
         size: Size,
         options: &Options,
     ) -> Result<Plan> {
-        if options.compute != DType::F32 {
+        let half = context.gpu.features.contains(wgpu::Features::SHADER_F16);
+        if options.compute != DType::F32 && (options.compute != DType::F16 || !half) {
             return Err(Error::Device(format!(
-                "the wgpu backend computes in F32 so far, not {}",
-                options.compute
+                "{} does not compute in {}; use F32",
+                context.gpu.name, options.compute
             )));
         }
         check_states(program, context)?;
@@ -431,27 +447,51 @@ impl Plan {
         self.calls.iter().enumerate().map(bind).collect()
     }
 
+    /// The dispatches of a step, each with its bindings and its grid.
+    fn dispatches<'p>(
+        &'p self,
+        groups: &'p [BindGroup],
+        actual: &'p Actual,
+    ) -> impl Iterator<Item = (&'p Call, &'p BindGroup, [u32; 3])> {
+        self.calls.iter().zip(groups).filter_map(|(call, group)| {
+            let (rows, least, most) = call.when.unwrap_or((Rows::Tokens, 0, u32::MAX));
+            let grid = call.grid.map(|c| actual.count(c));
+            let runs = (least..=most).contains(&actual.of(rows)) && !grid.contains(&0);
+            runs.then_some((call, group, grid))
+        })
+    }
+
     /// Puts the step into a command buffer.
     pub(crate) fn encode(
         &self,
-        pass: &mut wgpu::ComputePass<'_>,
+        encoder: &mut wgpu::CommandEncoder,
         groups: &[BindGroup],
         actual: &Actual,
     ) {
-        for (call, group) in self.calls.iter().zip(groups) {
-            if let Some((rows, least, most)) = call.when
-                && !(least..=most).contains(&actual.of(rows))
-            {
-                continue;
-            }
-            let [x, y, z] = call.grid.map(|c| actual.count(c));
-            if x * y * z == 0 {
-                continue;
-            }
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for (call, group, [x, y, z]) in self.dispatches(groups, actual) {
             pass.set_pipeline(&call.pipeline.pipeline);
             pass.set_bind_group(0, group, &[]);
             pass.dispatch_workgroups(x, y, z);
         }
+    }
+
+    /// The same, a pass for each kernel, which is timed.
+    pub(crate) fn encode_timed(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        groups: &[BindGroup],
+        actual: &Actual,
+        timer: &mut Timer,
+    ) {
+        timer.begin();
+        for (call, group, [x, y, z]) in self.dispatches(groups, actual) {
+            let mut pass = timer.pass(encoder, &call.title, call.weight_bytes());
+            pass.set_pipeline(&call.pipeline.pipeline);
+            pass.set_bind_group(0, group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+        timer.end(encoder);
     }
 }
 

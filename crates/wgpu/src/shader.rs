@@ -48,10 +48,23 @@ impl Recipe {
         if holds { self.define(name, 1) } else { self }
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.defines.iter().any(|d| d.0 == name)
+    }
+
     /// Over weights of a format.
     pub fn over(mut self, format: &Format) -> Recipe {
         self.format = Some(format.clone());
         self
+    }
+
+    /// For people: the kernel, the format of its weights, and what else makes a difference.
+    pub fn title(&self) -> String {
+        let mut words = vec![self.kernel.to_owned()];
+        words.extend(self.format.as_ref().map(|f| f.dtype.to_string()));
+        let flags = "INT8 HALF EXPERTS READ ADD LERP SELECT GATED POOL CHOICES";
+        words.extend(flags.split(' ').filter(|f| self.has(f)).map(str::to_lowercase));
+        words.join(" ")
     }
 
     /// The text.
@@ -77,7 +90,8 @@ impl Recipe {
             }
         }
         parts.push(kernel);
-        expand(&parts.concat(), &defines).map_err(slip)
+        let enables = if self.has("HALF") { "enable f16;\n" } else { "" };
+        expand(&parts.concat(), &defines).map(|text| format!("{enables}{text}")).map_err(slip)
     }
 }
 

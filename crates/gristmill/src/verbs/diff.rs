@@ -5,7 +5,7 @@
 //! where to look. Sides differ in settings, in the file, or in both.
 
 use crate::args::{ActivationsArg, Ids, KvArg, Loading, loading_bar, open, parse_ids};
-use crate::device::{self, Wanted};
+use crate::device::{self, Layers, Wanted};
 use crate::resolve::Source;
 use crate::term::{Done, catch_interrupts, check_interrupt, json, note, out, usage};
 use clap::{Args, ValueEnum};
@@ -302,7 +302,7 @@ fn pass(
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let options = settings.engine_options(tokens).options;
     let (device, line) =
-        device::open(side.device.unwrap_or(Wanted::Cpu), settings.cpu, model.tensor_bytes())?;
+        device::open(side.device.unwrap_or(Wanted::Cpu), Layers::Auto, &settings, model)?;
     if !args.quiet && side.device.is_some() {
         note(line);
     }

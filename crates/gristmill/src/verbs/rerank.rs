@@ -96,7 +96,7 @@ pub fn run(args: RerankArgs) -> Done {
     let all: usize = inputs.iter().map(|t| t.ids.len()).sum();
     let tokens = longest.max(STEP.min(all)) as u32;
 
-    let device = args.runs_on.open(&settings, model.tensor_bytes(), args.quiet)?;
+    let device = args.runs_on.open(&settings, &model, args.quiet)?;
     catch_interrupts();
     let options = settings.engine_options(tokens).options;
     let mut bar = loading_bar();

@@ -281,7 +281,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let settings = args.runs_on.settings(args.threads.threads)?;
     let model = open(&source, &args.loading)?;
     let settings = Settings { context: args.ctx_size, batch: args.batch_size, ..settings };
-    let device = args.runs_on.open(&settings, model.tensor_bytes(), args.quiet)?;
+    let device = args.runs_on.open(&settings, &model, args.quiet)?;
     let named = format!("{} ({})", device.kind(), device.capabilities().name);
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;

@@ -2,6 +2,7 @@
 //! at last.
 
 use super::*;
+use crate::tune::Shapes;
 use gristmill_core::{DType, quant};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -58,13 +59,23 @@ fn all() -> Vec<(String, Recipe)> {
                 continue;
             }
             let name = format!("{dtype} {int8} {tail} {experts}");
+            let kinds = [int8, tail, experts];
             let [vector, tile] =
-                crate::plan::recipes::products(&format, [int8, tail, experts], false);
+                crate::plan::recipes::products(&format, kinds, [false; 2], Shapes::default());
             add(format!("matvec {name}"), vector);
-            let [vector, _] = crate::plan::recipes::products(&format, [int8, tail, experts], true);
+            let [vector, _] =
+                crate::plan::recipes::products(&format, kinds, [true, false], Shapes::default());
             add(format!("matvec subgroups {name}"), vector);
             if !experts {
                 add(format!("matmul {name}"), tile);
+            }
+            if !int8 {
+                let [vector, tile] =
+                    crate::plan::recipes::products(&format, kinds, [true; 2], Shapes::default());
+                add(format!("matvec half {name}"), vector);
+                if !experts {
+                    add(format!("matmul half {name}"), tile);
+                }
             }
         }
     }
@@ -75,7 +86,9 @@ fn all() -> Vec<(String, Recipe)> {
 #[test]
 fn naga_accepts_all() {
     // Halves as bits of a word are part of WebGPU, subgroups are asked for where they are used.
-    let allowed = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let allowed = Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     for (name, recipe) in all() {
         let text = recipe.text().unwrap();
         let module = naga::front::wgsl::parse_str(&text)
@@ -92,7 +105,7 @@ fn naga_accepts_all() {
         msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
             .unwrap_or_else(|e| panic!("{name} as MSL: {e}"));
         let options =
-            hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..hlsl::Options::default() };
+            hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..hlsl::Options::default() };
         let mut out = String::new();
         hlsl::Writer::new(&mut out, &options, &hlsl::PipelineOptions::default())
             .write(&module, &info, None)

@@ -5,6 +5,8 @@
 //! does both, `@ dN` after N tokens. The measured ceilings stand beside each speed: reading is what
 //! bounds generation, arithmetic is what bounds prompts.
 
+#[cfg(feature = "wgpu")]
+mod kernels;
 mod record;
 mod table;
 
@@ -54,6 +56,10 @@ pub struct BenchArgs {
     /// How the results are written
     #[arg(short, long, value_enum, default_value = "md")]
     output: Format,
+
+    /// After the tests, the time of each kernel in a step of each kind (GPUs that write timestamps)
+    #[arg(long)]
+    kernels: bool,
 
     /// Do not run each test once before it is measured
     #[arg(long)]
@@ -149,12 +155,12 @@ pub fn run(args: BenchArgs) -> Done {
     for threads in threads {
         let settings = Settings { context, ..args.runs_on.settings(threads)? };
         let program = model.program(settings.kv)?;
-        let device = args.runs_on.open(&settings, model.tensor_bytes(), args.quiet)?;
+        let device = args.runs_on.open(&settings, &model, args.quiet)?;
         plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
         let ceilings = match &device {
             Device::Cpu(cpu) => cpu.ceilings()?,
             #[cfg(feature = "wgpu")]
-            Device::Wgpu(_) => {
+            Device::Wgpu(_) | Device::Split(_) => {
                 note("the percentages below are of what the processor can do, not of the GPU");
                 gristmill::Cpu::new(settings.cpu)?.ceilings()?
             }
@@ -168,11 +174,24 @@ pub fn run(args: BenchArgs) -> Done {
             note("this model fits in the caches, which are faster than the memory measured above");
         }
         let options = options(&settings, context);
+        #[cfg(feature = "wgpu")]
+        let gpu = match &device {
+            Device::Wgpu(gpu) => Some(gpu.clone()),
+            Device::Cpu(_) | Device::Split(_) => None,
+        };
         let mut engine = load(&model, device, program, options.clone())?;
         let setup = Setup { model: &model, settings: &settings, options: &options, ceilings, work };
         for test in &tests {
             let samples = measure(&mut engine, test, &args)?;
             table.row(&Record::new(&setup, test, &samples))?;
+        }
+        if args.kernels {
+            #[cfg(feature = "wgpu")]
+            if let Some(gpu) = gpu {
+                kernels::table(&mut engine, &gpu, &tests, &ceilings)?;
+                continue;
+            }
+            return usage("--kernels times the kernels of a GPU; name one with --device wgpu");
         }
     }
     table.end()

@@ -97,11 +97,7 @@ impl<A: Backend, B: Backend> Context<A, B> {
     }
 }
 
-impl<A: Backend, B: Backend> Backend for Split<A, B>
-where
-    A: MaybeSend,
-    B: MaybeSend,
-{
+impl<A: Backend, B: Backend> Backend for Split<A, B> {
     type Weights = (A::Weights, B::Weights);
     type Context = Context<A, B>;
     type Plan = Plan<A, B>;

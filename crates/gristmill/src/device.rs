@@ -192,17 +192,18 @@ fn threads(n: usize) -> String {
 ///
 /// # Errors
 /// [`Error::Device`] for one that is not there.
-pub fn choose(wanted: Wanted) -> Result<(&'static str, &'static str)> {
+pub fn choose(wanted: Wanted) -> Result<(String, &'static str)> {
     match wanted {
-        Wanted::Auto if cfg!(feature = "wgpu") => {
-            Ok(("cpu", "models of 100 MB and more go to a GPU where there is one that is faster"))
-        }
-        Wanted::Auto => Ok(("cpu", "this build has no GPU backend")),
-        Wanted::Cpu => Ok(("cpu", "asked for")),
+        Wanted::Auto if cfg!(feature = "wgpu") => Ok((
+            "cpu".into(),
+            "models of 100 MB and more go to a GPU where there is one that is faster",
+        )),
+        Wanted::Auto => Ok(("cpu".into(), "this build has no GPU backend")),
+        Wanted::Cpu => Ok(("cpu".into(), "asked for")),
         #[cfg(feature = "wgpu")]
         Wanted::Wgpu(index) => {
-            wgpu::choose(index)?;
-            Ok(("wgpu", "asked for"))
+            let adapter = wgpu::choose(index)?;
+            Ok((format!("wgpu:{}", adapter.place), "asked for"))
         }
         #[cfg(not(feature = "wgpu"))]
         Wanted::Wgpu(_) => Err(Error::Device("this build has no wgpu backend".into())),

@@ -3,11 +3,23 @@
 
 mod common;
 
-use common::{code, data, gristmill, ids, json, json_of, read_json, run, stderr};
+use common::{code, data, ids, json_of, read_json, stderr};
+use std::process::{Command, Output};
 
 /// The adapter to test, if any.
 fn device() -> Option<String> {
-    std::env::var("GRISTMILL_TEST_DEVICE").ok().filter(|d| d.starts_with("wgpu"))
+    common::device().filter(|d| d.starts_with("wgpu"))
+}
+
+/// The binary, left to choose.
+fn gristmill() -> Command {
+    let mut command = common::gristmill();
+    command.env_remove("GRISTMILL_DEVICE");
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    gristmill().args(args).output().expect("the binary starts")
 }
 
 const BRIEF: [&str; 8] = ["run", "--raw", "-p", "Once", "-n", "1", "--temp", "0"];
@@ -35,7 +47,7 @@ fn devices_that_are_not_there() {
 /// Without a GPU that is one, `wgpu` alone is an error that says what there is.
 #[test]
 fn software_is_not_taken_unless_it_is_named() {
-    let all = json(&["devices", "--json"]);
+    let all = json_of(gristmill().args(["devices", "--json"]));
     let adapters = all["devices"].as_array().unwrap().iter();
     let mut adapters = adapters.filter(|d| d["id"].as_str().unwrap().starts_with("wgpu"));
     let software = |d: &serde_json::Value| d["reason"].as_str().unwrap().contains("software");

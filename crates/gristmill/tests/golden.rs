@@ -3,22 +3,9 @@
 
 mod common;
 
-use common::{data, ids, ids_arg, json_of, read_json, read_npy};
+use common::{data, device, gristmill, ids, ids_arg, json_of, read_json, read_npy};
 use serde_json::Value;
 use std::path::Path;
-use std::process::Command;
-
-/// The device to test, where it is not the processor.
-fn device() -> Option<String> {
-    std::env::var("GRISTMILL_TEST_DEVICE").ok().filter(|d| !d.is_empty())
-}
-
-/// The binary on that device.
-fn gristmill() -> Command {
-    let mut command = common::gristmill();
-    command.envs(device().map(|d| ("GRISTMILL_DEVICE", d)));
-    command
-}
 
 /// Largest difference of a logit from the reference.
 const TOLERANCE: f32 = 1e-3;

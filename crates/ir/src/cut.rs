@@ -57,7 +57,7 @@ impl Program {
         let norm = Op::Norm { x, norm: norm.clone() };
         let begin = [(format!("{name}.read"), read, x), (name.to_owned(), norm, normed)];
         let begin = begin.map(|(name, op, v)| Node { name, op, outputs: vec![v] });
-        back.nodes.splice(..=at, begin);
+        drop(back.nodes.splice(..=at, begin));
         let there = |v: Value| back.nodes.iter().any(|n| n.outputs.contains(&v));
         let crossing = back.nodes.iter().flat_map(|n| Program::inputs(&n.op)).find(|&v| !there(v));
         if crossing.is_some() {

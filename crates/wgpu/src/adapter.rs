@@ -7,6 +7,8 @@ use wgpu::{Backends, DeviceType, Features, Instance, InstanceDescriptor, Limits}
 pub struct Adapter {
     pub(crate) adapter: wgpu::Adapter,
     info: wgpu::AdapterInfo,
+    /// Its number, as `wgpu:i` means it.
+    pub place: usize,
 }
 
 /// What [`Adapter`] tells about itself.
@@ -50,7 +52,7 @@ pub fn adapters() -> Vec<Adapter> {
     let found = pollster::block_on(instance.enumerate_adapters(Backends::all()));
     let with_info = |adapter: wgpu::Adapter| {
         let info = adapter.get_info();
-        Adapter { adapter, info }
+        Adapter { adapter, info, place: 0 }
     };
     let mut all: Vec<Adapter> = found.into_iter().map(with_info).collect();
     all.sort_by_key(|a| match a.info.device_type {
@@ -60,6 +62,7 @@ pub fn adapters() -> Vec<Adapter> {
         DeviceType::Other => 3,
         DeviceType::Cpu => 4,
     });
+    all.iter_mut().enumerate().for_each(|(i, a)| a.place = i);
     all
 }
 

@@ -73,13 +73,13 @@ impl Timer {
         bytes: u64,
     ) -> ComputePass<'e> {
         let i = self.calls.len() as u32;
-        let timestamp_writes = (i < MOST).then(|| {
+        if i < MOST {
             self.calls.push((kernel.to_owned(), bytes));
-            ComputePassTimestampWrites {
-                query_set: &self.set,
-                beginning_of_pass_write_index: Some(2 * i),
-                end_of_pass_write_index: Some(2 * i + 1),
-            }
+        }
+        let timestamp_writes = (i < MOST).then_some(ComputePassTimestampWrites {
+            query_set: &self.set,
+            beginning_of_pass_write_index: Some(2 * i),
+            end_of_pass_write_index: Some(2 * i + 1),
         });
         encoder.begin_compute_pass(&ComputePassDescriptor { label: None, timestamp_writes })
     }

@@ -5,7 +5,8 @@ use crate::adapter::Adapter;
 use crate::backend::{Wgpu, WgpuOptions};
 use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::{
-    Act, Backend, Batch, Input, Layout, Op, Options, Output, Program, Results, Size, Token,
+    Act, Backend, Batch, Input, Layout, Op, Options, Output, Program, Results, Size, TensorDecl,
+    Token,
 };
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
@@ -140,7 +141,7 @@ fn seconds(adapter: &Adapter, shapes: Shapes, rows: u32) -> Result<f64> {
     // Zeros take as long as other numbers.
     let bytes = DType::Q4_K.bytes(width as usize).unwrap_or(0) * outputs as usize;
     let zeros: Arc<Vec<u8>> = Arc::new(vec![0; bytes]);
-    let mut tensor = |_: &_| {
+    let mut tensor = |_: &TensorDecl| {
         let shape = [1, outputs as usize, width as usize];
         HostTensor::new("w", DType::Q4_K, shape, zeros.clone(), 0..bytes)
             .ok_or_else(|| Error::Runtime("a matrix of zeros".into()))

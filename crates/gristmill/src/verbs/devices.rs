@@ -29,7 +29,7 @@ pub fn run(args: DevicesArgs) -> Done {
     let why = device::choose(args.device);
     if args.json {
         let list: Vec<_> = devices.iter().map(entry_json).collect();
-        let chosen = why.as_ref().ok().map(|c| c.0);
+        let chosen = why.as_ref().ok().map(|c| &c.0);
         json(&json!({ "chosen": chosen, "devices": list, "cpu": cpu_json() }))?;
     } else {
         out(&text(&devices, &why))?;
@@ -58,10 +58,10 @@ fn cpu_json() -> serde_json::Value {
     json!({ "instruction_sets": sets, "flags": states })
 }
 
-fn text(devices: &[Entry], why: &Result<(&'static str, &'static str)>) -> String {
+fn text(devices: &[Entry], why: &Result<(String, &'static str)>) -> String {
     let mut out = String::new();
     for e in devices {
-        let chosen = why.as_ref().is_ok_and(|c| e.id.split(':').next() == Some(c.0));
+        let chosen = why.as_ref().is_ok_and(|c| e.id == c.0);
         let mark = if e.usable && chosen { '*' } else { ' ' };
         let memory = e.memory.map(|m| format!(", {}", size(m))).unwrap_or_default();
         out.push_str(&format!("{mark} {:5} {}{memory}: {}\n", e.id, e.name, e.reason));

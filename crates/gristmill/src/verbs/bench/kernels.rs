@@ -14,7 +14,7 @@ pub fn table(engine: &mut Engine<Device>, gpu: &Wgpu, tests: &[Test], ceilings: 
     let prompt = tests.iter().map(|t| t.prompt).find(|&p| p > 0);
     gpu.time_kernels(true)?;
     if let Some(n) = prompt {
-        // Of a long prompt the latest step, which is what comes after whole ones.
+        // Of a long prompt the first step.
         let times = steps(engine, gpu, n, 1)?;
         out(&lines(&format!("a prompt of {n}"), &times[..1], ceilings))?;
     }

@@ -11,6 +11,7 @@ mod record;
 mod table;
 
 use crate::args::{ModelArgs, RunsOn, load, plan};
+use crate::device::Wanted;
 use crate::term::{Done, catch_interrupts, check_interrupt, note, usage};
 use clap::{Args, ValueEnum};
 use gristmill::cpu::Ceilings;
@@ -56,6 +57,10 @@ pub struct BenchArgs {
     /// How the results are written
     #[arg(short, long, value_enum, default_value = "md")]
     output: Format,
+
+    /// Another device, to run the same tests there in turns with the first
+    #[arg(long, value_name = "DEVICE", value_parser = crate::device::parse)]
+    beside: Option<Wanted>,
 
     /// After the tests, the time of each kernel in a step of each kind (GPUs that write timestamps)
     #[arg(long)]
@@ -134,6 +139,8 @@ pub struct Setup<'m> {
     pub options: &'m EngineOptions,
     pub ceilings: Ceilings,
     pub work: Work,
+    /// What `--device` calls it.
+    pub device: &'static str,
 }
 
 pub fn run(args: BenchArgs) -> Done {
@@ -152,19 +159,12 @@ pub fn run(args: BenchArgs) -> Done {
     } else {
         args.threads.iter().copied().map(Some).collect()
     };
+    let devices: Vec<Wanted> = [args.runs_on.device].into_iter().chain(args.beside).collect();
     for threads in threads {
         let settings = Settings { context, ..args.runs_on.settings(threads)? };
         let program = model.program(settings.kv)?;
-        let device = args.runs_on.open(&settings, &model, args.quiet)?;
         plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
-        let ceilings = match &device {
-            Device::Cpu(cpu) => cpu.ceilings()?,
-            #[cfg(feature = "wgpu")]
-            Device::Wgpu(_) | Device::Split(_) => {
-                note("the percentages below are of what the processor can do, not of the GPU");
-                gristmill::Cpu::new(settings.cpu)?.ceilings()?
-            }
-        };
+        let ceilings = gristmill::Cpu::new(settings.cpu)?.ceilings()?;
         check_interrupt()?;
         if !args.quiet {
             note(table::ceilings(&ceilings));
@@ -174,24 +174,40 @@ pub fn run(args: BenchArgs) -> Done {
             note("this model fits in the caches, which are faster than the memory measured above");
         }
         let options = options(&settings, context);
-        #[cfg(feature = "wgpu")]
-        let gpu = match &device {
-            Device::Wgpu(gpu) => Some(gpu.clone()),
-            Device::Cpu(_) | Device::Split(_) => None,
-        };
-        let mut engine = load(&model, device, program, options.clone())?;
-        let setup = Setup { model: &model, settings: &settings, options: &options, ceilings, work };
+        let mut sides = vec![];
+        for &wanted in &devices {
+            let on = RunsOn { device: wanted, ..args.runs_on.clone() };
+            let device = on.open(&settings, &model, args.quiet)?;
+            if device.kind() != "cpu" && !args.quiet {
+                note("percentages are of what the processor can do, not of the GPU");
+            }
+            let kind = device.kind();
+            #[cfg(feature = "wgpu")]
+            let gpu = match &device {
+                Device::Wgpu(gpu) => Some(gpu.clone()),
+                Device::Cpu(_) | Device::Split(_) => None,
+            };
+            let engine = load(&model, device, program.clone(), options.clone())?;
+            sides.push(Side {
+                kind,
+                engine,
+                #[cfg(feature = "wgpu")]
+                gpu,
+            });
+        }
         for test in &tests {
-            let samples = measure(&mut engine, test, &args)?;
-            table.row(&Record::new(&setup, test, &samples))?;
+            let times = measure(&mut sides, test, &args)?;
+            for (side, samples) in sides.iter().zip(&times) {
+                let (model, settings, options) = (&model, &settings, &options);
+                let setup = Setup { model, settings, options, ceilings, work, device: side.kind };
+                table.row(&Record::new(&setup, test, samples))?;
+            }
         }
         if args.kernels {
-            #[cfg(feature = "wgpu")]
-            if let Some(gpu) = gpu {
-                kernels::table(&mut engine, &gpu, &tests, &ceilings)?;
-                continue;
+            let timed = timed(&mut sides, &tests, &ceilings)?;
+            if !timed {
+                return usage("--kernels times the kernels of a GPU; name one with --device wgpu");
             }
-            return usage("--kernels times the kernels of a GPU; name one with --device wgpu");
         }
     }
     table.end()
@@ -217,8 +233,47 @@ fn tests(args: &BenchArgs) -> Vec<Test> {
     all
 }
 
-/// Nanoseconds of each repetition.
-fn measure(engine: &mut Engine<Device>, test: &Test, args: &BenchArgs) -> Done<Vec<u64>> {
+/// A device with the model on it.
+struct Side {
+    kind: &'static str,
+    engine: Engine<Device>,
+    #[cfg(feature = "wgpu")]
+    gpu: Option<gristmill::Wgpu>,
+}
+
+/// Shows where the time goes on each GPU; whether there is one.
+fn timed(sides: &mut [Side], tests: &[Test], ceilings: &Ceilings) -> Done<bool> {
+    #[cfg(not(feature = "wgpu"))]
+    let _ = (sides, tests, ceilings);
+    #[allow(unused_mut)] // without GPUs
+    let mut any = false;
+    #[cfg(feature = "wgpu")]
+    for side in sides {
+        if let Some(gpu) = &side.gpu {
+            kernels::table(&mut side.engine, gpu, tests, ceilings)?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Nanoseconds of each repetition on each device, the devices taking turns.
+fn measure(sides: &mut [Side], test: &Test, args: &BenchArgs) -> Done<Vec<Vec<u64>>> {
+    let mut requests = vec![];
+    for side in &mut *sides {
+        requests.push(prepare(&mut side.engine, test, args)?);
+    }
+    let mut times = vec![vec![]; sides.len()];
+    for _ in 0..args.repetitions {
+        for ((side, request), times) in sides.iter_mut().zip(&requests).zip(&mut times) {
+            times.push(go(&mut side.engine, request.clone())?.0);
+        }
+    }
+    Ok(times)
+}
+
+/// The request of a test, after what comes before it.
+fn prepare(engine: &mut Engine<Device>, test: &Test, args: &BenchArgs) -> Done<Request> {
     let vocab = engine.vocab().max(1);
     let mut state = 1u32;
     let mut ids = |n: u32| -> Vec<u32> {
@@ -246,7 +301,7 @@ fn measure(engine: &mut Engine<Device>, test: &Test, args: &BenchArgs) -> Done<V
     if !args.no_warmup {
         go(engine, request.clone())?;
     }
-    (0..args.repetitions).map(|_| Ok(go(engine, request.clone())?.0)).collect()
+    Ok(request)
 }
 
 /// Runs a request to its end: nanoseconds, and the sequence it leaves.

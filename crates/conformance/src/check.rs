@@ -4,7 +4,7 @@ use crate::cases::{self, Case};
 use crate::device::Device;
 use crate::reference::Reference;
 use crate::selection;
-use gristmill_core::Result;
+use gristmill_core::{DType, Result};
 use gristmill_ir::{Backend, Capabilities, Move, Op, Output, StateKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub type Expected = Vec<(Output, Vec<f64>)>;
 
 /// A case with what is expected of each of its steps.
+#[derive(Clone)]
 pub struct Prepared {
     /// The case.
     pub case: Case,
@@ -125,6 +126,29 @@ fn difference(expected: &[f64], got: &[f32]) -> String {
     )
 }
 
+/// Half a unit in the last place of a number near one in this type.
+fn roundoff(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 2f64.powi(-11),
+        DType::BF16 => 2f64.powi(-8),
+        _ => 2f64.powi(-24),
+    }
+}
+
+/// The same cases in another compute precision. A product of two rounded numbers is off by three
+/// roundings, and the sum of four of them by as many more: eight in all, for each matrix on the way
+/// from the inputs to a result.
+pub fn in_precision(suite: &[Prepared], compute: DType) -> Vec<Prepared> {
+    let of = |p: &Prepared| {
+        let mut case = p.case.clone();
+        let matrices = case.program.matrices().iter().filter(|&&m| m).count().max(1);
+        case.options.compute = compute;
+        case.tolerance += 8.0 * roundoff(compute) * matrices as f64;
+        Prepared { case, expected: p.expected.clone() }
+    };
+    suite.iter().map(of).collect()
+}
+
 /// What came of a suite.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -141,7 +165,7 @@ pub struct Report {
 }
 
 /// Runs every case that the backend can.
-pub fn run<B: Backend>(backend: &B, suite: &[Prepared]) -> Report {
+pub fn run<'p, B: Backend>(backend: &B, suite: impl IntoIterator<Item = &'p Prepared>) -> Report {
     let capabilities = backend.capabilities();
     let mut report = Report::default();
     for p in suite {

@@ -5,8 +5,8 @@ use crate::resolve::{self, Source};
 use crate::term::{Done, check_interrupt, is_dumb, note};
 use clap::{Args, ValueEnum};
 use gristmill::{
-    Activations, Cpu, DType, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan, Model, Program,
-    Result, Settings,
+    Activations, DType, Device, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan, Model,
+    Program, Result, Settings,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
@@ -115,7 +115,7 @@ impl KvArg {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Device and precision")]
 pub struct RunsOn {
-    /// The device, also -dev: auto, cpu, cuda or wgpu
+    /// The device, also -dev: auto, cpu, cuda or wgpu; wgpu:1 is the second of `gristmill devices`
     #[arg(long, default_value = "auto", value_parser = device::parse)]
     pub device: Wanted,
 
@@ -164,7 +164,6 @@ impl RunsOn {
         let default = if exact { KvArg::F32 } else { KvArg::F16 };
         let k = self.cache_type_k.or(self.cache_type_v).unwrap_or(default).dtype();
         let v = self.cache_type_v.map_or(k, KvArg::dtype);
-        self.gpu_layers.check()?;
         let mut cpu = device::cpu_options(self.cpu.as_deref())?;
         cpu.threads = threads.map_or(cpu.threads, |n| n as usize);
         let activations = self.activations();
@@ -181,13 +180,13 @@ impl RunsOn {
         }
     }
 
-    /// Opens the device, saying so on stderr unless `quiet`.
-    pub fn open(&self, settings: &Settings, quiet: bool) -> Result<Cpu> {
-        let (cpu, line) = device::open(self.device, settings.cpu)?;
+    /// Opens the device for a model, saying so on stderr unless `quiet`.
+    pub fn open(&self, settings: &Settings, model: &Model, quiet: bool) -> Result<Device> {
+        let (device, line) = device::open(self.device, self.gpu_layers, settings, model)?;
         if !quiet {
             note(line);
         }
-        Ok(cpu)
+        Ok(device)
     }
 }
 
@@ -222,12 +221,12 @@ pub fn plan(
 /// Loads the weights, with a bar on a terminal when it takes long; Ctrl-C ends it.
 pub fn load(
     model: &Model,
-    cpu: Cpu,
+    device: Device,
     program: Program,
     options: EngineOptions,
-) -> Done<Engine<Cpu>> {
+) -> Done<Engine<Device>> {
     let mut bar = loading_bar();
-    let engine = model.engine_on(cpu, program, options, &mut |done, total| bar.at(done, total));
+    let engine = model.engine_on(device, program, options, &mut |done, total| bar.at(done, total));
     bar.end();
     Ok(engine?)
 }

@@ -2,6 +2,7 @@
 
 use crate::bundled;
 use crate::conversation::{Conversation, Prompter};
+use crate::hardware::Device;
 use crate::placement::Placement;
 use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
@@ -163,8 +164,8 @@ impl Model {
     /// # Errors
     /// Those of [`Model::program`] and [`Engine::new`]; [`crate::Error::Memory`] when a context that was
     /// asked for does not fit.
-    pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
-        let cpu = Cpu::new(settings.cpu)?;
+    pub fn engine(&self, settings: &Settings) -> Result<Engine<Device>> {
+        let cpu = Device::Cpu(Cpu::new(settings.cpu)?);
         let program = self.program(settings.kv)?;
         let plan = self.memory_plan(&program, settings, settings.max_seqs)?;
         self.engine_on(cpu, program, settings.engine_options(plan.context), &mut |_, _| Ok(()))
@@ -176,16 +177,18 @@ impl Model {
     /// Those of [`Engine::new`] and of `progress`.
     pub fn engine_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         options: EngineOptions,
         progress: &mut Progress<'_>,
-    ) -> Result<Engine<Cpu>> {
+    ) -> Result<Engine<Device>> {
+        let device = device.into();
         let program = arch::fit_to_context(program, &self.gguf, options.context)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        Placement::of(&program, &self.gguf, &device.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
-        let engine = Engine::new(cpu, program, &mut tensor, options)?;
+        let engine = Engine::new(device, program, &mut tensor, options)?;
         self.gguf.check_unchanged()?;
+        self.gguf.release();
         Ok(engine)
     }
 
@@ -196,17 +199,19 @@ impl Model {
     /// Those of [`Probe::new`] and of `progress`.
     pub fn probe_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Probe<Cpu>> {
+    ) -> Result<Probe<Device>> {
+        let device = device.into();
         let program = arch::fit_to_context(program, &self.gguf, tokens)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        Placement::of(&program, &self.gguf, &device.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
-        let probe = Probe::new(cpu, program, &mut tensor, tokens, options)?;
+        let probe = Probe::new(device, program, &mut tensor, tokens, options)?;
         self.gguf.check_unchanged()?;
+        self.gguf.release();
         Ok(probe)
     }
 
@@ -216,17 +221,19 @@ impl Model {
     /// Those of [`Encoder::new`] and of `progress`.
     pub fn encoder_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Encoder<Cpu>> {
+    ) -> Result<Encoder<Device>> {
+        let device = device.into();
         let program = arch::fit_to_context(program, &self.gguf, tokens)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        Placement::of(&program, &self.gguf, &device.capabilities()).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
-        let encoder = Encoder::new(cpu, program, &mut tensor, tokens, options)?;
+        let encoder = Encoder::new(device, program, &mut tensor, tokens, options)?;
         self.gguf.check_unchanged()?;
+        self.gguf.release();
         Ok(encoder)
     }
 
@@ -244,6 +251,8 @@ impl Model {
         move |decl: &TensorDecl| {
             progress(done.min(total), total)?;
             self.gguf.check_unchanged()?;
+            // The device has the one before.
+            self.gguf.release();
             done += bytes(&decl.name);
             arch::tensor(decl, &self.gguf)
         }

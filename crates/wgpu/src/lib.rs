@@ -7,6 +7,7 @@
 //! - `shader`, `kernels/*.wgsl`: the text of shaders
 //! - `plan`: a program as a list of dispatches
 //! - `context`: states, workspace, and what crosses the bus
+//! - `timer`, `tune`: how long each kernel takes, and shapes that suit an adapter
 //! - [`Wgpu`]: the contract
 
 pub mod adapter;
@@ -16,10 +17,13 @@ mod format;
 mod gpu;
 mod plan;
 mod shader;
+mod timer;
+mod tune;
 mod weights;
 
 pub use adapter::{Adapter, adapters, choose};
 pub use backend::{Wgpu, WgpuOptions};
 pub use context::Context;
 pub use plan::Plan;
+pub use tune::{Shapes, Tried, tune};
 pub use weights::Weights;

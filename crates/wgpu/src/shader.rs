@@ -19,7 +19,7 @@ macro_rules! kernels {
 }
 const KERNELS: &[(&str, &str)] = kernels!(
     "attention" "attention_merge" "embed" "int8" "matmul" "matvec" "moves" "norm" "normalize"
-    "prepare" "qkv" "rope" "route" "rows" "sample"
+    "prepare" "qkv" "rope" "route" "rows" "sample" "token_shift" "wkv7" "wkv7_keys" "wkv7_out"
 );
 
 /// Which shader is meant: a kernel, what is put into it, and the format of its weights.
@@ -46,6 +46,10 @@ impl Recipe {
     /// With a name defined, if `holds`.
     pub fn flag(self, name: &'static str, holds: bool) -> Recipe {
         if holds { self.define(name, 1) } else { self }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.defines.iter().any(|d| d.0 == name)
     }
 
     /// Over weights of a format.
@@ -77,7 +81,8 @@ impl Recipe {
             }
         }
         parts.push(kernel);
-        expand(&parts.concat(), &defines).map_err(slip)
+        let enables = if self.has("HALF") { "enable f16;\n" } else { "" };
+        expand(&parts.concat(), &defines).map(|text| format!("{enables}{text}")).map_err(slip)
     }
 }
 

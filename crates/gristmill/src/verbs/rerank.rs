@@ -96,11 +96,12 @@ pub fn run(args: RerankArgs) -> Done {
     let all: usize = inputs.iter().map(|t| t.ids.len()).sum();
     let tokens = longest.max(STEP.min(all)) as u32;
 
-    let cpu = args.runs_on.open(&settings, args.quiet)?;
+    let device = args.runs_on.open(&settings, &model, args.quiet)?;
     catch_interrupts();
     let options = settings.engine_options(tokens).options;
     let mut bar = loading_bar();
-    let mut encoder = model.encoder_on(cpu, program, tokens, &options, &mut |a, b| bar.at(a, b))?;
+    let mut encoder =
+        model.encoder_on(device, program, tokens, &options, &mut |a, b| bar.at(a, b))?;
     bar.end();
     let mut found = vec![];
     encoder.run(&inputs, &mut |i, numbers| {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// The binary, with nothing of the caller's environment that changes what it does. It may be that of
-/// another processor, with the emulator before it: `GRISTMILL_TEST_COMMAND="qemu-x BINARY"`.
+/// another processor, with the emulator before it: `GRISTMILL_TEST_COMMAND="qemu-x BINARY"`; and it may
+/// run on another device, `GRISTMILL_TEST_DEVICE=wgpu:0`.
 pub fn gristmill() -> Command {
     let asked = std::env::var("GRISTMILL_TEST_COMMAND").unwrap_or_default();
     let mut words = asked.split_whitespace();
@@ -17,8 +18,14 @@ pub fn gristmill() -> Command {
             command.env_remove(name);
         }
     }
+    command.envs(device().map(|d| ("GRISTMILL_DEVICE", d)));
     command.stdin(Stdio::null());
     command
+}
+
+/// The device to test, where it is not the processor.
+pub fn device() -> Option<String> {
+    std::env::var("GRISTMILL_TEST_DEVICE").ok().filter(|d| !d.is_empty())
 }
 
 /// Runs it with arguments.

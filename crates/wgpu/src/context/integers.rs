@@ -21,11 +21,15 @@ pub(crate) struct Bounds {
     pub tables: [u32; 3],
     /// Elements of a row of each input that is read.
     pub inputs: [Option<u32>; 2],
+    /// Whether states lie in slots.
+    pub recurrent: bool,
 }
 
 /// Built anew in each step, in the same memory.
 pub(crate) struct Integers {
     pub words: Vec<u32>,
+    /// Which sequence writes each slot.
+    writers: Vec<u32>,
 }
 
 fn bad(what: impl Into<String>) -> Error {
@@ -34,7 +38,7 @@ fn bad(what: impl Into<String>) -> Error {
 
 impl Integers {
     pub fn new(layout: &Layout) -> Integers {
-        let mut new = Integers { words: vec![] };
+        let mut new = Integers { words: vec![], writers: vec![0; layout.slots as usize] };
         new.words.reserve(new.expected(layout) as usize);
         new
     }
@@ -46,7 +50,7 @@ impl Integers {
         let groups = layout.pages.len() as u64;
         HEAD as u64
             + 12 * tokens
-            + 4 * (seqs + 1)
+            + 6 * (seqs + 1)
             + pages
             + groups * seqs
             + u64::from(layout.max.rows)
@@ -69,6 +73,9 @@ impl Integers {
         check_arrays(b)?;
         check_tables(b, bounds, sampled)?;
         check_moves(b.moves, layout)?;
+        if bounds.recurrent {
+            check_slots(b, &mut self.writers)?;
+        }
         for (g, &window) in bounds.windows.iter().enumerate() {
             check_group(b, layout, g, window, bounds.windows.len())?;
         }
@@ -101,6 +108,10 @@ impl Integers {
         array(16, b.pages);
         array(17, b.page_starts);
         array(18, b.rows);
+        if bounds.recurrent {
+            array(22, b.state_in);
+            array(23, b.state_out);
+        }
         begin(w, 19, b.moves.len());
         for m in b.moves {
             w.extend(match *m {
@@ -157,6 +168,15 @@ fn check_arrays(b: &Batch<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The slot whose content a slot has once the copies are done.
+fn moved_from(moves: &[Move], slot: u32) -> u32 {
+    let back = |held: u32, m: &Move| match *m {
+        Move::Slot { from, to } if to == held => from,
+        _ => held,
+    };
+    moves.iter().rev().fold(slot, back)
+}
+
 /// Ids, positions and types within the model's tables, slots that have sampled.
 fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> {
     let [ids, positions, types] = bounds.tables;
@@ -166,7 +186,7 @@ fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> 
     for t in b.tokens {
         match *t {
             Token::Id(id) if id >= ids || id >= SLOT => return outside("token id", id, ids),
-            Token::Last(slot) if sampled.get(slot as usize) != Some(&true) => {
+            Token::Last(slot) if sampled.get(moved_from(b.moves, slot) as usize) != Some(&true) => {
                 return Err(bad("a slot whose last token was never sampled"));
             }
             _ => {}
@@ -179,6 +199,31 @@ fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> 
         Some(&t) => outside("token type", t, types),
         None => Ok(()),
     }
+}
+
+/// Every sequence has a slot of its own to write, which no other reads.
+fn check_slots(b: &Batch<'_>, writers: &mut [u32]) -> Result<()> {
+    let seqs = b.kv_len.len();
+    if b.state_in.len() != seqs || b.state_out.len() != seqs {
+        return Err(bad("an array of state slots has another length than the sequences"));
+    }
+    let missing = |slot: u32| Err(bad(format!("state slot {slot} does not exist")));
+    writers.fill(u32::MAX);
+    for (s, &slot) in b.state_out.iter().enumerate() {
+        match writers.get_mut(slot as usize) {
+            Some(writer) if *writer == u32::MAX => *writer = s as u32,
+            Some(_) => return Err(bad(format!("two sequences write state slot {slot}"))),
+            None => return missing(slot),
+        }
+    }
+    for (s, &slot) in b.state_in.iter().enumerate().filter(|s| *s.1 != u32::MAX) {
+        match writers.get(slot as usize) {
+            Some(&writer) if writer == u32::MAX || writer == s as u32 => {}
+            Some(_) => return Err(bad(format!("state slot {slot} is read and written by two"))),
+            None => return missing(slot),
+        }
+    }
+    Ok(())
 }
 
 fn check_moves(moves: &[Move], layout: &Layout) -> Result<()> {

@@ -33,6 +33,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     if p.gated != 0u { factor = sigmoid(gate[row * p.y_stride]); }
     out[to] = x[to] + factor * y[to];
 #endif
+#if LERP
+    out[to] = x[to] + gate[to] * (y[to] - x[to]);
+#endif
 #if SELECT
     out[to] = x[ints[ints[AT_ROWS] + row] * p.x_stride + i];
 #endif

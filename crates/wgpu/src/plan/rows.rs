@@ -183,6 +183,11 @@ impl Compiler<'_> {
         self.each("ADD", out, [Some(x), Some(y), gate], [0, 0])
     }
 
+    /// `from + t ⊙ (to - from)`.
+    pub(super) fn lerp(&mut self, [from, to, t]: [At; 3], out: At) -> Result<()> {
+        self.each("LERP", out, [Some(from), Some(to), Some(t)], [0, 0])
+    }
+
     pub(super) fn select_rows(&mut self, x: At, out: At) -> Result<()> {
         self.each("SELECT", out, [Some(x), None, None], [0, 0])
     }

@@ -12,12 +12,13 @@ mod record;
 mod table;
 
 use crate::args::{ModelArgs, RunsOn, load, plan};
+use crate::device::Wanted;
 use crate::term::{Done, catch_interrupts, check_interrupt, note, usage};
 use clap::{Args, ValueEnum};
 use gristmill::cpu::Ceilings;
 use gristmill::engine::{Parent, SequenceId};
 use gristmill::work::Work;
-use gristmill::{Cpu, Engine, EngineOptions, Error, Model, Request, Settings};
+use gristmill::{Device, Engine, EngineOptions, Error, Model, Request, Settings};
 use record::Record;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -71,6 +72,9 @@ pub struct BenchArgs {
     #[arg(short, long, value_enum, default_value = "md")]
     output: Format,
 
+    /// Another device, to run the same tests there in turns with the first
+    #[arg(long, value_name = "DEVICE", value_parser = crate::device::parse)]
+    beside: Option<Wanted>,
     /// Do not run each test once before it is measured
     #[arg(long)]
     no_warmup: bool,
@@ -168,6 +172,8 @@ pub struct Setup<'m> {
     pub options: &'m EngineOptions,
     pub ceilings: Ceilings,
     pub work: Work,
+    /// What `--device` calls it.
+    pub device: &'static str,
 }
 
 pub fn run(args: BenchArgs) -> Done {
@@ -197,12 +203,12 @@ pub fn run(args: BenchArgs) -> Done {
     } else {
         args.threads.iter().copied().map(Some).collect()
     };
+    let devices: Vec<Wanted> = [args.runs_on.device].into_iter().chain(args.beside).collect();
     for threads in threads {
         let settings = Settings { context, max_seqs: parallel, ..args.runs_on.settings(threads)? };
         let program = model.program(settings.kv)?;
-        let cpu = args.runs_on.open(&settings, args.quiet)?;
         plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
-        let ceilings = cpu.ceilings()?;
+        let ceilings = gristmill::Cpu::new(settings.cpu)?.ceilings()?;
         check_interrupt()?;
         if !args.quiet {
             note(ceilings);
@@ -212,16 +218,29 @@ pub fn run(args: BenchArgs) -> Done {
             note("this model fits in the caches, which are faster than the memory measured above");
         }
         let options = options(&settings, context);
-        let mut engine = load(&model, cpu, program, options.clone())?;
-        let setup = Setup { model: &model, settings: &settings, options: &options, ceilings, work };
-        for test in &tests {
-            let samples = measure(&mut engine, test, &args)?;
-            let record = Record::new(&setup, test, &samples, [&args.title, &args.note]);
-            table.row(&record)?;
-            if let Some(path) = &args.append {
-                record::append(path, Some(&record))?;
+        let mut sides = vec![];
+        for &wanted in &devices {
+            let on = RunsOn { device: wanted, ..args.runs_on.clone() };
+            let device = on.open(&settings, &model, args.quiet)?;
+            if device.kind() != "cpu" && !args.quiet {
+                note("percentages are of what the processor can do, not of the GPU");
             }
-            records.push(record);
+            let kind = device.kind();
+            let engine = load(&model, device, program.clone(), options.clone())?;
+            sides.push(Side { kind, engine });
+        }
+        for test in &tests {
+            let times = measure(&mut sides, test, &args)?;
+            for (side, samples) in sides.iter().zip(&times) {
+                let (model, settings, options) = (&model, &settings, &options);
+                let setup = Setup { model, settings, options, ceilings, work, device: side.kind };
+                let record = Record::new(&setup, test, samples, [&args.title, &args.note]);
+                table.row(&record)?;
+                if let Some(path) = &args.append {
+                    record::append(path, Some(&record))?;
+                }
+                records.push(record);
+            }
         }
     }
     table.end()?;
@@ -258,8 +277,29 @@ fn tests(args: &BenchArgs) -> Vec<Test> {
     all
 }
 
-/// Nanoseconds of each repetition.
-fn measure(engine: &mut Engine<Cpu>, test: &Test, args: &BenchArgs) -> Done<Vec<u64>> {
+/// A device with the model on it.
+struct Side {
+    kind: &'static str,
+    engine: Engine<Device>,
+}
+
+/// Nanoseconds of each repetition on each device, the devices taking turns.
+fn measure(sides: &mut [Side], test: &Test, args: &BenchArgs) -> Done<Vec<Vec<u64>>> {
+    let mut requests = vec![];
+    for side in &mut *sides {
+        requests.push(prepare(&mut side.engine, test, args)?);
+    }
+    let mut times = vec![vec![]; sides.len()];
+    for _ in 0..args.repetitions {
+        for ((side, request), times) in sides.iter_mut().zip(&requests).zip(&mut times) {
+            times.push(go(&mut side.engine, request)?.0);
+        }
+    }
+    Ok(times)
+}
+
+/// The requests of a test, after what comes before them.
+fn prepare(engine: &mut Engine<Device>, test: &Test, args: &BenchArgs) -> Done<Vec<Request>> {
     let vocab = engine.vocab().max(1);
     let mut state = 1u32;
     let mut ids = |n: u32| -> Vec<u32> {
@@ -288,11 +328,11 @@ fn measure(engine: &mut Engine<Cpu>, test: &Test, args: &BenchArgs) -> Done<Vec<
     if !args.no_warmup {
         go(engine, &requests)?;
     }
-    (0..args.repetitions).map(|_| Ok(go(engine, &requests)?.0)).collect()
+    Ok(requests)
 }
 
 /// Runs requests to their end: nanoseconds, and the sequence that the last leaves.
-fn go(engine: &mut Engine<Cpu>, requests: &[Request]) -> Done<(u64, Option<SequenceId>)> {
+fn go(engine: &mut Engine<Device>, requests: &[Request]) -> Done<(u64, Option<SequenceId>)> {
     let expected = requests.iter().map(|r| r.max_tokens).sum();
     let mut events = Vec::with_capacity(expected);
     let requests = requests.to_vec();

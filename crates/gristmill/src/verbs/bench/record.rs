@@ -22,6 +22,7 @@ pub struct Record {
     pub model_bytes: u64,
     pub parameters: u64,
     pub threads: usize,
+    pub backend: String,
     /// Tokens a second: mean and standard deviation.
     pub speed: (f64, f64),
     /// Bytes read a second, and the share of the ceiling, where generating is what was measured.
@@ -50,7 +51,7 @@ impl Record {
         samples: &[u64],
         [title, remark]: [&str; 2],
     ) -> Record {
-        let Setup { model, settings, options, ceilings, work } = setup;
+        let Setup { model, settings, options, ceilings, work, device } = setup;
         let ns: Vec<f64> = samples.iter().map(|&s| s as f64).collect();
         let per_second: Vec<f64> = ns.iter().map(|t| 1e9 * f64::from(test.tokens()) / t).collect();
         let (time, speed) = (spread(&ns), spread(&per_second));
@@ -86,7 +87,7 @@ impl Record {
             ("build_number", json!(0)),
             ("cpu_info", json!(detect::model_name())),
             ("gpu_info", json!("")),
-            ("backends", json!("CPU")),
+            ("backends", json!(device.to_uppercase())),
             ("model_filename", json!(model.gguf().name())),
             ("model_type", json!(name)),
             ("model_size", json!(bytes)),
@@ -105,7 +106,7 @@ impl Record {
             ("main_gpu", json!(0)),
             ("no_kv_offload", json!(true)),
             ("flash_attn", json!(true)),
-            ("devices", json!("cpu")),
+            ("devices", json!(device)),
             ("tensor_split", json!("0.00")),
             ("tensor_buft_overrides", json!("none")),
             ("use_mmap", json!(true)),
@@ -145,6 +146,7 @@ impl Record {
             model_bytes: bytes,
             parameters: model.parameters(),
             threads: settings.cpu.threads,
+            backend: device.to_uppercase(),
             speed,
             read,
             ops,

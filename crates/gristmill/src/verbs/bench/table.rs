@@ -77,7 +77,7 @@ fn cells(r: &Record) -> [String; 11] {
         r.model.clone(),
         size(r.model_bytes),
         count(r.parameters),
-        "CPU".into(),
+        r.backend.clone(),
         r.threads.to_string(),
         r.test.clone(),
         format!("{:.2} ± {:.2}", r.speed.0, r.speed.1),

@@ -36,7 +36,8 @@ fn steps(
     let vocab = engine.vocab().max(1);
     let mut events = vec![];
     let mut all = vec![];
-    engine.submit(Request::new((0..n).map(|i| i % vocab).collect(), steps))?;
+    let ids: Vec<u32> = (0..n).map(|i| i % vocab).collect();
+    engine.submit(Request::new(ids, steps))?;
     while !engine.is_idle() {
         check_interrupt()?;
         engine.step(&mut events)?;

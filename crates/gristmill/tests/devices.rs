@@ -78,15 +78,15 @@ fn layers_on_both() {
     let (Some(data), Some(device)) = (data(), device()) else { return };
     let folder = data.join("models/stories260K");
     let golden = read_json(&folder.join("golden.json"));
-    let expected = &ids(&golden["greedy_ids"])[..60];
-    for layers in ["1", "3", "4", "5", "all", "auto"] {
+    let expected = &ids(&golden["greedy_ids"])[..16];
+    for layers in ["1", "4", "all"] {
         let mut command = gristmill();
         command.arg("run").arg(folder.join("stories260K-f32.gguf"));
-        command.args(["--json", "--ids", "1", "--temp", "0", "--activations", "f32", "-n", "60"]);
+        command.args(["--json", "--ids", "1", "--temp", "0", "--activations", "f32", "-n", "16"]);
         let v = json_of(command.args(["--device", &device, "--gpu-layers", layers]));
         assert_eq!(ids(&v["ids"]), expected, "{layers}");
         let said = v["device"].as_str().unwrap();
-        let shared = ["1", "3", "4"].contains(&layers);
+        let shared = ["1", "4"].contains(&layers);
         assert_eq!(said.contains(", then from blk."), shared, "{layers}: {said}");
     }
 }

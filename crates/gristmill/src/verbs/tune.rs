@@ -22,6 +22,9 @@ pub struct TuneArgs {
     quiet: bool,
 }
 
+/// Two of the numbers of some shapes.
+type Sizes = fn(&Shapes) -> [u32; 2];
+
 /// The file of shapes.
 const FILE: &str = "shapes.json";
 
@@ -54,7 +57,7 @@ pub fn run(args: TuneArgs) -> Done {
     let (best, tried) = wgpu::tune(&adapter, &mut progress)?;
     cache::put(FILE, &key(&adapter), best.to_string().into());
     let mut text = format!("{}\n", adapter.name());
-    let kinds: [(&str, fn(&Shapes) -> [u32; 2]); 2] = [
+    let kinds: [(&str, Sizes); 2] = [
         ("one row of activations: rows by threads", |s| [s.rows, s.threads]),
         ("many: outputs by rows of a tile", |s| [s.tile_rows, s.tile_tokens]),
     ];

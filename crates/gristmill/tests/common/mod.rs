@@ -18,6 +18,8 @@ pub fn gristmill() -> Command {
             command.env_remove(name);
         }
     }
+    // A layer of Mesa looks for a display, and complains on stderr where there is none.
+    command.env("NODEVICE_SELECT", "1");
     command.envs(device().map(|d| ("GRISTMILL_DEVICE", d)));
     command.stdin(Stdio::null());
     command

@@ -4,9 +4,9 @@
 use gristmill::core::philox;
 use gristmill::engine::diffuse::{Blocks, Cache, DiffuseRequest, Rank, Rule};
 use gristmill::ir::{Picked, Surety};
-use gristmill::{Cpu, Engine, Model, Settings};
+use gristmill::{Device, Engine, Model, Settings};
 
-fn engine(settings: Settings, threads: usize) -> Engine<Cpu> {
+fn engine(settings: Settings, threads: usize) -> Engine<Device> {
     let mut settings = Settings { context: 128, max_seqs: 2, whole: true, ..settings };
     settings.cpu.threads = threads;
     Model::bundled().unwrap().engine(&settings).unwrap()
@@ -23,7 +23,7 @@ fn prompt(n: usize, mask: u32) -> Vec<u32> {
 }
 
 /// The text, and every proposal of every pass as bits.
-fn run(engine: &mut Engine<Cpu>, request: DiffuseRequest) -> (Vec<u32>, Vec<Vec<[u32; 3]>>) {
+fn run(engine: &mut Engine<Device>, request: DiffuseRequest) -> (Vec<u32>, Vec<Vec<[u32; 3]>>) {
     let mut all = vec![];
     let bits = |p: &Picked| [p.id, p.confidence.to_bits(), p.logprob.to_bits()];
     let d = engine.diffuse(request, &mut |d| {

@@ -1,7 +1,10 @@
 //! The suite on the first GPU there is. Where there is none the tests say so and pass, unless
 //! `GRISTMILL_TEST_WGPU` is set: then an adapter is required, and one that is a processor will do.
 
-use gristmill_conformance::cases::Case;
+#[path = "../../conformance/tests/denoiser/traces.rs"]
+mod traces;
+
+use gristmill_conformance::cases::{Case, denoise};
 use gristmill_conformance::check::{self, Prepared};
 use gristmill_conformance::model::Decoder;
 use gristmill_conformance::weights::Weights;
@@ -157,10 +160,29 @@ fn samples() {
     }
 }
 
+/// Tokens for masked places, one by one, and many of each kind: as many as lavapipe draws in seconds.
+#[test]
+fn proposals() {
+    let Some(wgpu) = device() else { return };
+    sampling::unmask::check(wgpu).unwrap_or_else(|e| panic!("{e}"));
+    sampling::unmask::frequencies(wgpu, 50_000).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// A Gaussian denoiser against numpy in f64; and its own noise is that of the definition.
+#[test]
+fn a_denoiser() {
+    let Some(wgpu) = device() else { return };
+    traces::block(wgpu.name(), wgpu.clone());
+    traces::fifty_steps(wgpu.name(), &mut || wgpu.clone());
+    let one = traces::drawn(wgpu.clone(), 5);
+    assert!(one.iter().all(|v| v.is_finite()));
+    assert!(traces::far(&one, &traces::drawn(wgpu.clone(), 6)) > 0.1);
+}
+
 /// A decode step is one submission and makes no buffer.
 #[test]
 fn one_submission_a_step() {
-    let Some(wgpu) = device() else { return };
+    let Some(wgpu) = &open(WgpuOptions::default()) else { return };
     let model = Decoder { width: 64, ffn: 96, ..Decoder::default() };
     let program = model.record().unwrap();
     let weights = Weights::random(&program, 1, |_| DType::F32);
@@ -179,6 +201,23 @@ fn one_submission_a_step() {
             assert_eq!(now, (at.0 + 1, at.1), "step {i}");
         }
         at = now;
+    }
+}
+
+/// So is a step of a denoiser.
+#[test]
+fn one_submission_a_denoise_step() {
+    // Of its own, since others make buffers on theirs.
+    let Some(wgpu) = &open(WgpuOptions::default()) else { return };
+    let Case { program, weights, options, room, works, .. } = denoise::chain(64, false);
+    let mut d = Device::new(wgpu, &program, &weights, &options, &room).unwrap();
+    for (i, work) in works.iter().enumerate() {
+        let before = (d.context.submissions(), wgpu.buffers_made());
+        let step = d.launch(work).unwrap();
+        d.finish(step).unwrap();
+        let now = (d.context.submissions(), wgpu.buffers_made());
+        assert_eq!(now.0, before.0 + 1, "step {i}");
+        assert!(i == 0 || now.1 == before.1, "step {i} makes a buffer");
     }
 }
 

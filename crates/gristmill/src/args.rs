@@ -1,6 +1,6 @@
 //! Options that several verbs share, and what becomes of them.
 
-use crate::device::{self, Layers, Wanted};
+use crate::device::{self, Devices, Layers};
 use crate::resolve::{self, Source};
 use crate::term::{Done, check_interrupt, is_dumb, note};
 use clap::{Args, ValueEnum};
@@ -91,6 +91,25 @@ pub enum ActivationsArg {
     F32,
 }
 
+/// How numbers of products are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ComputeArg {
+    /// As f32
+    F32,
+    /// As f16, summed as f32: on GPUs that multiply f16
+    F16,
+}
+
+impl ComputeArg {
+    /// For the library.
+    pub fn dtype(self) -> DType {
+        match self {
+            ComputeArg::F32 => DType::F32,
+            ComputeArg::F16 => DType::F16,
+        }
+    }
+}
+
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)] // the formats' own names
@@ -116,8 +135,8 @@ impl KvArg {
 #[command(next_help_heading = "Device and precision")]
 pub struct RunsOn {
     /// The device, also -dev: auto, cpu, cuda or wgpu; wgpu:1 is the second of `gristmill devices`
-    #[arg(long, default_value = "auto", value_parser = device::parse)]
-    pub device: Wanted,
+    #[arg(long, default_value = "auto", value_parser = device::parse_several)]
+    pub device: Devices,
 
     /// Layers that run on a GPU, also -ngl: auto, all or a number
     #[arg(long, value_name = "N", alias = "n-gpu-layers", default_value = "auto",
@@ -133,6 +152,10 @@ pub struct RunsOn {
     /// How activations reach quantized weights
     #[arg(long, value_enum, default_value = "int8")]
     pub activations: ActivationsArg,
+
+    /// How weights and activations are multiplied where activations are not int8: f16 runs on GPUs
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
+    pub compute: ComputeArg,
 
     /// Let the last digits of results depend on how a prompt is cut into steps: RWKV-7 then reads
     /// prompts in chunks instead of token by token
@@ -169,7 +192,8 @@ impl RunsOn {
         let activations = self.activations();
         let batch_invariant = !self.chunked;
         let kv = KvTypes { k, v };
-        Ok(Settings { cpu, activations, batch_invariant, kv, ..Settings::default() })
+        let compute = self.compute.dtype();
+        Ok(Settings { cpu, activations, compute, batch_invariant, kv, ..Settings::default() })
     }
 
     /// How activations reach quantized weights.
@@ -182,7 +206,7 @@ impl RunsOn {
 
     /// Opens the device for a model, saying so on stderr unless `quiet`.
     pub fn open(&self, settings: &Settings, model: &Model, quiet: bool) -> Result<Device> {
-        let (device, line) = device::open(self.device, self.gpu_layers, settings, model)?;
+        let (device, line) = device::open(self.device.one()?, self.gpu_layers, settings, model)?;
         if !quiet {
             note(line);
         }

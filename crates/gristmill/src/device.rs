@@ -46,6 +46,33 @@ pub fn parse(text: &str) -> Result<Wanted, String> {
     }
 }
 
+/// Devices that are asked for, one or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices(pub Vec<Wanted>);
+
+impl Devices {
+    /// The only one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where several are named.
+    pub fn one(&self) -> Result<Wanted> {
+        match self.0[..] {
+            [one] => Ok(one),
+            _ => Err(Error::Usage(
+                "--device names several devices; only bench and diff run on more than one".into(),
+            )),
+        }
+    }
+}
+
+/// Reads `--device` where it may be a list, as `wgpu:0,cpu`.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_several(text: &str) -> Result<Devices, String> {
+    text.split(',').map(|one| parse(one.trim())).collect::<Result<_, _>>().map(Devices)
+}
+
 /// How many layers are asked to run on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layers {
@@ -216,8 +243,26 @@ pub fn choose(wanted: Wanted) -> Result<(String, &'static str)> {
 /// Opens the device for a model, and the line that says which and why.
 ///
 /// # Errors
-/// [`Error::Device`] when it is not there, [`Error::Io`] when the system gives no threads.
+/// [`Error::Device`] when it is not there or does not compute as it shall, [`Error::Io`] when the system
+/// gives no threads.
 pub fn open(
+    wanted: Wanted,
+    layers: Layers,
+    settings: &Settings,
+    model: &Model,
+) -> Result<(Device, String)> {
+    let (device, line) = pick(wanted, layers, settings, model)?;
+    let has = device.capabilities();
+    if !has.compute.contains(&settings.compute) {
+        return Err(Error::Device(format!(
+            "{line}; it does not multiply in {}, which --compute asks for; leave that out",
+            settings.compute
+        )));
+    }
+    Ok((device, line))
+}
+
+fn pick(
     wanted: Wanted,
     layers: Layers,
     settings: &Settings,
@@ -266,6 +311,20 @@ pub fn open(
     let device = Device::Cpu(Cpu::new(settings.cpu)?);
     let said = line(&device, &why);
     Ok((device, said))
+}
+
+/// Opens a device that is no processor, without a model, and what `--device` calls it.
+///
+/// # Errors
+/// [`Error::Device`] when it is not there.
+pub fn open_alone(wanted: Wanted) -> Result<(String, Device)> {
+    #[cfg(feature = "wgpu")]
+    if let Wanted::Wgpu(index) = wanted {
+        let adapter = wgpu::choose(index)?;
+        return Ok((format!("wgpu:{}", adapter.place), open_adapter(&adapter)?.into()));
+    }
+    let (name, _) = choose(wanted)?;
+    Err(Error::Device(format!("{name} is a processor")))
 }
 
 /// Opens an adapter, with the shapes of kernels that it was tuned to.
@@ -357,5 +416,9 @@ mod tests {
         for wrong in ["gpu", "cpu:1", "cuda:x", "wgpu:", "wgpu:x"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+        let two = parse_several("cpu, auto").unwrap();
+        assert_eq!(two, Devices(vec![Wanted::Cpu, Wanted::Auto]));
+        assert!(two.one().is_err() && parse_several("cpu,gpu").is_err());
+        assert_eq!(parse_several("cpu").unwrap().one().unwrap(), Wanted::Cpu);
     }
 }

@@ -13,6 +13,9 @@ pub struct Settings {
     pub cpu: CpuOptions,
     /// How activations reach quantized weights.
     pub activations: Activations,
+    /// How numbers of products are multiplied where activations are not int8: F32, or F16 on devices
+    /// that do so.
+    pub compute: DType,
     /// Whether results never depend on how a prompt is cut into steps or on what else is in them;
     /// without, RWKV-7 reads prompts in chunks.
     pub batch_invariant: bool,
@@ -35,6 +38,7 @@ impl Default for Settings {
         Settings {
             cpu: CpuOptions { isa: Isa::best(), threads, poison: false },
             activations: Activations::Int8,
+            compute: DType::F32,
             batch_invariant: true,
             kv: KvTypes { k: DType::F16, v: DType::F16 },
             context: 0,
@@ -68,8 +72,8 @@ impl Settings {
             pages: PageCount::Full,
             options: Options {
                 activations: self.activations,
+                compute: self.compute,
                 batch_invariant: self.batch_invariant,
-                ..Options::default()
             },
             ..defaults
         }

@@ -1,5 +1,8 @@
 //! The suite on the first GPU there is. Where there is none the tests say so and pass, unless
 //! `GRISTMILL_TEST_WGPU` is set: then an adapter is required, and one that is a processor will do.
+//!
+//! With what the adapter offers every case runs; within the limits of WebGPU, in f16 and in pieces the
+//! part of them that has everything (`selection`), or with `GRISTMILL_TEST_LONG` every case there too.
 
 #[path = "../../conformance/tests/denoiser/traces.rs"]
 mod traces;
@@ -13,6 +16,7 @@ use gristmill_conformance::{Device, Room, hostile, invariance, ledger, sampling,
 use gristmill_core::DType;
 use gristmill_ir::{Activations, Backend, Layout, Options, SampleBatch, Sampling, Size};
 use gristmill_wgpu::{Wgpu, WgpuOptions, adapters};
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 fn open(options: WgpuOptions) -> Option<Wgpu> {
@@ -54,15 +58,29 @@ fn too_much_is_an_error() {
     wgpu.create(&program.states, &layout).map(|_| ()).expect("this fits");
 }
 
+/// Operations of the suite that do not run here yet.
+const ABSENT: &[&str] = &["time_embed", "add_sequence", "load_slot", "store_slot", "denoise"];
+
 fn prepared() -> &'static [Prepared] {
     static SUITE: OnceLock<Vec<Prepared>> = OnceLock::new();
     SUITE.get_or_init(suite)
 }
 
+/// The part of them that has everything, or all.
+fn some() -> Vec<Prepared> {
+    let long = std::env::var_os("GRISTMILL_TEST_LONG").is_some_and(|v| !v.is_empty());
+    if long { prepared().to_vec() } else { check::short_of(prepared()) }
+}
+
 fn run(wgpu: &Wgpu, all: &[Prepared]) {
     let only = std::env::var("GRISTMILL_TEST_CASE").unwrap_or_default();
-    let some = all.iter().filter(|p| p.case.name.contains(&only));
-    let report = check::run(wgpu, some);
+    let some: Vec<&Prepared> = all.iter().filter(|p| p.case.name.contains(&only)).collect();
+    let capabilities = wgpu.capabilities();
+    let absent: BTreeSet<&str> = some.iter().flat_map(|p| p.lacks(&capabilities)).collect();
+    assert!(absent.iter().all(|op| ABSENT.contains(op)), "{absent:?} do not run here");
+    let with_them = |p: &&&Prepared| p.lacks(&capabilities).next().is_some();
+    let left_out = some.iter().filter(with_them).count();
+    let report = check::run(wgpu, some.iter().copied());
     let (worst, of) = &report.worst;
     println!(
         "{} cases, {} steps, {} left out; the worst uses {:.0} % of its tolerance: {of}",
@@ -74,7 +92,7 @@ fn run(wgpu: &Wgpu, all: &[Prepared]) {
     for f in &report.failures {
         println!("{f}");
     }
-    assert_eq!(report.left_out, 0, "everything runs here");
+    assert_eq!(report.left_out, left_out, "everything runs here but {ABSENT:?}");
     assert_eq!(report.failures.len(), 0, "see above");
 }
 
@@ -96,8 +114,7 @@ fn operations_in_f16() {
     }
     let f32 = |p: &&Prepared| p.case.options.activations == Activations::F32;
     let with_matrices = |p: &&Prepared| p.case.program.matrices().contains(&true);
-    let some: Vec<Prepared> =
-        prepared().iter().filter(f32).filter(with_matrices).cloned().collect();
+    let some: Vec<Prepared> = some().iter().filter(f32).filter(with_matrices).cloned().collect();
     run(wgpu, &check::in_precision(&some, DType::F16));
 }
 
@@ -107,7 +124,7 @@ fn operations_within_default_limits() {
     let options =
         WgpuOptions { default_limits: true, plain: true, poison: true, ..WgpuOptions::default() };
     if let Some(wgpu) = open(options) {
-        run(&wgpu, prepared());
+        run(&wgpu, &some());
     }
 }
 
@@ -128,14 +145,15 @@ fn matrices_in_pieces() {
     let options = WgpuOptions { largest_piece: Some(6000), ..WgpuOptions::default() };
     let Some(wgpu) = open(options) else { return };
     let mut ran = 0;
-    for p in prepared() {
+    for p in &some() {
         let Case { program, weights, .. } = &p.case;
         let bytes = |d| weights.tensor(d).map_or(0, |t| t.bytes().len());
         let sizes: Vec<usize> = program.tensors.iter().map(bytes).collect();
         // Some matrix in pieces, and none in very many.
         let most = sizes.iter().copied().max().unwrap_or(0);
+        let runs = p.runs_on(&wgpu.capabilities());
         let long = program.tensors.iter().any(|t| t.cols > 1200);
-        if !long && (6000..48_000).contains(&most) && sizes.iter().sum::<usize>() < 96_000 {
+        if runs && !long && (6000..48_000).contains(&most) && sizes.iter().sum::<usize>() < 96_000 {
             p.check(&wgpu).unwrap_or_else(|e| panic!("{}: {e}", p.case.name));
             ran += 1;
         }
@@ -148,8 +166,8 @@ fn matrices_in_pieces() {
 #[test]
 fn free_pages_are_not_written() {
     if let Some(wgpu) = device() {
-        let n = check::untouched(wgpu, prepared()).unwrap();
-        assert!(n > 500, "{n} pages looked at");
+        let n = check::untouched(wgpu, &some()).unwrap();
+        assert!(n > 50, "{n} pages looked at");
     }
 }
 

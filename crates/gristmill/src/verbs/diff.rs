@@ -4,13 +4,13 @@
 //! computes, and shows how far they are apart; the first that departs beyond the tolerance is
 //! where to look. Sides differ in settings, in the file, or in both.
 
-use crate::args::{ActivationsArg, Ids, KvArg, Loading, loading_bar, open, parse_ids};
+use crate::args::{ActivationsArg, ComputeArg, Ids, KvArg, Loading, loading_bar, open, parse_ids};
 use crate::device::{self, Layers, Wanted};
 use crate::resolve::Source;
 use crate::term::{Done, catch_interrupts, check_interrupt, json, note, out, usage};
 use clap::{Args, ValueEnum};
 use gristmill::ir::Shape;
-use gristmill::{Activations, CpuOptions, Error, Isa, KvTypes, Model, Result, Settings};
+use gristmill::{Activations, CpuOptions, DType, Error, Isa, KvTypes, Model, Result, Settings};
 use serde_json::json;
 
 #[derive(Args)]
@@ -21,8 +21,8 @@ use serde_json::json;
 
   gristmill diff model.gguf --ids 1,2,3 --device cpu,wgpu    the processor against a GPU
 
-A side is a list of key=value: device (cpu, wgpu, wgpu:1), cpu (naive, scalar, avx2 and so on), activations (int8, f32), cache
-(f16, f32, bf16), threads, model (a file). What it leaves out is as `run` has it. Without --a, side
+A side is a list of key=value: device (cpu, wgpu, wgpu:1), cpu (naive, scalar, avx2 and so on),
+activations (int8, f32), compute (f32, f16), cache (f16, f32, bf16), threads, model (a file). What it leaves out is as `run` has it. Without --a, side
 A is the reference, cpu=naive,activations=f32,cache=f32, where the sides run one file; with two
 files it is as side B.
 
@@ -84,6 +84,7 @@ struct Side {
     device: Option<Wanted>,
     cpu: Option<Isa>,
     activations: Option<ActivationsArg>,
+    compute: Option<ComputeArg>,
     cache: Option<KvArg>,
     threads: Option<usize>,
     model: Option<String>,
@@ -118,6 +119,7 @@ fn parse_side(text: &str) -> Result<Side, String> {
                 })?);
             }
             "activations" => side.activations = Some(ActivationsArg::from_str(value, true)?),
+            "compute" => side.compute = Some(ComputeArg::from_str(value, true)?),
             "cache" => side.cache = Some(KvArg::from_str(value, true)?),
             "threads" => {
                 let n = value.parse().ok().filter(|n| (1..=1024).contains(n));
@@ -126,7 +128,7 @@ fn parse_side(text: &str) -> Result<Side, String> {
             "model" => side.model = Some(value.to_owned()),
             other => {
                 return Err(format!(
-                    "'{other}' is none of device, cpu, activations, cache, threads, model"
+                    "'{other}' is none of device, cpu, activations, compute, cache, threads, model"
                 ));
             }
         }
@@ -144,7 +146,9 @@ impl Side {
             _ => Activations::Int8,
         };
         let t = self.cache.unwrap_or(KvArg::F16).dtype();
-        Ok(Settings { cpu, activations, kv: KvTypes { k: t, v: t }, ..Settings::default() })
+        let compute = self.compute.map_or(DType::F32, ComputeArg::dtype);
+        let kv = KvTypes { k: t, v: t };
+        Ok(Settings { cpu, activations, compute, kv, ..Settings::default() })
     }
 
     fn describe(&self, model: &Model, settings: &Settings) -> String {
@@ -154,7 +158,11 @@ impl Side {
         };
         let (isa, n) = (settings.cpu.isa, settings.cpu.threads);
         let (file, cache) = (model.gguf().name(), settings.kv.k.name().to_lowercase());
-        format!("{file}: cpu={isa},activations={activations},cache={cache},threads={n}")
+        let compute = match settings.compute {
+            DType::F32 => String::new(),
+            other => format!("compute={},", other.name().to_lowercase()),
+        };
+        format!("{file}: cpu={isa},activations={activations},{compute}cache={cache},threads={n}")
     }
 }
 

@@ -261,10 +261,10 @@ impl RunArgs {
 
 pub fn run(args: RunArgs, started: Instant) -> Done {
     if args.list_devices {
-        return crate::verbs::devices::show(args.runs_on.device);
+        return crate::verbs::devices::show(args.runs_on.device.one()?);
     }
     args.sampling_params()?;
-    device::choose(args.runs_on.device)?; // before anything is read
+    device::choose(args.runs_on.device.one()?)?; // before anything is read
     args.predict()?;
     let exists = |p: &str| Path::new(p).exists();
     let (source, mut text) = resolve::model_and_prompt(

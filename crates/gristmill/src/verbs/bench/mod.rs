@@ -12,20 +12,25 @@ mod record;
 mod table;
 
 use crate::args::{ModelArgs, RunsOn, load, plan};
-use crate::device::Wanted;
+use crate::device::Devices;
 use crate::term::{Done, catch_interrupts, check_interrupt, note, usage};
 use clap::{Args, ValueEnum};
 use gristmill::cpu::Ceilings;
 use gristmill::engine::{Parent, SequenceId};
 use gristmill::work::Work;
-use gristmill::{Device, Engine, EngineOptions, Error, Model, Request, Settings};
+use gristmill::{Backend, Device, Engine, EngineOptions, Error, Model, Request, Settings};
 use record::Record;
 use std::path::PathBuf;
 use std::time::Instant;
 use table::Table;
 
 #[derive(Args)]
-#[command(after_help = "Example: gristmill bench model.gguf -p 512 -n 128 -r 5 -o md")]
+#[command(after_help = "Examples:
+  gristmill bench model.gguf -p 512 -n 128 -r 5 -o md
+  gristmill bench model.gguf --device wgpu,cpu     the same tests on both, in turns
+  gristmill bench --kernels --device wgpu,cpu      single operations, by the devices' own clocks
+
+Shares (% read, % peak) are of what the processor can do, so rows of other devices have none.")]
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -47,8 +52,8 @@ pub struct BenchArgs {
     n_depth: Vec<u32>,
 
     /// Time single operations instead of a model, by format and instruction set, beside the scalar
-    /// build of the same kernels; words choose: parts of names (matvec, matmul, dequantize, norm,
-    /// softmax, attention), formats, instruction sets
+    /// build of the same kernels, or on the devices that --device names; words choose: parts of names
+    /// (matvec, matmul, dequantize, norm, softmax, attention), formats, instruction sets
     #[arg(long, value_name = "WORDS", value_delimiter = ',', num_args = 0..=1,
           require_equals = true, default_missing_value = "")]
     kernels: Option<Vec<String>>,
@@ -72,9 +77,6 @@ pub struct BenchArgs {
     #[arg(short, long, value_enum, default_value = "md")]
     output: Format,
 
-    /// Another device, to run the same tests there in turns with the first
-    #[arg(long, value_name = "DEVICE", value_parser = crate::device::parse)]
-    beside: Option<Wanted>,
     /// Do not run each test once before it is measured
     #[arg(long)]
     no_warmup: bool,
@@ -174,6 +176,8 @@ pub struct Setup<'m> {
     pub work: Work,
     /// What `--device` calls it.
     pub device: &'static str,
+    /// Its name, where it is no processor.
+    pub gpu: &'m str,
 }
 
 pub fn run(args: BenchArgs) -> Done {
@@ -203,7 +207,6 @@ pub fn run(args: BenchArgs) -> Done {
     } else {
         args.threads.iter().copied().map(Some).collect()
     };
-    let devices: Vec<Wanted> = [args.runs_on.device].into_iter().chain(args.beside).collect();
     for threads in threads {
         let settings = Settings { context, max_seqs: parallel, ..args.runs_on.settings(threads)? };
         let program = model.program(settings.kv)?;
@@ -219,21 +222,20 @@ pub fn run(args: BenchArgs) -> Done {
         }
         let options = options(&settings, context);
         let mut sides = vec![];
-        for &wanted in &devices {
-            let on = RunsOn { device: wanted, ..args.runs_on.clone() };
+        for &wanted in &args.runs_on.device.0 {
+            let on = RunsOn { device: Devices(vec![wanted]), ..args.runs_on.clone() };
             let device = on.open(&settings, &model, args.quiet)?;
-            if device.kind() != "cpu" && !args.quiet {
-                note("percentages are of what the processor can do, not of the GPU");
-            }
             let kind = device.kind();
+            let gpu = if kind == "cpu" { String::new() } else { device.capabilities().name };
             let engine = load(&model, device, program.clone(), options.clone())?;
-            sides.push(Side { kind, engine });
+            sides.push(Side { kind, gpu, engine });
         }
         for test in &tests {
             let times = measure(&mut sides, test, &args)?;
             for (side, samples) in sides.iter().zip(&times) {
                 let (model, settings, options) = (&model, &settings, &options);
-                let setup = Setup { model, settings, options, ceilings, work, device: side.kind };
+                let (device, gpu) = (side.kind, side.gpu.as_str());
+                let setup = Setup { model, settings, options, ceilings, work, device, gpu };
                 let record = Record::new(&setup, test, samples, [&args.title, &args.note]);
                 table.row(&record)?;
                 if let Some(path) = &args.append {
@@ -280,6 +282,7 @@ fn tests(args: &BenchArgs) -> Vec<Test> {
 /// A device with the model on it.
 struct Side {
     kind: &'static str,
+    gpu: String,
     engine: Engine<Device>,
 }
 

@@ -67,8 +67,9 @@ impl Table {
 }
 
 fn cells(r: &Record) -> [String; 11] {
-    let share = |x: Option<(f64, f64)>| match x {
-        Some((rate, share)) => [format!("{:.2}", rate / 1e9), format!("{:.1}", share * 100.0)],
+    let percent = |x: Option<f64>| x.map_or(String::new(), |x| format!("{:.1}", x * 100.0));
+    let share = |x: Option<(f64, Option<f64>)>| match x {
+        Some((rate, share)) => [format!("{:.2}", rate / 1e9), percent(share)],
         None => [String::new(), String::new()],
     };
     let [read, read_share] = share(r.read);

@@ -16,7 +16,6 @@ use gristmill_conformance::{Device, Room, hostile, invariance, ledger, sampling,
 use gristmill_core::DType;
 use gristmill_ir::{Activations, Backend, Layout, Options, SampleBatch, Sampling, Size};
 use gristmill_wgpu::{Wgpu, WgpuOptions, adapters};
-use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 fn open(options: WgpuOptions) -> Option<Wgpu> {
@@ -58,9 +57,6 @@ fn too_much_is_an_error() {
     wgpu.create(&program.states, &layout).map(|_| ()).expect("this fits");
 }
 
-/// Operations of the suite that do not run here yet.
-const ABSENT: &[&str] = &["time_embed", "add_sequence", "load_slot", "store_slot", "denoise"];
-
 fn prepared() -> &'static [Prepared] {
     static SUITE: OnceLock<Vec<Prepared>> = OnceLock::new();
     SUITE.get_or_init(suite)
@@ -74,13 +70,8 @@ fn some() -> Vec<Prepared> {
 
 fn run(wgpu: &Wgpu, all: &[Prepared]) {
     let only = std::env::var("GRISTMILL_TEST_CASE").unwrap_or_default();
-    let some: Vec<&Prepared> = all.iter().filter(|p| p.case.name.contains(&only)).collect();
-    let capabilities = wgpu.capabilities();
-    let absent: BTreeSet<&str> = some.iter().flat_map(|p| p.lacks(&capabilities)).collect();
-    assert!(absent.iter().all(|op| ABSENT.contains(op)), "{absent:?} do not run here");
-    let with_them = |p: &&&Prepared| p.lacks(&capabilities).next().is_some();
-    let left_out = some.iter().filter(with_them).count();
-    let report = check::run(wgpu, some.iter().copied());
+    let some = all.iter().filter(|p| p.case.name.contains(&only));
+    let report = check::run(wgpu, some);
     let (worst, of) = &report.worst;
     println!(
         "{} cases, {} steps, {} left out; the worst uses {:.0} % of its tolerance: {of}",
@@ -92,7 +83,7 @@ fn run(wgpu: &Wgpu, all: &[Prepared]) {
     for f in &report.failures {
         println!("{f}");
     }
-    assert_eq!(report.left_out, left_out, "everything runs here but {ABSENT:?}");
+    assert_eq!(report.left_out, 0, "everything runs here");
     assert_eq!(report.failures.len(), 0, "see above");
 }
 

@@ -2,7 +2,8 @@
 //!
 //! `cli` reads the arguments, each verb has a file in `verbs`, and what they share is beside
 //! them: `args` (options of several verbs), `resolve` (which word is a model and which a prompt),
-//! `device` (the one choice of a device), `texts` (the texts of embed and rerank), `sampling` (how tokens are chosen), `answer` (tokens into
+//! `device` (the one choice of a device), `proof` (what a GPU must show first), `texts` (the texts of
+//! embed and rerank), `sampling` (how tokens are chosen), `answer` (tokens into
 //! words), `chat` (turn by turn), `term` (what goes to stdout and stderr, and how a run ends).
 //!
 //! Exit codes: 0 done, 1 it failed while running, 2 called wrongly, 3 the model, 4 the device, 5
@@ -10,11 +11,17 @@
 
 mod answer;
 mod args;
+#[cfg(feature = "wgpu")]
+mod cache;
 mod chat;
 mod cli;
 mod device;
 mod diffusion;
 mod profiling;
+#[cfg(feature = "wgpu")]
+mod proof;
+#[cfg(feature = "wgpu")]
+mod race;
 mod resolve;
 mod sampling;
 mod term;
@@ -53,6 +60,8 @@ fn main() -> ExitCode {
         Some(Verb::Tokenize(a)) => verbs::tokenize::run(a),
         Some(Verb::Quantize(a)) => verbs::quantize::run(a),
         Some(Verb::Copy(a)) => verbs::copy::run(a),
+        #[cfg(feature = "wgpu")]
+        Some(Verb::Tune(a)) => verbs::tune::run(a),
         Some(Verb::Completion(a)) => verbs::completion::run(a),
     };
     term::exit_code(done)

@@ -2,6 +2,7 @@
 
 use crate::bundled;
 use crate::conversation::{Conversation, Prompter};
+use crate::hardware::Device;
 use crate::placement::Placement;
 use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
@@ -166,8 +167,8 @@ impl Model {
     /// # Errors
     /// Those of [`Model::program`] and [`Engine::new`]; [`crate::Error::Memory`] when a context that was
     /// asked for does not fit.
-    pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
-        let cpu = Cpu::new(settings.cpu)?;
+    pub fn engine(&self, settings: &Settings) -> Result<Engine<Device>> {
+        let cpu = Device::Cpu(Cpu::new(settings.cpu)?);
         let program = self.program(settings.kv)?;
         let plan = self.memory_plan(&program, settings, settings.max_seqs)?;
         self.engine_on(cpu, program, settings.engine_options(plan.context), &mut |_, _| Ok(()))
@@ -179,14 +180,19 @@ impl Model {
     /// Those of [`Engine::new`] and of `progress`.
     pub fn engine_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         options: EngineOptions,
         progress: &mut Progress<'_>,
-    ) -> Result<Engine<Cpu>> {
-        self.load_on(&cpu.capabilities(), program, options.context, progress, |program, tensor| {
-            Engine::new(cpu, program, tensor, options)
-        })
+    ) -> Result<Engine<Device>> {
+        let device = device.into();
+        self.load_on(
+            &device.capabilities(),
+            program,
+            options.context,
+            progress,
+            |program, tensor| Engine::new(device, program, tensor, options),
+        )
     }
 
     /// A program of this model on a device, cut or watched, for passes of up to `tokens` tokens
@@ -196,14 +202,15 @@ impl Model {
     /// Those of [`Probe::new`] and of `progress`.
     pub fn probe_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Probe<Cpu>> {
-        self.load_on(&cpu.capabilities(), program, tokens, progress, |program, tensor| {
-            Probe::new(cpu, program, tensor, tokens, options)
+    ) -> Result<Probe<Device>> {
+        let device = device.into();
+        self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
+            Probe::new(device, program, tensor, tokens, options)
         })
     }
 
@@ -213,14 +220,15 @@ impl Model {
     /// Those of [`Encoder::new`] and of `progress`.
     pub fn encoder_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Encoder<Cpu>> {
-        self.load_on(&cpu.capabilities(), program, tokens, progress, |program, tensor| {
-            Encoder::new(cpu, program, tensor, tokens, options)
+    ) -> Result<Encoder<Device>> {
+        let device = device.into();
+        self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
+            Encoder::new(device, program, tensor, tokens, options)
         })
     }
 
@@ -239,6 +247,7 @@ impl Model {
         let mut tensor = self.weights(&program, progress);
         let made = make(program, &mut tensor)?;
         self.gguf.check_unchanged()?;
+        self.gguf.release();
         Ok(made)
     }
 
@@ -256,6 +265,8 @@ impl Model {
         move |decl: &TensorDecl| {
             progress(done.min(total), total)?;
             self.gguf.check_unchanged()?;
+            // The device has the one before.
+            self.gguf.release();
             done += bytes(&decl.name);
             arch::tensor(decl, &self.gguf)
         }

@@ -13,6 +13,11 @@ pub struct Settings {
     pub cpu: CpuOptions,
     /// How activations reach quantized weights.
     pub activations: Activations,
+    /// How numbers of products are multiplied where activations are not int8: F32, or F16 on devices
+    /// that do so.
+    pub compute: DType,
+    /// Whether a GPU may run kernels written in its own language, where `tune` found them faster.
+    pub passthrough: bool,
     /// Whether results never depend on how a prompt is cut into steps or on what else is in them;
     /// without, RWKV-7 reads prompts in chunks.
     pub batch_invariant: bool,
@@ -37,6 +42,8 @@ impl Default for Settings {
         Settings {
             cpu: CpuOptions { isa: Isa::best(), threads, poison: false },
             activations: Activations::Int8,
+            compute: DType::F32,
+            passthrough: true,
             batch_invariant: true,
             prefill: Prefill::Exact,
             kv: KvTypes { k: DType::F16, v: DType::F16 },
@@ -71,9 +78,9 @@ impl Settings {
             pages: PageCount::Full,
             options: Options {
                 activations: self.activations,
+                compute: self.compute,
                 batch_invariant: self.batch_invariant && self.prefill == Prefill::Exact,
                 prefill: self.prefill,
-                ..Options::default()
             },
             ..defaults
         }

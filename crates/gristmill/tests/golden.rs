@@ -1,8 +1,9 @@
-//! Models against reference implementations, through the binary.
+//! Models against reference implementations, through the binary: on the processor, or on the device that
+//! `GRISTMILL_TEST_DEVICE` names.
 
 mod common;
 
-use common::{data, gristmill, ids, ids_arg, json_of, read_json, read_npy};
+use common::{data, device, gristmill, ids, ids_arg, json_of, read_json, read_npy};
 use serde_json::Value;
 use std::path::Path;
 
@@ -23,6 +24,9 @@ fn stories260k_greedy_to_the_letter() {
         let v = json_of(&mut command);
         assert_eq!(ids(&v["ids"]), expected, "{isa}");
         assert_eq!(v["text"], golden["text"], "{isa}");
+        if device().is_some() {
+            break; // instruction sets make no difference there
+        }
         assert!(v["device"].as_str().unwrap().contains(&isa), "{v}");
         println!("{isa}: {n} ids");
     }

@@ -29,7 +29,7 @@ pub fn run(args: DevicesArgs) -> Done {
     let why = device::choose(args.device);
     if args.json {
         let list: Vec<_> = devices.iter().map(entry_json).collect();
-        let chosen = why.as_ref().ok().map(|_| "cpu");
+        let chosen = why.as_ref().ok().map(|c| &c.0);
         json(&json!({ "chosen": chosen, "devices": list, "cpu": cpu_json() }))?;
     } else {
         out(&text(&devices, &why))?;
@@ -58,15 +58,16 @@ fn cpu_json() -> serde_json::Value {
     json!({ "instruction_sets": sets, "flags": states })
 }
 
-fn text(devices: &[Entry], why: &Result<&'static str>) -> String {
+fn text(devices: &[Entry], why: &Result<(String, &'static str)>) -> String {
     let mut out = String::new();
     for e in devices {
-        let mark = if e.usable && why.is_ok() { '*' } else { ' ' };
+        let chosen = why.as_ref().is_ok_and(|c| e.id == c.0);
+        let mark = if e.usable && chosen { '*' } else { ' ' };
         let memory = e.memory.map(|m| format!(", {}", size(m))).unwrap_or_default();
         out.push_str(&format!("{mark} {:5} {}{memory}: {}\n", e.id, e.name, e.reason));
     }
-    if let Ok(why) = why {
-        out.push_str(&format!("\nchosen: cpu: {why}\n"));
+    if let Ok((id, why)) = why {
+        out.push_str(&format!("\nchosen: {id}: {why}\n"));
     }
     let runs: Vec<&str> = Isa::available().map(Isa::name).collect();
     out.push_str(&format!("\nGRISTMILL_CPU may be: {}\n", runs.join(", ")));

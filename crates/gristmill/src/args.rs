@@ -180,6 +180,11 @@ pub struct RunsOn {
     #[arg(long, value_enum, default_value = "exact")]
     pub prefill: PrefillArg,
 
+    /// Keep the weights as the processor packs them in a file in the cache directory, as large as the
+    /// model's, and start from that the next time
+    #[arg(long)]
+    pub pack_cache: bool,
+
     /// Type of stored keys, also -ctk (default: f16; f32 with --activations f32)
     #[arg(long, value_enum, value_name = "TYPE")]
     pub cache_type_k: Option<KvArg>,
@@ -214,7 +219,7 @@ impl RunsOn {
         let compute = self.compute.dtype();
         let passthrough = !self.no_passthrough;
         let settings = Settings { cpu, activations, compute, prefill, kv, ..Settings::default() };
-        Ok(Settings { passthrough, batch_invariant, ..settings })
+        Ok(Settings { passthrough, batch_invariant, pack_cache: self.pack_cache, ..settings })
     }
 
     /// How quantized weights meet many tokens at once.
@@ -276,10 +281,12 @@ pub fn load(
     model: &Model,
     device: Device,
     program: Program,
+    settings: &Settings,
     options: EngineOptions,
 ) -> Done<Engine<Device>> {
     let mut bar = loading_bar();
-    let engine = model.engine_on(device, program, options, &mut |done, total| bar.at(done, total));
+    let keep = settings.pack_cache;
+    let engine = model.engine_on(device, program, options, keep, &mut |a, b| bar.at(a, b));
     bar.end();
     Ok(engine?)
 }

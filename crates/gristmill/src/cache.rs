@@ -1,7 +1,10 @@
 //! What is measured once and kept for the next run: a small JSON file in the user's cache directory,
 //! `{"KEY": VALUE, ...}`. Without a directory, or with a file that is damaged, it is measured again.
 
+use crate::files;
 use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// More than this is no file of ours.
@@ -9,8 +12,8 @@ const MOST: u64 = 1 << 20;
 /// Entries that are kept; when there are more, all are forgotten.
 const ENTRIES: usize = 500;
 
-/// The directory: `GRISTMILL_CACHE_DIR`, else the system's own for such things.
-fn folder() -> Option<PathBuf> {
+/// The user's cache directory for this program: `GRISTMILL_CACHE_DIR`, else the system's own for such things.
+pub fn folder() -> Option<PathBuf> {
     let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let own = |p: PathBuf| p.join("gristmill");
     let system = || {
@@ -49,13 +52,11 @@ pub fn put(name: &str, key: &str, value: Value) {
         all.clear();
     }
     all.insert(key.to_owned(), value);
-    // Written beside and renamed, so that nobody reads half of it.
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
     let text = Value::Object(all).to_string();
-    let written = std::fs::create_dir_all(&folder)
-        .and_then(|()| std::fs::write(&beside, text))
-        .and_then(|()| std::fs::rename(&beside, &path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
+    if std::fs::create_dir_all(&folder).is_ok() {
+        let write = |mut file: File| {
+            file.write_all(text.as_bytes()).map_err(|e| files::cannot_write(&path, e))
+        };
+        let _ = files::write_whole(&path, write);
     }
 }

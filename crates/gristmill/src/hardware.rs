@@ -245,6 +245,22 @@ impl Backend for Device {
         }
     }
 
+    fn packed_form(&self) -> Option<String> {
+        match self {
+            Device::Cpu(d) => d.packed_form(),
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(_) | Device::Split(_) => None,
+        }
+    }
+
+    fn packed<'w>(&self, weights: &'w Weights, name: &str) -> Option<&'w [u8]> {
+        match (self, weights) {
+            (Device::Cpu(d), Weights::Cpu(w)) => d.packed(w, name),
+            #[allow(unreachable_patterns)] // where there is one kind of device
+            _ => None,
+        }
+    }
+
     fn ledger(&self, c: &Context) -> Ledger {
         in_context!(self, c, |d, c| d.ledger(c), Ledger::default())
     }

@@ -26,6 +26,7 @@
 //! re-exported here.
 
 mod bundled;
+pub mod cache;
 mod continued;
 mod conversation;
 mod encode;
@@ -35,6 +36,7 @@ pub mod kernels;
 pub mod memory;
 mod model;
 pub mod npy;
+mod pack_cache;
 pub mod placement;
 pub mod profile;
 pub mod quantize;

@@ -12,7 +12,6 @@
 mod answer;
 mod args;
 #[cfg(feature = "wgpu")]
-mod cache;
 mod chat;
 mod cli;
 mod device;

@@ -2,7 +2,6 @@
 //! each. One layer and two, so that what a step costs by itself is told from what a layer costs. The
 //! verdict is kept, by the model's shape, the adapter and its driver.
 
-use crate::cache;
 use gristmill::{Device, Model, Result, Settings, Wgpu, ir::Program};
 use serde_json::json;
 use std::time::Instant;
@@ -51,7 +50,7 @@ fn key(model: &Model, program: &Program, settings: &Settings, adapter: &str) -> 
 pub fn run(model: &Model, settings: &Settings, gpu: &Wgpu, adapter: &str) -> Result<Verdict> {
     let program = model.program(settings.kv)?;
     let key = key(model, &program, settings, adapter);
-    if let Some(v) = cache::get(FILE, &key)
+    if let Some(v) = gristmill::cache::get(FILE, &key)
         && let (Some(cpu), Some(gpu)) = (v["cpu"].as_f64(), v["gpu"].as_f64())
     {
         return Ok(Verdict { cpu, gpu });
@@ -60,7 +59,7 @@ pub fn run(model: &Model, settings: &Settings, gpu: &Wgpu, adapter: &str) -> Res
         gristmill::Cpu::new(settings.cpu).map(Device::from)
     })?;
     let gpu = seconds(model, settings, &program, &mut || Ok(gpu.clone().into()))?;
-    cache::put(FILE, &key, json!({"cpu": cpu, "gpu": gpu}));
+    gristmill::cache::put(FILE, &key, json!({"cpu": cpu, "gpu": gpu}));
     Ok(Verdict { cpu, gpu })
 }
 

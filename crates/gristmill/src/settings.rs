@@ -33,6 +33,8 @@ pub struct Settings {
     pub batch: u32,
     /// Whether sequences are run whole, however long: where tokens see what comes after them.
     pub whole: bool,
+    /// Whether weights are kept as the processor packs them, for the next start.
+    pub pack_cache: bool,
 }
 
 impl Default for Settings {
@@ -51,6 +53,7 @@ impl Default for Settings {
             max_seqs: 1,
             batch: 0,
             whole: false,
+            pack_cache: false,
         }
     }
 }

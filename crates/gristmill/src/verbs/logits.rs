@@ -72,7 +72,7 @@ pub fn run(args: LogitsArgs) -> Done {
     let chunk = if whole { context } else { (HELD / vocab.max(1)).clamp(16, 512) as u32 };
     let settings = Settings { context, whole, ..settings };
     plan(&model, &program, &settings, chunk, args.quiet)?;
-    let mut engine = load(&model, device, program, settings.engine_options(context))?;
+    let mut engine = load(&model, device, program, &settings, settings.engine_options(context))?;
 
     let file = args.output.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
     let io = |source| Error::Io { what: format!("writing {file}"), source };

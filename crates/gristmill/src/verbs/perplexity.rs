@@ -101,7 +101,7 @@ pub fn run(args: PerplexityArgs) -> Done {
     let settings = Settings { context: n, ..settings };
     let chunk = (HELD / info.vocab_size.max(1) as usize).clamp(16, 512) as u32;
     plan(&model, &program, &settings, chunk, args.quiet)?;
-    let mut engine = load(&model, device, program, settings.engine_options(n))?;
+    let mut engine = load(&model, device, program, &settings, settings.engine_options(n))?;
 
     let mut sums = Sums::default();
     for (ids, scored) in windows {

@@ -322,7 +322,8 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     };
     if chats {
         let prompter = args.prompter(&model, &tokenizer)?;
-        let engine = load(&model, device, program, settings.engine_options(plan.context))?;
+        let engine =
+            load(&model, device, program, &settings, settings.engine_options(plan.context))?;
         let history = args.history.clone().or_else(chat::history_file);
         let history = history.filter(|_| !args.no_history);
         let talk = Conversation { system: args.system.clone(), ..Conversation::default() };
@@ -331,7 +332,8 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         return chat.run(text, history);
     }
     let (ids, mut voice) = prompt(&model, &tokenizer, &args, text.as_deref())?;
-    let mut engine = load(&model, device, program, settings.engine_options(plan.context))?;
+    let mut engine =
+        load(&model, device, program, &settings, settings.engine_options(plan.context))?;
     let load_time = started.elapsed();
     if args.verbose {
         note(format_args!("prompt: {ids:?}"));
@@ -431,7 +433,8 @@ fn fill_in(
     let program = model.program(settings.kv)?;
     let rows = request.block_length.min(request.length) * copies;
     let plan = plan(model, &program, &settings, rows, args.quiet)?;
-    let mut engine = load(model, device, program, settings.engine_options(plan.context))?;
+    let mut engine =
+        load(model, device, program, &settings, settings.engine_options(plan.context))?;
     let loaded = started.elapsed();
     if args.verbose {
         note(format_args!("seed: {}", request.seed));

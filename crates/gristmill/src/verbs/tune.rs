@@ -1,8 +1,8 @@
 //! `gristmill tune`: shapes of kernels that suit a GPU, found by trying them, kept for later runs.
 
-use crate::cache;
 use crate::term::{Done, catch_interrupts, check_interrupt, out};
 use clap::Args;
+use gristmill::cache;
 use gristmill::wgpu::{self, Adapter, Shapes, Tried};
 use gristmill::{Result, Wgpu, WgpuOptions};
 use std::io::{IsTerminal, Write};

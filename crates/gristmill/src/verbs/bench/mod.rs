@@ -227,7 +227,7 @@ pub fn run(args: BenchArgs) -> Done {
             let device = on.open(&settings, &model, args.quiet)?;
             let kind = device.kind();
             let gpu = if kind == "cpu" { String::new() } else { device.capabilities().name };
-            let engine = load(&model, device, program.clone(), options.clone())?;
+            let engine = load(&model, device, program.clone(), &settings, options.clone())?;
             sides.push(Side { kind, gpu, engine });
         }
         for test in &tests {

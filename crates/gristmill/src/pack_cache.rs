@@ -43,12 +43,15 @@ impl PackCache {
         })?;
         let known_by = Fingerprint::of_weights(model, program)?;
         let path = folder.join("packed").join(format!("{known_by}-{form}.gguf"));
-        let kept = path.exists().then(|| Gguf::open_with(&path, LoadMode::Auto)).transpose()?;
-        let cache = PackCache { path, form, kept };
+        let mut cache = PackCache { path, form, kept: None };
+        if cache.path.exists() {
+            let opened = Gguf::open_with(&cache.path, LoadMode::Auto);
+            cache.kept = Some(opened.map_err(|e| cache.damaged(e))?);
+        }
         if let Some(gguf) = &cache.kept
             && gguf.get_str(FORM)? != cache.form
         {
-            return Err(cache.damaged("holds weights in another order"));
+            return Err(cache.error("holds weights in another order"));
         }
         Ok(cache)
     }
@@ -60,7 +63,7 @@ impl PackCache {
     pub fn tensor(&self, name: &str, stored: &HostTensor) -> Result<Option<HostTensor>> {
         let Some(gguf) = &self.kept else { return Ok(None) };
         let shape = [stored.experts, stored.rows, stored.cols];
-        let bytes = gguf.tensor(name).map_err(|e| self.damaged(&e.to_string()))?;
+        let bytes = gguf.tensor(name).map_err(|e| self.damaged(e))?;
         Ok(Some(bytes.packed(stored.dtype, shape, &self.form)))
     }
 
@@ -100,7 +103,14 @@ impl PackCache {
         })
     }
 
-    fn damaged(&self, what: &str) -> Error {
+    fn damaged(&self, e: Error) -> Error {
+        match e {
+            Error::Model { what, .. } => self.error(&what),
+            other => other,
+        }
+    }
+
+    fn error(&self, what: &str) -> Error {
         let path = self.path.display().to_string();
         Error::model(path, format!("{what}; delete it, and it is written anew"))
     }

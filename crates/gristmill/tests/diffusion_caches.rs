@@ -29,7 +29,7 @@ fn engine_on(settings: Settings, threads: usize, named: Option<String>) -> Engin
     let program = model.program(settings.kv).unwrap();
     let options = settings.engine_options(settings.context);
     let device = device(&settings, named);
-    model.engine_on(device, program, options, &mut |_, _| Ok(())).unwrap()
+    model.engine_on(device, program, options, false, &mut |_, _| Ok(())).unwrap()
 }
 
 fn engine(settings: Settings, threads: usize) -> Engine<Device> {

@@ -24,7 +24,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/models/src/source", "mapped files, and the signal of one that shrinks"),
     ("crates/cuda/src/driver", "calls into the driver"),
     ("crates/cuda/src/module", "calls into the driver"),
-    ("crates/wgpu/src/adapter", "shaders passed through"),
+    ("crates/wgpu/src/passthrough", "shaders passed through"),
 ];
 
 /// Where `dyn` may stand in the CPU backend: files that begin with the first text, lines that

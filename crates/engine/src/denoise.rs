@@ -56,6 +56,9 @@ pub fn first_noise(seed: u64, tokens: u32, width: u32) -> Vec<f32> {
     all
 }
 
+/// What sees the latents after each step, `[tokens, width]`.
+pub type Watch<'w> = &'w mut dyn FnMut(usize, &[f32]) -> Result<()>;
+
 /// A denoiser on a device.
 pub struct Denoiser<B: Backend> {
     backend: B,
@@ -130,7 +133,8 @@ impl<B: Backend> Denoiser<B> {
 
     /// Goes from the latents `x`, `[tokens, width]`, along `times`, the last of them `u32::MAX` for
     /// the end, and gives the tokens. `seed` is that of the device's noise; where noise is given,
-    /// `noise` gives that of a step, `[tokens, width]`. `watch` sees the latents after each step.
+    /// `noise` gives that of a step, `[tokens, width]`. `watch` sees the latents after each step;
+    /// where nobody watches they stay on the device.
     ///
     /// # Errors
     /// [`Error::Usage`] for latents that are not whole or too many, and for times that are none of
@@ -141,7 +145,7 @@ impl<B: Backend> Denoiser<B> {
         times: &[u32],
         seed: u64,
         noise: &mut dyn FnMut(usize) -> Vec<f32>,
-        watch: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+        mut watch: Option<Watch<'_>>,
     ) -> Result<Vec<u32>> {
         let n = (x.len() / self.width as usize) as u32;
         if n == 0 || n > self.tokens || x.len() != (n * self.width) as usize {
@@ -184,19 +188,23 @@ impl<B: Backend> Denoiser<B> {
             let rows: &[u32] = if last { &batch.all } else { &[] };
             let b = Batch { times: &now, seeds: &seeds, rows, ..batch.of() };
             let step = self.backend.launch(&self.step, &mut self.context, &b)?;
-            let waker = ThreadWaker::default().get();
-            let (backend, context) = (&self.backend, &mut self.context);
-            block_on(|| {
-                backend.read(context, step, Output::Hidden, &mut latents, &waker).map(ready)
-            })?;
             if last {
                 let params = vec![Sampling::GREEDY; n as usize];
                 let greedy = SampleBatch { params: &params, ..SampleBatch::default() };
                 self.backend.sample(&mut self.context, step, &greedy)?;
             }
+            if watch.is_some() {
+                let waker = ThreadWaker::default().get();
+                let (backend, context) = (&self.backend, &mut self.context);
+                block_on(|| {
+                    backend.read(context, step, Output::Hidden, &mut latents, &waker).map(ready)
+                })?;
+            }
             let results = self.finish(step)?;
             ids = results.picked.iter().map(|p| p.id).collect();
-            watch(i, &latents)?;
+            if let Some(watch) = &mut watch {
+                watch(i, &latents)?;
+            }
         }
         Ok(ids)
     }

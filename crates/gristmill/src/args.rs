@@ -157,6 +157,10 @@ pub struct RunsOn {
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
     pub compute: ComputeArg,
 
+    /// Leave alone the kernels that are written for Metal, to compare
+    #[arg(long)]
+    pub no_passthrough: bool,
+
     /// Let the last digits of results depend on how a prompt is cut into steps: RWKV-7 then reads
     /// prompts in chunks instead of token by token
     #[arg(long)]
@@ -193,7 +197,9 @@ impl RunsOn {
         let batch_invariant = !self.chunked;
         let kv = KvTypes { k, v };
         let compute = self.compute.dtype();
-        Ok(Settings { cpu, activations, compute, batch_invariant, kv, ..Settings::default() })
+        let passthrough = !self.no_passthrough;
+        let settings = Settings { cpu, activations, compute, kv, ..Settings::default() };
+        Ok(Settings { passthrough, batch_invariant, ..settings })
     }
 
     /// How activations reach quantized weights.

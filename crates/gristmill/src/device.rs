@@ -300,7 +300,7 @@ fn pick(
     };
     #[cfg(feature = "wgpu")]
     if let Wanted::Wgpu(index) = wanted {
-        let gpu = open_adapter(&wgpu::choose(index)?)?;
+        let gpu = open_adapter(&wgpu::choose(index)?, settings.passthrough)?;
         let device = share(gpu, layers, settings, model)?;
         let said = line(&device, "asked for");
         return Ok((device, said));
@@ -334,21 +334,25 @@ fn pick(
 ///
 /// # Errors
 /// [`Error::Device`] when it is not there.
-pub fn open_alone(wanted: Wanted) -> Result<(String, Device)> {
+#[cfg_attr(not(feature = "wgpu"), allow(unused_variables))] // only GPUs have such kernels
+pub fn open_alone(wanted: Wanted, passthrough: bool) -> Result<(String, Device)> {
     #[cfg(feature = "wgpu")]
     if let Wanted::Wgpu(index) = wanted {
         let adapter = wgpu::choose(index)?;
-        return Ok((format!("wgpu:{}", adapter.place), open_adapter(&adapter)?.into()));
+        let gpu = open_adapter(&adapter, passthrough)?;
+        return Ok((format!("wgpu:{}", adapter.place), gpu.into()));
     }
     let (name, _) = choose(wanted)?;
     Err(Error::Device(format!("{name} is a processor")))
 }
 
-/// Opens an adapter, with the shapes of kernels that it was tuned to.
+/// Opens an adapter, with the shapes of kernels that it was tuned to, and with those in its own language
+/// where they were faster and `passthrough` allows it.
 #[cfg(feature = "wgpu")]
-pub fn open_adapter(adapter: &wgpu::Adapter) -> Result<Wgpu> {
+pub fn open_adapter(adapter: &wgpu::Adapter, passthrough: bool) -> Result<Wgpu> {
     let shapes = crate::verbs::tune::known(adapter);
-    Wgpu::new(adapter, WgpuOptions { shapes, ..WgpuOptions::default() })
+    let no_passthrough = !passthrough;
+    Wgpu::new(adapter, WgpuOptions { shapes, no_passthrough, ..WgpuOptions::default() })
 }
 
 /// A GPU with as many of the last layers as are asked for, the processor with the others.
@@ -386,7 +390,7 @@ fn gpu(settings: &Settings, model: &Model) -> Result<(Wgpu, String), String> {
     };
     let name = adapter.name();
     let refused = |e: String| format!("{name} is refused: {e}");
-    let opened = open_adapter(adapter).map_err(|e| refused(e.to_string()))?;
+    let opened = open_adapter(adapter, settings.passthrough).map_err(|e| refused(e.to_string()))?;
     crate::proof::same_as_cpu(opened.clone(), settings.cpu).map_err(refused)?;
     let described = format!("{name}, {}", adapter.facts().driver);
     let verdict = crate::race::run(model, settings, &opened, &described);

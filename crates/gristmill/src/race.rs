@@ -34,9 +34,10 @@ fn key(model: &Model, program: &Program, settings: &Settings, adapter: &str) -> 
     }
     let cpu = gristmill::cpu::detect::model_name();
     format!(
-        "{sum:016x} {:?} {} {} {} of {cpu}, {adapter}, {}",
+        "{sum:016x} {:?} {} {} {} {} of {cpu}, {adapter}, {}",
         settings.activations,
         settings.compute,
+        settings.passthrough,
         settings.cpu.isa,
         settings.cpu.threads,
         env!("CARGO_PKG_VERSION")

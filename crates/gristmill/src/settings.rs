@@ -16,6 +16,8 @@ pub struct Settings {
     /// How numbers of products are multiplied where activations are not int8: F32, or F16 on devices
     /// that do so.
     pub compute: DType,
+    /// Whether a GPU may run kernels written in its own language, where `tune` found them faster.
+    pub passthrough: bool,
     /// Whether results never depend on how a prompt is cut into steps or on what else is in them;
     /// without, RWKV-7 reads prompts in chunks.
     pub batch_invariant: bool,
@@ -39,6 +41,7 @@ impl Default for Settings {
             cpu: CpuOptions { isa: Isa::best(), threads, poison: false },
             activations: Activations::Int8,
             compute: DType::F32,
+            passthrough: true,
             batch_invariant: true,
             kv: KvTypes { k: DType::F16, v: DType::F16 },
             context: 0,

@@ -143,14 +143,21 @@ impl Adapter {
         matches!(self.info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu)
     }
 
+    /// Whether kernels written for Metal can be given to it.
+    pub(crate) fn takes_metal(&self) -> bool {
+        self.info.backend == wgpu::Backend::Metal
+            && self.adapter.features().contains(Features::PASSTHROUGH_SHADERS)
+    }
+
     /// The features that are asked for, of those it has.
     pub(crate) fn features(&self, plain: bool) -> Features {
         let none = Features::empty();
         if plain {
             return none;
         }
+        let written = if self.takes_metal() { Features::PASSTHROUGH_SHADERS } else { none };
         let mapped = if self.shares_memory() { Features::MAPPABLE_PRIMARY_BUFFERS } else { none };
-        FEATURES.iter().fold(mapped, |all, f| all | f.0) & self.adapter.features()
+        FEATURES.iter().fold(mapped | written, |all, f| all | f.0) & self.adapter.features()
     }
 }
 

@@ -32,6 +32,8 @@ pub struct WgpuOptions {
     pub plain: bool,
     /// Shapes of kernels, where others than the default suit the adapter better.
     pub shapes: Option<Shapes>,
+    /// Leave kernels written in the adapter's own language alone, whatever the shapes say.
+    pub no_passthrough: bool,
     /// Cut matrices into pieces of at most so many bytes, where the adapter would allow larger ones.
     pub largest_piece: Option<u64>,
     /// Fill the workspace with NaN before each step: what is read without having been written then
@@ -62,6 +64,9 @@ impl Wgpu {
             s.fit(gpu.limits.max_compute_workgroup_storage_size) && s.threads <= threads
         };
         gpu.shapes = options.shapes.filter(fitting).unwrap_or_default();
+        gpu.passthrough = gpu.shapes.written
+            && !options.no_passthrough
+            && gpu.features.contains(Features::PASSTHROUGH_SHADERS);
         gpu.largest_piece = options.largest_piece.unwrap_or(u64::MAX).min(gpu.largest_piece);
         Ok(Wgpu { gpu: Arc::new(gpu), options })
     }
@@ -92,7 +97,7 @@ impl Backend for Wgpu {
             weights: DType::all().filter(|&d| Format::of(d).is_some()).collect(),
             kv: DType::all().filter(|&d| kind_of(d).is_some()).collect(),
             page_multiple: 32,
-            ops: plan::OPS.to_vec(),
+            ops: [&plan::OPS[..], &[UNMASK]].concat(),
         }
     }
 
@@ -217,6 +222,7 @@ impl Backend for Wgpu {
             + b.state_out.len()
             + b.adapters.len()
             + 2 * b.times.len()
+            + 2 * b.seeds.len()
             + b.pages.len()
             + b.page_starts.len()
             + rows
@@ -232,15 +238,11 @@ impl Backend for Wgpu {
         }
         let (rows, vocab) = (c.latest.rows, p.at.width);
         b.check(rows, vocab, c.sampled.len())?;
-        if !b.unmask.is_empty() {
-            return Err(Error::Device(format!(
-                "the wgpu backend proposes no tokens for masked places (`{UNMASK}`) yet; use \
-                 --device cpu"
-            )));
-        }
         check_masks(b, vocab)?;
         let top = (b.top_logprobs as usize).min(vocab);
-        let sampled = Sampled { rows, top, wanted: b.want.len() };
+        let proposes = !b.unmask.is_empty();
+        let rows = if proposes { b.unmask.len() } else { rows };
+        let sampled = Sampled { proposes, rows, top, wanted: b.want.len() };
         let mut words = std::mem::take(&mut c.integers.words);
         control::fill(&mut words, b, vocab);
         let done = self.encode_sampling(c, &p, &words, sampled);
@@ -256,7 +258,8 @@ impl Backend for Wgpu {
             + size_of_val(b.bias)
             + size_of_val(b.penalties)
             + size_of_val(b.combine)
-            + size_of_val(b.want);
+            + size_of_val(b.want)
+            + size_of_val(b.unmask);
         c.ledger.control += control as u64;
         c.flush()
     }
@@ -500,6 +503,8 @@ impl Wgpu {
             c.grow(Grown::Control, 2 * bytes)?;
         }
         c.grow(Grown::Picked, sampled.bytes())?;
+        // More than at compiling only where masked places share rows.
+        c.grow(Grown::Work, (4 * sampled.rows * p.at.width) as u64)?;
         let step = c.step;
         let pending = c.pending.take();
         let flight = c.flight(step);
@@ -520,7 +525,8 @@ impl Wgpu {
                 gpu.device.create_command_encoder(&Default::default())
             }
         };
-        let pipeline = gpu.pipeline(&Recipe::new("sample"))?;
+        let kernel = if sampled.proposes { "unmask" } else { "sample" };
+        let pipeline = gpu.pipeline(&Recipe::new(kernel))?;
         let key = (p.at.offset, p.at.bytes, p.at.width);
         if c.sampler.as_ref().is_none_or(|s| s.0 != key) {
             let params = [p.at.width as u32, p.at.stride() as u32];

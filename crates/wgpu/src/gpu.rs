@@ -5,7 +5,8 @@
 //! error scopes, and what comes up outside of them is kept and returned by the next call.
 
 use crate::adapter::Adapter;
-use crate::shader::{Access, Recipe, bindings};
+use crate::passthrough;
+use crate::shader::{Access, Recipe, bindings, metal};
 use gristmill_core::{Error, Result};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +46,8 @@ pub(crate) struct Gpu {
     pub largest_piece: u64,
     /// Buffers made so far.
     pub buffers_made: AtomicU64,
+    /// Whether kernels written for Metal are taken, where there are some.
+    pub passthrough: bool,
     /// Shapes of workgroups and tiles.
     pub shapes: crate::tune::Shapes,
     /// Submissions that somebody waits for.
@@ -105,6 +108,7 @@ impl Gpu {
             failed,
             pipelines: Mutex::default(),
             buffers_made: AtomicU64::new(0),
+            passthrough: false,
             shapes: crate::tune::Shapes::default(),
             waiting,
         };
@@ -240,7 +244,9 @@ impl Gpu {
             return Ok(known.clone());
         }
         let bindings = bindings(&text);
-        let (made, error) = self.scoped(|| self.compile(recipe.kernel, &text, &bindings));
+        let written = if self.passthrough { metal::text(recipe)? } else { None };
+        let (made, error) =
+            self.scoped(|| self.compile(recipe.kernel, &text, &bindings, written.as_ref()));
         if let Some(e) = error {
             let what = format!("{}: shader `{}` does not compile: {e}", self.name, recipe.kernel);
             return Err(Error::Device(what));
@@ -257,6 +263,7 @@ impl Gpu {
         name: &str,
         text: &str,
         bindings: &[(u32, Access)],
+        written: Option<&(String, u32)>,
     ) -> (ComputePipeline, BindGroupLayout) {
         let entry = |&(binding, access): &(u32, Access)| BindGroupLayoutEntry {
             binding,
@@ -282,15 +289,21 @@ impl Gpu {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(text.into()),
-        });
+        let of_wgsl = || {
+            self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(name),
+                source: wgpu::ShaderSource::Wgsl(text.into()),
+            })
+        };
+        let (module, entry) = match written {
+            Some(text) => (passthrough::module(&self.device, name, text), metal::ENTRY),
+            None => (of_wgsl(), "main"),
+        };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&pipeline_layout),
             module: &module,
-            entry_point: Some("main"),
+            entry_point: Some(entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 // Every kernel writes its workgroup's memory before it reads it.
                 zero_initialize_workgroup_memory: false,

@@ -5,6 +5,7 @@
 //! rows that are really there.
 
 mod attention;
+mod denoise;
 mod experts;
 mod projection;
 pub(crate) mod recipes;
@@ -20,13 +21,14 @@ use crate::weights::Weights;
 use gristmill_core::{DType, Error, Result};
 use gristmill_ir::arena::Arena;
 use gristmill_ir::{
-    Activations, Node, Op, Options, Output, Program, Rope, Rows, Shape, Size, StateKind, Value,
+    Activations, Node, Op, Options, Output, Program, Rope, Rows, Shape, Size, State, StateKind,
+    Value,
 };
 use std::sync::Arc;
 use wgpu::{BindGroup, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferUsages};
 
 /// Names of the operations that [`Plan::compile`] knows.
-pub(crate) const OPS: [&str; 19] = [
+pub(crate) const OPS: [&str; 24] = [
     "embed",
     "read",
     "norm",
@@ -46,6 +48,11 @@ pub(crate) const OPS: [&str; 19] = [
     "low_rank",
     "lerp",
     "wkv7",
+    "time_embed",
+    "add_sequence",
+    "load_slot",
+    "store_slot",
+    "denoise",
 ];
 
 /// Where parts of a buffer that are bound must begin.
@@ -292,6 +299,11 @@ impl<'a> Compiler<'a> {
             }
             Op::Lerp { from, to, t } => self.lerp([at(*from), at(*to), at(*t)], out),
             Op::Wkv7 { .. } => self.wkv7(&n.op, at, out, scratch),
+            Op::TimeEmbed { .. } => self.time_embed(out),
+            Op::AddSequence { x, y } => self.add_sequence(at(*x), at(*y), out),
+            Op::LoadSlot { state, .. } => self.slot_rows(*state, None, out),
+            Op::StoreSlot { x, state } => self.slot_rows(*state, Some(at(*x)), out),
+            Op::Denoise { .. } => self.denoise(&n.op, at, out),
             other => Err(Error::Device(format!(
                 "the wgpu backend has no kernel for `{}` yet; use --device cpu",
                 other.name()
@@ -386,7 +398,7 @@ impl Plan {
         }
         let bytes = bytemuck::cast_slice(&parameters);
         let uniforms = gpu.filled("parameters of kernels", bytes, BufferUsages::UNIFORM)?;
-        let bounds = bounds(program);
+        let bounds = bounds(program, weights)?;
         let inputs: u64 = bounds.inputs.iter().flatten().map(|&w| u64::from(w)).sum();
         let ints = context.integers.expected(&context.layout) + inputs * u64::from(size.tokens);
         context.grow(Grown::Workspace, workspace as u64)?;
@@ -495,13 +507,23 @@ impl Plan {
     }
 }
 
-/// What the tables and inputs of a program bound.
-fn bounds(program: &Program) -> Bounds {
+/// What the tables, inputs, slots and schedules of a program bound.
+///
+/// # Errors
+/// [`Error::Model`] for a schedule that is none.
+fn bounds(program: &Program, weights: &Weights) -> Result<Bounds> {
     let mut bounds = Bounds {
         windows: program.groups.iter().map(|g| g.window).collect(),
         recurrent: program.states.iter().any(|s| matches!(s, StateKind::Slot { .. })),
         tables: [u32::MAX; 3],
         inputs: [None; 2],
+        slot_rows: u32::MAX,
+        timed: false,
+        schedules: vec![],
+    };
+    let rows = |state: &State, width: u32| match program.states[state.index()] {
+        StateKind::Slot { elems, .. } => elems / width.max(1),
+        StateKind::Paged { .. } => u32::MAX,
     };
     for n in &program.nodes {
         match &n.op {
@@ -514,10 +536,22 @@ fn bounds(program: &Program) -> Bounds {
                 }
             }
             Op::Read { input, width } => bounds.inputs[*input as usize] = Some(*width),
+            Op::LoadSlot { state, width } => {
+                bounds.slot_rows = bounds.slot_rows.min(rows(state, *width));
+            }
+            Op::StoreSlot { x, state } => {
+                let width = program.shape(*x).width;
+                bounds.slot_rows = bounds.slot_rows.min(rows(state, width));
+            }
+            Op::TimeEmbed { .. } => bounds.timed = true,
+            Op::Denoise { schedule, .. } => {
+                bounds.timed = true;
+                bounds.schedules.push(denoise::schedule(weights, program, *schedule)?.to_vec());
+            }
             _ => {}
         }
     }
-    bounds
+    Ok(bounds)
 }
 
 /// A program must name the states that the context holds.

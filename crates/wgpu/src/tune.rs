@@ -25,10 +25,13 @@ pub struct Shapes {
     pub tile_rows: u32,
     /// Rows of activations of a tile, a multiple of 16.
     pub tile_tokens: u32,
+    /// Whether kernels written in the adapter's own language are taken, where there are some: on Metal.
+    pub written: bool,
 }
 
 /// Good anywhere.
-pub(crate) const DEFAULT: Shapes = Shapes { rows: 4, threads: 64, tile_rows: 64, tile_tokens: 32 };
+pub(crate) const DEFAULT: Shapes =
+    Shapes { rows: 4, threads: 64, tile_rows: 64, tile_tokens: 32, written: false };
 /// Threads of a tile.
 pub(crate) const TILE_THREADS: u32 = 256;
 
@@ -41,7 +44,7 @@ impl Default for Shapes {
 impl Shapes {
     /// Whether kernels can have them on a device that offers so much memory to a workgroup, in bytes.
     pub fn fit(&self, memory: u32) -> bool {
-        let Shapes { rows, threads, tile_rows, tile_tokens } = *self;
+        let Shapes { rows, threads, tile_rows, tile_tokens, .. } = *self;
         // A unit of 32 of each row in f32: both sides of a tile lie in a workgroup's memory.
         let tile = [tile_rows, tile_tokens].iter().all(|n| (16..=128).contains(n) && n % 16 == 0)
             && 128 * (tile_rows + tile_tokens) <= memory;
@@ -56,8 +59,8 @@ impl Shapes {
 
 impl Display for Shapes {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Shapes { rows, threads, tile_rows, tile_tokens } = self;
-        write!(f, "{rows} {threads} {tile_rows} {tile_tokens}")
+        let Shapes { rows, threads, tile_rows, tile_tokens, written } = self;
+        write!(f, "{rows} {threads} {tile_rows} {tile_tokens} {}", u32::from(*written))
     }
 }
 
@@ -68,10 +71,12 @@ impl FromStr for Shapes {
     fn from_str(text: &str) -> Result<Shapes, String> {
         let numbers: Vec<u32> = text.split(' ').filter_map(|n| n.parse().ok()).collect();
         match numbers[..] {
-            [rows, threads, tile_rows, tile_tokens] if text.split(' ').count() == 4 => {
-                Ok(Shapes { rows, threads, tile_rows, tile_tokens })
+            [rows, threads, tile_rows, tile_tokens, written @ 0..=1]
+                if text.split(' ').count() == 5 =>
+            {
+                Ok(Shapes { rows, threads, tile_rows, tile_tokens, written: written == 1 })
             }
-            _ => Err(format!("'{text}' is not four numbers")),
+            _ => Err(format!("'{text}' is not four sizes and a 0 or 1")),
         }
     }
 }
@@ -101,8 +106,11 @@ pub fn tune(
     let vectors = [1, 2, 4, 8]
         .into_iter()
         .flat_map(|rows| [32, 64, 128, 256].map(|threads| Shapes { rows, threads, ..DEFAULT }));
-    let tiles = [16, 32, 64, 128].into_iter().flat_map(|tile_rows| {
-        [16, 32, 64].map(|tile_tokens| Shapes { tile_rows, tile_tokens, ..DEFAULT })
+    let ways: &[bool] = if adapter.takes_metal() { &[false, true] } else { &[false] };
+    let tiles = ways.iter().flat_map(|&written| {
+        [16, 32, 64, 128].into_iter().flat_map(move |tile_rows| {
+            [16, 32, 64].map(|tile_tokens| Shapes { tile_rows, tile_tokens, written, ..DEFAULT })
+        })
     });
     let fitting = |s: &Shapes| s.fit(memory);
     let kinds: [Vec<Shapes>; 2] =
@@ -114,7 +122,11 @@ pub fn tune(
     for (kind, shapes) in kinds.into_iter().enumerate() {
         for s in shapes {
             progress(done, all)?;
-            let seconds = seconds(adapter, s, ROWS[kind])?;
+            let seconds = match seconds(adapter, s, ROWS[kind]) {
+                // A driver that refuses them does without.
+                Err(Error::Device(_)) if s.written => f64::INFINITY,
+                other => other?,
+            };
             tried[kind].push((s, seconds));
             done += 1;
         }
@@ -122,7 +134,7 @@ pub fn tune(
         if let Some((s, _)) = tried[kind].first() {
             match kind {
                 0 => (best.rows, best.threads) = (s.rows, s.threads),
-                _ => (best.tile_rows, best.tile_tokens) = (s.tile_rows, s.tile_tokens),
+                _ => best = Shapes { rows: best.rows, threads: best.threads, ..*s },
             }
         }
     }
@@ -198,14 +210,14 @@ mod tests {
     #[test]
     fn shapes_as_text() {
         assert_eq!(DEFAULT.to_string().parse(), Ok(DEFAULT));
-        for wrong in ["", "1 2 3", "1 2 3 4 5", "a b c d", "4 64 64 32 "] {
+        for wrong in ["", "1 2 3 4", "1 2 3 4 5 6", "1 2 3 4 2", "a b c d e", "4 64 64 32 0 "] {
             assert!(wrong.parse::<Shapes>().is_err(), "{wrong}");
         }
         // What WebGPU promises everywhere suffices for these.
         assert!(DEFAULT.fit(16384));
         let of = |text: &str| text.parse::<Shapes>().unwrap();
         for wrong in ["0 64 64 32", "4 65 64 32", "4 64 60 32", "4 64 128 64", "16 512 64 32"] {
-            assert!(!of(wrong).fit(16384), "{wrong}");
+            assert!(!of(&format!("{wrong} 0")).fit(16384), "{wrong}");
         }
     }
 }

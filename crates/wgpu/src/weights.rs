@@ -117,8 +117,12 @@ impl Weights {
         Ok((self.derive(names.join(" | "), all)?, length))
     }
 
-    /// A vector computed from others, once.
-    pub(crate) fn derive(&self, key: String, values: impl FnOnce() -> Vec<f32>) -> Result<Buffer> {
+    /// Numbers computed from vectors, once.
+    pub(crate) fn derive<T: bytemuck::NoUninit>(
+        &self,
+        key: String,
+        values: impl FnOnce() -> Vec<T>,
+    ) -> Result<Buffer> {
         if let Some(known) = lock(&self.0.derived).get(&key) {
             return Ok(known.clone());
         }

@@ -4,7 +4,10 @@
 //! With what the adapter offers every case runs; within the limits of WebGPU, in f16 and in pieces the
 //! part of them that has everything (`selection`), or with `GRISTMILL_TEST_LONG` every case there too.
 
-use gristmill_conformance::cases::Case;
+#[path = "../../conformance/tests/denoiser/traces.rs"]
+mod traces;
+
+use gristmill_conformance::cases::{Case, denoise};
 use gristmill_conformance::check::{self, Prepared};
 use gristmill_conformance::model::Decoder;
 use gristmill_conformance::weights::Weights;
@@ -13,7 +16,6 @@ use gristmill_conformance::{Device, Room, hostile, invariance, ledger, sampling,
 use gristmill_core::DType;
 use gristmill_ir::{Activations, Backend, Layout, Options, SampleBatch, Sampling, Size};
 use gristmill_wgpu::{Wgpu, WgpuOptions, adapters};
-use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 fn open(options: WgpuOptions) -> Option<Wgpu> {
@@ -55,9 +57,6 @@ fn too_much_is_an_error() {
     wgpu.create(&program.states, &layout).map(|_| ()).expect("this fits");
 }
 
-/// Operations of the suite that do not run here yet.
-const ABSENT: &[&str] = &["time_embed", "add_sequence", "load_slot", "store_slot", "denoise"];
-
 fn prepared() -> &'static [Prepared] {
     static SUITE: OnceLock<Vec<Prepared>> = OnceLock::new();
     SUITE.get_or_init(suite)
@@ -71,13 +70,8 @@ fn some() -> Vec<Prepared> {
 
 fn run(wgpu: &Wgpu, all: &[Prepared]) {
     let only = std::env::var("GRISTMILL_TEST_CASE").unwrap_or_default();
-    let some: Vec<&Prepared> = all.iter().filter(|p| p.case.name.contains(&only)).collect();
-    let capabilities = wgpu.capabilities();
-    let absent: BTreeSet<&str> = some.iter().flat_map(|p| p.lacks(&capabilities)).collect();
-    assert!(absent.iter().all(|op| ABSENT.contains(op)), "{absent:?} do not run here");
-    let with_them = |p: &&&Prepared| p.lacks(&capabilities).next().is_some();
-    let left_out = some.iter().filter(with_them).count();
-    let report = check::run(wgpu, some.iter().copied());
+    let some = all.iter().filter(|p| p.case.name.contains(&only));
+    let report = check::run(wgpu, some);
     let (worst, of) = &report.worst;
     println!(
         "{} cases, {} steps, {} left out; the worst uses {:.0} % of its tolerance: {of}",
@@ -89,7 +83,7 @@ fn run(wgpu: &Wgpu, all: &[Prepared]) {
     for f in &report.failures {
         println!("{f}");
     }
-    assert_eq!(report.left_out, left_out, "everything runs here but {ABSENT:?}");
+    assert_eq!(report.left_out, 0, "everything runs here");
     assert_eq!(report.failures.len(), 0, "see above");
 }
 
@@ -175,10 +169,29 @@ fn samples() {
     }
 }
 
+/// Tokens for masked places, one by one, and many of each kind: as many as lavapipe draws in seconds.
+#[test]
+fn proposals() {
+    let Some(wgpu) = device() else { return };
+    sampling::unmask::check(wgpu).unwrap_or_else(|e| panic!("{e}"));
+    sampling::unmask::frequencies(wgpu, 50_000).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// A Gaussian denoiser against numpy in f64; and its own noise is that of the definition.
+#[test]
+fn a_denoiser() {
+    let Some(wgpu) = device() else { return };
+    traces::block(wgpu.name(), wgpu.clone());
+    traces::fifty_steps(wgpu.name(), &mut || wgpu.clone());
+    let one = traces::drawn(wgpu.clone(), 5);
+    assert!(one.iter().all(|v| v.is_finite()));
+    assert!(traces::far(&one, &traces::drawn(wgpu.clone(), 6)) > 0.1);
+}
+
 /// A decode step is one submission and makes no buffer.
 #[test]
 fn one_submission_a_step() {
-    let Some(wgpu) = device() else { return };
+    let Some(wgpu) = &open(WgpuOptions::default()) else { return };
     let model = Decoder { width: 64, ffn: 96, ..Decoder::default() };
     let program = model.record().unwrap();
     let weights = Weights::random(&program, 1, |_| DType::F32);
@@ -197,6 +210,23 @@ fn one_submission_a_step() {
             assert_eq!(now, (at.0 + 1, at.1), "step {i}");
         }
         at = now;
+    }
+}
+
+/// So is a step of a denoiser.
+#[test]
+fn one_submission_a_denoise_step() {
+    // Of its own, since others make buffers on theirs.
+    let Some(wgpu) = &open(WgpuOptions::default()) else { return };
+    let Case { program, weights, options, room, works, .. } = denoise::chain(64, false);
+    let mut d = Device::new(wgpu, &program, &weights, &options, &room).unwrap();
+    for (i, work) in works.iter().enumerate() {
+        let before = (d.context.submissions(), wgpu.buffers_made());
+        let step = d.launch(work).unwrap();
+        d.finish(step).unwrap();
+        let now = (d.context.submissions(), wgpu.buffers_made());
+        assert_eq!(now.0, before.0 + 1, "step {i}");
+        assert!(i == 0 || now.1 == before.1, "step {i} makes a buffer");
     }
 }
 

@@ -64,8 +64,10 @@ pub fn run(args: TuneArgs) -> Done {
     for ((what, of), tried) in kinds.iter().zip(&tried) {
         let line = |t: &Tried| {
             let [a, b] = of(&t.0);
-            let mark = if of(&t.0) == of(&Shapes::default()) { "  (untuned)" } else { "" };
-            format!("  {a:3} x {b:3}  {:9.3} ms{mark}\n", 1e3 * t.1)
+            let mark =
+                if of(&t.0) == of(&Shapes::default()) && !t.0.written { "  (untuned)" } else { "" };
+            let way = if t.0.written { "  written for Metal" } else { "" };
+            format!("  {a:3} x {b:3}  {:9.3} ms{way}{mark}\n", 1e3 * t.1)
         };
         text.push_str(&format!("{what}\n"));
         text.extend(tried.iter().map(line));

@@ -110,9 +110,11 @@ pub fn read_npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
     (shape, numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
-/// The instruction sets that the reference tests run on: those of the binary's machine.
+/// The instruction sets that the reference tests run on: those of the binary's machine, of which one will
+/// do where another device is tested.
 pub fn instruction_sets() -> Vec<String> {
     let devices = json(&["devices", "--json"]);
     let all = devices["cpu"]["instruction_sets"].as_array().expect("a list");
-    all.iter().filter_map(Value::as_str).filter(|&s| s != "naive").map(String::from).collect()
+    let known = all.iter().filter_map(Value::as_str).filter(|&s| s != "naive").map(String::from);
+    known.take(if device().is_some() { 1 } else { usize::MAX }).collect()
 }

@@ -70,6 +70,8 @@ fn map(buffer: &Buffer, mode: MapMode, bytes: u64, flag: &Arc<Flag>) {
 /// The numbers of a sampled step.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sampled {
+    /// Whether rows are masked places.
+    pub proposes: bool,
     pub rows: usize,
     pub top: usize,
     pub wanted: usize,

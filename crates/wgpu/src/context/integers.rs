@@ -23,6 +23,11 @@ pub(crate) struct Bounds {
     pub inputs: [Option<u32>; 2],
     /// Whether states lie in slots.
     pub recurrent: bool,
+    /// Tokens of a sequence that slots have rows for.
+    pub slot_rows: u32,
+    /// Whether sequences need times, and the cumulative alphas that these are of.
+    pub timed: bool,
+    pub schedules: Vec<Vec<f32>>,
 }
 
 /// Built anew in each step, in the same memory.
@@ -50,7 +55,7 @@ impl Integers {
         let groups = layout.pages.len() as u64;
         HEAD as u64
             + 12 * tokens
-            + 6 * (seqs + 1)
+            + 10 * (seqs + 1)
             + pages
             + groups * seqs
             + u64::from(layout.max.rows)
@@ -76,6 +81,7 @@ impl Integers {
         if bounds.recurrent {
             check_slots(b, &mut self.writers)?;
         }
+        check_times(b, bounds)?;
         for (g, &window) in bounds.windows.iter().enumerate() {
             check_group(b, layout, g, window, bounds.windows.len())?;
         }
@@ -112,6 +118,8 @@ impl Integers {
             array(22, b.state_in);
             array(23, b.state_out);
         }
+        array(24, b.times.as_flattened());
+        array(25, bytemuck::cast_slice(b.seeds));
         begin(w, 19, b.moves.len());
         for m in b.moves {
             w.extend(match *m {
@@ -221,6 +229,37 @@ fn check_slots(b: &Batch<'_>, writers: &mut [u32]) -> Result<()> {
             Some(&writer) if writer == u32::MAX || writer == s as u32 => {}
             Some(_) => return Err(bad(format!("state slot {slot} is read and written by two"))),
             None => return missing(slot),
+        }
+    }
+    Ok(())
+}
+
+/// Sequences fit into their slots, and every one has times from which and to which there is a step.
+fn check_times(b: &Batch<'_>, bounds: &Bounds) -> Result<()> {
+    let most = bounds.slot_rows;
+    if let Some(w) = b.seq_starts.windows(2).find(|w| w[1] - w[0] > most) {
+        return Err(bad(format!("{} tokens for a slot of {most} rows", w[1] - w[0])));
+    }
+    if !bounds.timed {
+        return Ok(());
+    }
+    let (got, seqs) = (b.times.len(), b.kv_len.len());
+    if got != seqs {
+        return Err(bad(format!("times of {got} of {seqs} sequences")));
+    }
+    if !b.seeds.is_empty() && b.seeds.len() != seqs {
+        return Err(bad("seeds of another number of sequences"));
+    }
+    for alphas in &bounds.schedules {
+        for &[from, to] in b.times {
+            let alpha = |t: u32| alphas.get(t as usize).copied();
+            let next = if to == u32::MAX { Some(1.0) } else { alpha(to) };
+            if alpha(from).is_none_or(|a| next.is_none_or(|n| n < a)) {
+                return Err(bad(format!(
+                    "from time {from} to {to}, which is none of {} or has more noise",
+                    alphas.len()
+                )));
+            }
         }
     }
     Ok(())

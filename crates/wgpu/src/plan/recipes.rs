@@ -16,7 +16,7 @@ pub(crate) fn products(
     [subgroups, half]: [bool; 2],
     shapes: Shapes,
 ) -> [Recipe; 2] {
-    let Shapes { rows, threads, tile_rows, tile_tokens } = shapes;
+    let Shapes { rows, threads, tile_rows, tile_tokens, .. } = shapes;
     let of = |kernel| {
         Recipe::new(kernel)
             .over(format)
@@ -48,6 +48,11 @@ pub(crate) fn token_shift(outs: usize, stores: bool) -> Recipe {
         .flag("SECOND", outs > 1)
         .flag("THIRD", outs > 2)
         .flag("STORE", stores)
+}
+
+/// A step of a Gaussian diffusion: its noise given, or drawn.
+pub(crate) fn denoise(given: bool) -> Recipe {
+    Recipe::new("denoise").flag("GIVEN", given).flag("DRAWN", !given)
 }
 
 /// The recurrence of heads of so many elements.

@@ -18,7 +18,7 @@ const MIXES: usize = 3;
 
 impl Compiler<'_> {
     /// The words of a slot of a state.
-    fn slot(&self, state: State) -> Result<u32> {
+    pub(super) fn slot(&self, state: State) -> Result<u32> {
         let memory = &self.states[state.index()];
         match memory.kind {
             StateKind::Slot { dtype: DType::F32, .. } => Ok(memory.words),

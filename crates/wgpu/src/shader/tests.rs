@@ -21,7 +21,8 @@ fn conditions_and_names() {
 fn all() -> Vec<(String, Recipe)> {
     let mut all = vec![];
     let mut add = |name: String, recipe: Recipe| all.push((name, recipe));
-    let plain = "attention_merge int8 moves normalize prepare rope route sample wkv7_keys wkv7_out";
+    let plain = "attention_merge int8 moves normalize prepare rope route sample time_embed unmask \
+                 wkv7_keys wkv7_out";
     for kernel in plain.split(' ') {
         add(kernel.into(), Recipe::new(kernel));
     }
@@ -32,10 +33,14 @@ fn all() -> Vec<(String, Recipe)> {
     for dim in [64, 128] {
         add(format!("wkv7 {dim}"), crate::plan::recipes::wkv7(dim));
     }
+    for flag in [false, true] {
+        add(format!("denoise {flag}"), crate::plan::recipes::denoise(flag));
+        add(format!("slots {flag}"), Recipe::new("slots").flag("STORE", flag));
+    }
     add("norm".into(), Recipe::new("norm").define("SOURCE", "x"));
     let sum = Recipe::new("norm").define("SOURCE", "total").flag("RESIDUAL", true);
     add("norm of a sum".into(), sum);
-    for what in ["READ", "ADD", "LERP", "SELECT", "GATED", "POOL", "CHOICES"] {
+    for what in ["READ", "ADD", "SEQUENCE", "LERP", "SELECT", "GATED", "POOL", "CHOICES"] {
         add(format!("rows {what}"), Recipe::new("rows").flag(what, true));
     }
     for dim in [64, 128, 256] {
@@ -114,16 +119,19 @@ fn naga_accepts_all() {
     }
 }
 
-/// The text of a few shaders in full, and of all as a number (FNV-1a).
+/// FNV-1a.
+fn fingerprint(text: &str) -> u64 {
+    let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325u64, step)
+}
+
+/// The text of a few shaders in full, and of all as a number.
 #[test]
 fn texts() {
     let mut numbers = String::new();
     for (name, recipe) in all() {
         let text = recipe.text().unwrap();
-        let number = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-        });
-        writeln!(numbers, "{name}: {number:016x}").unwrap();
+        writeln!(numbers, "{name}: {:016x}", fingerprint(&text)).unwrap();
     }
     insta::assert_snapshot!("numbers", numbers);
     for (name, recipe) in all() {
@@ -132,4 +140,47 @@ fn texts() {
             insta::assert_snapshot!(name.replace(' ', "_"), recipe.text().unwrap());
         }
     }
+}
+
+/// Each kernel written for Metal with its name and text.
+fn written() -> Vec<(String, String)> {
+    let text = |(name, recipe): (String, Recipe)| {
+        let written = metal::text(&recipe).unwrap_or_else(|e| panic!("{name}: {e}"));
+        written.map(|w| (name, w.0))
+    };
+    all().into_iter().filter_map(text).collect()
+}
+
+/// Nothing of WGSL is left in what is said anew for Metal, and everything bound has a place.
+#[test]
+fn metal_is_no_wgsl() {
+    let texts = written();
+    assert!(texts.len() > 70, "{}", texts.len());
+    for (name, text) in &texts {
+        let words = ["let ", "var ", "fn ", "u32(", "i32(", "f32(", "vec2<", "vec4<", "->", "$"];
+        for left in words {
+            let found = text.lines().find(|l| l.contains(left));
+            assert_eq!(found, None, "{name}: `{left}` is left");
+        }
+        assert!(
+            text.contains("kernel void gristmill(constant Parameters& p [[buffer(0)]]"),
+            "{name}"
+        );
+        let bound = text.matches("[[buffer(").count();
+        assert!((7..=9).contains(&bound), "{name}: {bound} buffers");
+    }
+}
+
+/// As [`texts`].
+#[test]
+fn metal_texts() {
+    let mut numbers = String::new();
+    for (name, text) in written() {
+        writeln!(numbers, "{name}: {:016x}", fingerprint(&text)).unwrap();
+        let full = ["matmul Q4_K false false false", "attention 128 8 128 true", "wkv7 64"];
+        if full.contains(&name.as_str()) {
+            insta::assert_snapshot!(format!("metal_{}", name.replace(' ', "_")), text);
+        }
+    }
+    insta::assert_snapshot!("metal_numbers", numbers);
 }

@@ -109,7 +109,7 @@ pub fn run(args: &BenchArgs, words: &[String]) -> Done {
             Wanted::Auto | Wanted::Cpu if named.len() == 1 || !levels.is_empty() => &all[..],
             Wanted::Auto | Wanted::Cpu => &best[..],
             other => {
-                sides.push(gpu(other)?);
+                sides.push(gpu(other, !args.runs_on.no_passthrough)?);
                 continue;
             }
         };
@@ -157,8 +157,8 @@ pub fn run(args: &BenchArgs, words: &[String]) -> Done {
 }
 
 /// A device that is no processor.
-fn gpu(wanted: Wanted) -> Done<Side> {
-    let (name, device) = device::open_alone(wanted)?;
+fn gpu(wanted: Wanted, passthrough: bool) -> Done<Side> {
+    let (name, device) = device::open_alone(wanted, passthrough)?;
     Ok(Side { name, isa: None, device })
 }
 

@@ -125,8 +125,12 @@ pub struct Entry {
     pub kind: &'static str,
     /// Whether this build runs on it.
     pub usable: bool,
+    /// Whether it is a GPU that the automatic choice looks at.
+    pub candidate: bool,
     /// Why, or why not.
     pub reason: String,
+    /// What it is and offers, in words.
+    pub offers: String,
     /// Bytes of memory in all.
     pub memory: Option<u64>,
 }
@@ -143,7 +147,9 @@ pub fn list() -> Result<Vec<Entry>> {
         name: name.to_owned(),
         kind: "gpu",
         usable: false,
+        candidate: false,
         reason: format!("this build has no {id} backend yet"),
+        offers: String::new(),
         memory: None,
     };
     let mut all = vec![
@@ -152,7 +158,9 @@ pub fn list() -> Result<Vec<Entry>> {
             name: detect::model_name(),
             kind: "cpu",
             usable: true,
+            candidate: false,
             reason: format!("{} with {}", options.isa, threads(options.threads)),
+            offers: String::new(),
             memory: (total > 0).then_some(total),
         },
         absent("cuda", "NVIDIA GPUs"),
@@ -174,7 +182,9 @@ fn adapters() -> Vec<Entry> {
             name: "GPUs by Vulkan, Metal or DX12".into(),
             kind: "gpu",
             usable: false,
+            candidate: false,
             reason: "no driver offers an adapter".into(),
+            offers: String::new(),
             memory: None,
         }];
     }
@@ -182,7 +192,9 @@ fn adapters() -> Vec<Entry> {
         let f = a.facts();
         let judged = match a.lacks() {
             Some(what) => what,
-            None if a.is_software() => "software: taken only where it is named".into(),
+            None if a.is_software() => {
+                format!("software, taken only where it is named: --device wgpu:{i}")
+            }
             None => "taken for models of 100 MB and more where it is faster".into(),
         };
         let mib = |bytes: u64| bytes >> 20;
@@ -191,9 +203,11 @@ fn adapters() -> Vec<Entry> {
             name: f.name.clone(),
             kind: "gpu",
             usable: a.lacks().is_none(),
-            reason: format!(
-                "{judged}; {} {}, driver {}; {}; bindings of {} MiB, buffers of {} MiB, {} storage \
-                 bindings, workgroups of {} threads and {} KiB",
+            candidate: a.lacks().is_none() && !a.is_software(),
+            reason: judged,
+            offers: format!(
+                "{} {}, driver {}; {}; bindings of {} MiB, buffers of {} MiB, {} storage bindings, \
+                 workgroups of {} threads and {} KiB",
                 f.api,
                 f.kind,
                 if f.driver.is_empty() { "unknown" } else { &f.driver },
@@ -255,8 +269,11 @@ pub fn open(
     let has = device.capabilities();
     if !has.compute.contains(&settings.compute) {
         return Err(Error::Device(format!(
-            "{line}; it does not multiply in {}, which --compute asks for; leave that out",
-            settings.compute
+            "--compute asks for products in {}, and {} ({}) has none; leave it out, or name a GPU \
+             that has with --device",
+            settings.compute.name().to_lowercase(),
+            device.kind(),
+            has.name
         )));
     }
     Ok((device, line))

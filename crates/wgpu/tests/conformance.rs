@@ -226,7 +226,8 @@ fn one_submission_a_denoise_step() {
         d.finish(step).unwrap();
         let now = (d.context.submissions(), wgpu.buffers_made());
         assert_eq!(now.0, before.0 + 1, "step {i}");
-        assert!(i == 0 || now.1 == before.1, "step {i} makes a buffer");
+        // Each of the two that steps take in turns makes room for the rows of the host once.
+        assert!(i < 2 || now.1 == before.1, "step {i} makes a buffer");
     }
 }
 

@@ -26,7 +26,12 @@ pub fn show(device: Wanted) -> Done {
 
 pub fn run(args: DevicesArgs) -> Done {
     let devices = device::list()?;
-    let why = device::choose(args.device);
+    let mut why = device::choose(args.device);
+    if let (Wanted::Auto, Ok((_, why))) = (args.device, &mut why)
+        && !devices.iter().any(|d| d.candidate)
+    {
+        *why = "there is no GPU that is taken without being named";
+    }
     if args.json {
         let list: Vec<_> = devices.iter().map(entry_json).collect();
         let chosen = why.as_ref().ok().map(|c| &c.0);
@@ -46,6 +51,7 @@ fn entry_json(e: &Entry) -> serde_json::Value {
         "kind": e.kind,
         "usable": e.usable,
         "reason": e.reason,
+        "offers": e.offers,
         "memory": e.memory,
     })
 }
@@ -64,7 +70,10 @@ fn text(devices: &[Entry], why: &Result<(String, &'static str)>) -> String {
         let chosen = why.as_ref().is_ok_and(|c| e.id == c.0);
         let mark = if e.usable && chosen { '*' } else { ' ' };
         let memory = e.memory.map(|m| format!(", {}", size(m))).unwrap_or_default();
-        out.push_str(&format!("{mark} {:5} {}{memory}: {}\n", e.id, e.name, e.reason));
+        out.push_str(&format!("{mark} {:6} {}{memory}: {}\n", e.id, e.name, e.reason));
+        if !e.offers.is_empty() {
+            out.push_str(&format!("         {}\n", e.offers));
+        }
     }
     if let Ok((id, why)) = why {
         out.push_str(&format!("\nchosen: {id}: {why}\n"));

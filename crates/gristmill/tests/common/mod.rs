@@ -30,6 +30,12 @@ pub fn device() -> Option<String> {
     std::env::var("GRISTMILL_TEST_DEVICE").ok().filter(|d| !d.is_empty())
 }
 
+/// Whether files that differ from others in their format alone are left out: `GRISTMILL_TEST_SHORT`.
+/// Every format is in the conformance suite too.
+pub fn short() -> bool {
+    std::env::var_os("GRISTMILL_TEST_SHORT").is_some_and(|v| !v.is_empty())
+}
+
 /// Runs it with arguments.
 pub fn run(args: &[&str]) -> Output {
     gristmill().args(args).output().expect("the binary starts")

@@ -157,21 +157,17 @@ fn metal_is_no_wgsl() {
     let texts = written();
     assert!(texts.len() > 70, "{}", texts.len());
     for (name, text) in &texts {
-        for left in ["let ", "var ", "fn ", "u32", "i32", "f32", "f16", "vec2<", "vec4<", "->", "$"]
-        {
-            let found = text.lines().find(|l| !l.starts_with("static inline") && l.contains(left));
-            assert_eq!(
-                found.filter(|l| !l.contains("unpack2x16")),
-                None,
-                "{name}: `{left}` is left"
-            );
+        let words = ["let ", "var ", "fn ", "u32(", "i32(", "f32(", "vec2<", "vec4<", "->", "$"];
+        for left in words {
+            let found = text.lines().find(|l| l.contains(left));
+            assert_eq!(found, None, "{name}: `{left}` is left");
         }
         assert!(
             text.contains("kernel void gristmill(constant Parameters& p [[buffer(0)]]"),
             "{name}"
         );
         let bound = text.matches("[[buffer(").count();
-        assert!((7..=9).contains(&bound), "{name}: {bound} buffers");
+        assert!((6..=9).contains(&bound), "{name}: {bound} buffers");
     }
 }
 

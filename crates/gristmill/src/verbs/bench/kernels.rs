@@ -140,6 +140,9 @@ pub fn run(args: &BenchArgs, words: &[String]) -> Done {
     }
     if !args.quiet {
         note(format_args!("{threads} threads; {ceilings}"));
+        for side in sides.iter().filter(|s| s.isa.is_none()) {
+            note(format_args!("{}: {}", side.name, side.device.capabilities().name));
+        }
     }
     let options = Options {
         activations: args.runs_on.activations(),
@@ -177,7 +180,6 @@ pub fn run(args: &BenchArgs, words: &[String]) -> Done {
 /// A device that is no processor.
 fn gpu(wanted: Wanted, passthrough: bool) -> Done<Side> {
     let (name, device) = device::open_alone(wanted, passthrough)?;
-    note(format_args!("{name}: {}", device.capabilities().name));
     Ok(Side { name, isa: None, device })
 }
 

@@ -11,7 +11,6 @@
 
 mod answer;
 mod args;
-#[cfg(feature = "wgpu")]
 mod chat;
 mod cli;
 mod device;
@@ -45,6 +44,8 @@ const EXAMPLES: &str = r#"gristmill runs language models from GGUF files. Six th
 
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
+    #[cfg(feature = "wgpu")]
+    quiet_drivers();
     let done = match cli::parse().verb {
         None => term::out(EXAMPLES),
         Some(Verb::Run(a)) => verbs::run::run(*a, started),
@@ -64,4 +65,15 @@ fn main() -> ExitCode {
         Some(Verb::Completion(a)) => verbs::completion::run(a),
     };
     term::exit_code(done)
+}
+
+/// Mesa's Vulkan drivers bring a layer that puts the GPU of the display first; where there is no display
+/// it complains on stderr, in every program. Nothing here goes by that order, so it is left out.
+#[cfg(feature = "wgpu")]
+fn quiet_drivers() {
+    const LAYER: &str = "NODEVICE_SELECT";
+    if std::env::var_os(LAYER).is_none() {
+        // SAFETY: it is the first thing that the process does, when it has one thread.
+        unsafe { std::env::set_var(LAYER, "1") };
+    }
 }

@@ -5,11 +5,11 @@
 //! ledger). The first part ends before the second begins, so a step of a split model is launched when
 //! the token before is known: that keeps a first device that is the host itself from guessing.
 
-use crate::waker::{ThreadWaker, block_on};
+use crate::waker::{ThreadWaker, block_until};
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_ir::*;
 use std::collections::VecDeque;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 
 /// Two devices with the layers of a program between them.
 #[derive(Clone)]
@@ -73,19 +73,13 @@ impl<A: Backend, B: Backend> Split<A, B> {
     }
 }
 
-/// Waits for something that a device is doing.
-fn wait(poll: impl FnMut() -> Result<bool>) -> Result<()> {
-    let mut poll = poll;
-    block_on(|| poll().map(|done| if done { Poll::Ready(()) } else { Poll::Pending }))
-}
-
 impl<A: Backend, B: Backend> Context<A, B> {
     /// Fetches what the steps before have sampled, so that the last tokens are known.
     fn fetch(&mut self, back: &B) -> Result<()> {
         let waker = self.waker.get();
         while let Some((step, slots)) = self.sampled.pop_front() {
             let mut results = Results::default();
-            wait(|| back.finish(&mut self.back, step, &mut results, &waker))?;
+            block_until(|| back.finish(&mut self.back, step, &mut results, &waker))?;
             for (&slot, picked) in slots.iter().zip(&results.picked) {
                 if let Some(last) = self.last.get_mut(slot as usize) {
                     *last = picked.id;
@@ -193,13 +187,13 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         let b = Batch { tokens: &c.tokens, ..*b };
         let first = self.front.launch(&p.front, &mut c.front, &b)?;
         let (waker, hidden) = (c.waker.get(), &mut c.hidden);
-        wait(|| self.front.read(&mut c.front, first, Output::Hidden, hidden, &waker))?;
+        block_until(|| self.front.read(&mut c.front, first, Output::Hidden, hidden, &waker))?;
         self.back.write(&mut c.back, Input::Hidden, hidden)?;
         let step = self.back.launch(&p.back, &mut c.back, &b)?;
         if p.first.is_empty() {
             // Nobody will read of the first part.
             let mut none = Results::default();
-            wait(|| self.front.finish(&mut c.front, first, &mut none, &waker))?;
+            block_until(|| self.front.finish(&mut c.front, first, &mut none, &waker))?;
         } else {
             c.steps.push_back((step, first));
         }

@@ -11,7 +11,7 @@ use gristmill::{Cpu, Device, Engine, Model, Settings};
 
 /// The processor, or the device to test.
 fn device(settings: &Settings, named: Option<String>) -> Device {
-    match named.as_deref().map(|n| n.strip_prefix("wgpu:").and_then(|i| i.parse::<usize>().ok())) {
+    match named.as_deref().map(|n| n.strip_prefix("wgpu:").and_then(|i| i.parse::<u32>().ok())) {
         None => Device::Cpu(Cpu::new(settings.cpu).unwrap()),
         #[cfg(feature = "wgpu")]
         Some(Some(i)) => {

@@ -95,13 +95,6 @@ impl Layout {
     /// [`Error::Runtime`] for a format without kernels, an instruction set this machine does
     /// not have, a row that is no whole number of blocks, or sizes beyond the address space.
     pub fn new(isa: Isa, dtype: DType, [experts, rows, cols]: [usize; 3]) -> Result<Layout> {
-        struct Facts;
-        impl IsaVisitor for Facts {
-            type Output = (usize, bool);
-            fn visit<S: Simd>(self, _: S) -> (usize, bool) {
-                (S::LANES, S::S8_BIAS != 0)
-            }
-        }
         let (lanes, biased) = isa
             .visit(Facts)
             .ok_or_else(|| Error::Runtime(format!("this machine does not have {isa}")))?;
@@ -203,7 +196,32 @@ impl Layout {
 #[derive(Debug)]
 pub struct Packed {
     layout: Layout,
-    buffer: Buffer,
+    held: Held,
+}
+
+/// What the bytes lie in.
+#[derive(Debug)]
+enum Held {
+    Own(Buffer),
+    /// Packed before, and kept.
+    Kept(HostTensor),
+}
+
+/// What the order of bytes is called: with the rows of a group and what is added to whole bytes it says
+/// everything but the format. The number grows when anything in this file changes the order.
+pub(crate) fn form(isa: Isa) -> Option<String> {
+    let (lanes, biased) = isa.visit(Facts)?;
+    Some(format!("cpu1-{lanes}{}", if biased { "b" } else { "" }))
+}
+
+/// Rows of a group, and whether whole bytes have 128 added.
+struct Facts;
+
+impl IsaVisitor for Facts {
+    type Output = (usize, bool);
+    fn visit<S: Simd>(self, _: S) -> (usize, bool) {
+        (S::LANES, S::S8_BIAS != 0)
+    }
 }
 
 impl Packed {
@@ -215,7 +233,8 @@ impl Packed {
         let shape = [source.experts, source.rows, source.cols];
         let mut packed = Packed::zeroed(Layout::new(isa, source.dtype, shape)?)?;
         let groups = 0..packed.layout.experts * packed.layout.groups();
-        packed.layout.pack_groups(source, groups, packed.buffer.as_mut_slice())?;
+        let layout = packed.layout.clone();
+        layout.pack_groups(source, groups, packed.bytes_mut())?;
         Ok(packed)
     }
 
@@ -225,7 +244,29 @@ impl Packed {
     /// [`Error::Memory`] when the system does not give that much.
     pub fn zeroed(layout: Layout) -> Result<Packed> {
         let buffer = Buffer::zeroed(layout.bytes())?;
-        Ok(Packed { layout, buffer })
+        Ok(Packed { layout, held: Held::Own(buffer) })
+    }
+
+    /// Bytes that were packed before, [`HostTensor::packed`], in place.
+    ///
+    /// # Errors
+    /// See [`Layout::new`]; [`Error::Runtime`] when they are in another order, not as many as they must
+    /// be, or not aligned to 64.
+    pub fn kept(isa: Isa, source: HostTensor) -> Result<Packed> {
+        let shape = [source.experts, source.rows, source.cols];
+        let layout = Layout::new(isa, source.dtype, shape)?;
+        let (len, due) = (source.bytes().len(), layout.bytes());
+        if source.form() != form(isa).as_deref() || len != due {
+            return Err(Error::Runtime(format!(
+                "{source:?} is {len} packed bytes in the order {:?}, not {due} in {:?}",
+                source.form(),
+                form(isa)
+            )));
+        }
+        if !(source.bytes().as_ptr() as usize).is_multiple_of(64) {
+            return Err(Error::Runtime(format!("{source:?} is packed, and not aligned to 64")));
+        }
+        Ok(Packed { layout, held: Held::Kept(source) })
     }
 
     /// Where things lie.
@@ -242,11 +283,18 @@ impl Packed {
     }
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.buffer.as_slice()
+        match &self.held {
+            Held::Own(buffer) => buffer.as_slice(),
+            Held::Kept(tensor) => tensor.bytes(),
+        }
     }
-    /// All bytes, to pack into: whole groups are [`Layout::group_bytes`] apart.
+    /// All bytes, to pack into: whole groups are [`Layout::group_bytes`] apart. None where they were
+    /// packed before.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.buffer.as_mut_slice()
+        match &mut self.held {
+            Held::Own(buffer) => buffer.as_mut_slice(),
+            Held::Kept(_) => &mut [],
+        }
     }
     /// The bytes of one matrix of the stack: what a matmul is given.
     ///
@@ -254,7 +302,7 @@ impl Packed {
     /// When there is no such expert.
     pub fn matrix(&self, expert: usize) -> &[u8] {
         let n = self.layout.matrix_bytes();
-        &self.buffer.as_slice()[expert * n..(expert + 1) * n]
+        &self.bytes()[expert * n..(expert + 1) * n]
     }
 
     /// Reads one row back, exactly the values of the reference dequantization.

@@ -48,6 +48,9 @@ pub fn first_noise(seed: u64, tokens: u32, width: u32) -> Vec<f32> {
     all
 }
 
+/// What sees the latents after each step, `[tokens, width]`.
+pub type Watch<'w> = &'w mut dyn FnMut(usize, &[f32]) -> Result<()>;
+
 /// A denoiser on a device.
 pub struct Denoiser<B: Backend> {
     device: WholeTexts<B>,
@@ -97,7 +100,8 @@ impl<B: Backend> Denoiser<B> {
 
     /// Goes from the latents `x`, `[tokens, width]`, along `times`, the last of them `u32::MAX` for
     /// the end, and gives the tokens. `seed` is that of the device's noise; where noise is given,
-    /// `noise` gives that of a step, `[tokens, width]`. `watch` sees the latents after each step.
+    /// `noise` gives that of a step, `[tokens, width]`. `watch` sees the latents after each step;
+    /// where nobody watches they stay on the device.
     ///
     /// # Errors
     /// [`Error::Usage`] for latents that are not whole or too many, and for times that are none of
@@ -108,7 +112,7 @@ impl<B: Backend> Denoiser<B> {
         times: &[u32],
         seed: u64,
         noise: &mut dyn FnMut(usize) -> Vec<f32>,
-        watch: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+        mut watch: Option<Watch<'_>>,
     ) -> Result<Vec<u32>> {
         let n = (x.len() / self.width as usize) as u32;
         if n == 0 || n > self.tokens || x.len() != (n * self.width) as usize {
@@ -141,15 +145,19 @@ impl<B: Backend> Denoiser<B> {
             let rows: &[u32] = if last { &places.kv_index } else { &[] };
             let b = Batch { state_in: &[0], times: &now, seeds: &seeds, rows, ..batch };
             let step = device.launch(plan, &b)?;
-            device.read(step, Output::Hidden, &mut latents)?;
             if last {
                 let params = vec![Sampling::GREEDY; n as usize];
                 let greedy = SampleBatch { params: &params, ..SampleBatch::default() };
                 device.backend.sample(&mut device.context, step, &greedy)?;
             }
+            if watch.is_some() {
+                device.read(step, Output::Hidden, &mut latents)?;
+            }
             let results = device.finish(step)?;
             ids = results.picked.iter().map(|p| p.id).collect();
-            watch(i, &latents)?;
+            if let Some(watch) = &mut watch {
+                watch(i, &latents)?;
+            }
         }
         Ok(ids)
     }

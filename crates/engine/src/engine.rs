@@ -176,6 +176,11 @@ impl<B: Backend> Engine<B> {
         })
     }
 
+    /// The bytes of a matrix as the device packed it; see [`Backend::packed`].
+    pub fn packed(&self, name: &str) -> Option<&[u8]> {
+        self.runner.packed(name)
+    }
+
     /// Queues a request.
     ///
     /// # Errors

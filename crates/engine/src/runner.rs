@@ -23,6 +23,11 @@ pub(crate) struct Runner<B: Backend> {
 }
 
 impl<B: Backend> Runner<B> {
+    /// As [`crate::Engine::packed`].
+    pub fn packed(&self, name: &str) -> Option<&[u8]> {
+        self.backend.packed(&self.weights, name)
+    }
+
     pub fn new(
         backend: B,
         program: Program,

@@ -6,8 +6,8 @@
 
 use gristmill_core::{DType, Error, HostTensor, Result, normals, quant};
 use gristmill_ir::{
-    Act, Activations, Backend, Batch, Gating, Input, Layout, Norm, NormKind, Op, Options, Output,
-    Program, Results, SampleBatch, Sampling, Size, StateKind, Step, TensorDecl, Token, Value,
+    Act, Backend, Batch, Gating, Input, Layout, Norm, NormKind, Op, Options, Output, Program,
+    Results, SampleBatch, Sampling, Size, StateKind, Step, TensorDecl, Token, Value,
 };
 use std::sync::Arc;
 use std::task::Waker;
@@ -261,10 +261,9 @@ impl<'b, B: Backend> Running<'b, B> {
     ///
     /// # Errors
     /// Those of the device: a format or an operation that does not run there, or no memory.
-    pub fn new(backend: &'b B, case: &Case, activations: Activations) -> Result<Self> {
-        let options = Options { activations, ..Options::default() };
+    pub fn new(backend: &'b B, case: &Case, options: &Options) -> Result<Self> {
         let weights =
-            backend.load(&[&case.program], &mut |decl| weight(case.dtype, decl), &options)?;
+            backend.load(&[&case.program], &mut |decl| weight(case.dtype, decl), options)?;
         let tokens = case.tokens;
         let max = Size { tokens, seqs: 1, rows: tokens, one_token_a_seq: tokens == 1 };
         let pages = (case.before + tokens).div_ceil(PAGE);
@@ -277,7 +276,7 @@ impl<'b, B: Backend> Running<'b, B> {
             in_flight: 1,
         };
         let mut context = backend.create(&case.program.states, &layout)?;
-        let plan = backend.compile(&case.program, &weights, &mut context, max, &options)?;
+        let plan = backend.compile(&case.program, &weights, &mut context, max, options)?;
         backend.profile(&mut context, true)?;
         let input = noise(2, (tokens * case.width) as usize);
         let groups = case.program.groups.len() as u32;

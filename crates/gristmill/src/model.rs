@@ -2,6 +2,8 @@
 
 use crate::bundled;
 use crate::conversation::{Conversation, Prompter};
+use crate::hardware::Device;
+use crate::pack_cache::{self, PackCache};
 use crate::placement::Placement;
 use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
@@ -11,6 +13,7 @@ use gristmill_ir::{Backend, Capabilities, Options, Pooling, Program, TensorDecl}
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
 use gristmill_models::chat::ChatTemplate;
 use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -166,26 +169,49 @@ impl Model {
     /// # Errors
     /// Those of [`Model::program`] and [`Engine::new`]; [`crate::Error::Memory`] when a context that was
     /// asked for does not fit.
-    pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
-        let cpu = Cpu::new(settings.cpu)?;
+    pub fn engine(&self, settings: &Settings) -> Result<Engine<Device>> {
+        let cpu = Device::Cpu(Cpu::new(settings.cpu)?);
         let program = self.program(settings.kv)?;
         let plan = self.memory_plan(&program, settings, settings.max_seqs)?;
-        self.engine_on(cpu, program, settings.engine_options(plan.context), &mut |_, _| Ok(()))
+        let options = settings.engine_options(plan.context);
+        self.engine_on(cpu, program, options, settings.pack_cache, &mut |_, _| Ok(()))
     }
 
-    /// An engine for a program of this model on a device, with every choice made.
+    /// An engine for a program of this model on a device, with every choice made; with `keep` the
+    /// weights are kept as the device packs them, or taken as they were kept.
     ///
     /// # Errors
-    /// Those of [`Engine::new`] and of `progress`.
+    /// Those of [`Engine::new`] and of `progress`; when the kept weights are damaged, or cannot be
+    /// kept.
     pub fn engine_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         options: EngineOptions,
+        keep: bool,
         progress: &mut Progress<'_>,
-    ) -> Result<Engine<Cpu>> {
-        self.load_on(&cpu.capabilities(), program, options.context, progress, |program, tensor| {
-            Engine::new(cpu, program, tensor, options)
+    ) -> Result<Engine<Device>> {
+        let device = device.into();
+        let (capabilities, form) = (device.capabilities(), device.packed_form());
+        self.load_on(&capabilities, program, options.context, progress, |program, tensor| {
+            let Some(form) = form.filter(|_| keep) else {
+                return Engine::new(device, program, tensor, options);
+            };
+            let cache = PackCache::open(self, &program, form)?;
+            let matrices = pack_cache::matrices(&program);
+            let matrices: HashSet<String> = matrices.map(|d| d.name.clone()).collect();
+            let mut cached = |decl: &TensorDecl| {
+                let stored = tensor(decl)?;
+                let kept = if matrices.contains(&decl.name) {
+                    cache.tensor(&decl.name, &stored)?
+                } else {
+                    None
+                };
+                Ok(kept.unwrap_or(stored))
+            };
+            let engine = Engine::new(device, program.clone(), &mut cached, options)?;
+            cache.keep(&program, |name| engine.packed(name))?;
+            Ok(engine)
         })
     }
 
@@ -196,14 +222,15 @@ impl Model {
     /// Those of [`Probe::new`] and of `progress`.
     pub fn probe_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Probe<Cpu>> {
-        self.load_on(&cpu.capabilities(), program, tokens, progress, |program, tensor| {
-            Probe::new(cpu, program, tensor, tokens, options)
+    ) -> Result<Probe<Device>> {
+        let device = device.into();
+        self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
+            Probe::new(device, program, tensor, tokens, options)
         })
     }
 
@@ -213,14 +240,15 @@ impl Model {
     /// Those of [`Encoder::new`] and of `progress`.
     pub fn encoder_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Encoder<Cpu>> {
-        self.load_on(&cpu.capabilities(), program, tokens, progress, |program, tensor| {
-            Encoder::new(cpu, program, tensor, tokens, options)
+    ) -> Result<Encoder<Device>> {
+        let device = device.into();
+        self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
+            Encoder::new(device, program, tensor, tokens, options)
         })
     }
 
@@ -239,6 +267,7 @@ impl Model {
         let mut tensor = self.weights(&program, progress);
         let made = make(program, &mut tensor)?;
         self.gguf.check_unchanged()?;
+        self.gguf.release();
         Ok(made)
     }
 
@@ -256,6 +285,8 @@ impl Model {
         move |decl: &TensorDecl| {
             progress(done.min(total), total)?;
             self.gguf.check_unchanged()?;
+            // The device has the one before.
+            self.gguf.release();
             done += bytes(&decl.name);
             arch::tensor(decl, &self.gguf)
         }

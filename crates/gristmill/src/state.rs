@@ -70,6 +70,35 @@ impl Fingerprint {
         model.gguf().check_unchanged()?;
         Ok(Fingerprint(sum.end()))
     }
+
+    /// Of the weights that a program uses, whatever it makes of them: the name, type and shape of each,
+    /// and its first, middle and last bytes.
+    ///
+    /// # Errors
+    /// As [`Fingerprint::of`].
+    pub fn of_weights(model: &Model, program: &Program) -> Result<Fingerprint> {
+        let mut sum = Fnv::new();
+        for (decl, used) in program.tensors.iter().zip(program.used_tensors()) {
+            if !used {
+                continue;
+            }
+            let tensor = gristmill_models::arch::tensor(decl, model.gguf())?;
+            sum.add(format!("{tensor:?}").as_bytes());
+            let (bytes, n) = (tensor.bytes(), tensor.bytes().len());
+            let sample = SAMPLE.min(n);
+            for at in [0, (n - sample) / 2, n - sample] {
+                sum.add(&bytes[at..at + sample]);
+            }
+        }
+        model.gguf().check_unchanged()?;
+        Ok(Fingerprint(sum.end()))
+    }
+}
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
 }
 
 /// Writes a state, whole or not at all. A file that is there is replaced only when it is a state

@@ -86,11 +86,12 @@ pub fn run(
 ) -> Done {
     let lengths = || texts.iter().map(|t| t.ids.len());
     let tokens = lengths().max().unwrap_or(1).max(STEP.min(lengths().sum())) as u32;
-    let cpu = runs_on.open(settings, quiet)?;
+    let device = runs_on.open(settings, model, quiet)?;
     catch_interrupts();
     let options = settings.engine_options(tokens).options;
     let mut bar = loading_bar();
-    let mut encoder = model.encoder_on(cpu, program, tokens, &options, &mut |a, b| bar.at(a, b))?;
+    let mut encoder =
+        model.encoder_on(device, program, tokens, &options, &mut |a, b| bar.at(a, b))?;
     bar.end();
     Ok(encoder.run(texts, &mut |i, numbers| {
         check_interrupt()?;

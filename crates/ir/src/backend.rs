@@ -391,6 +391,18 @@ pub trait Backend: Sized + MaybeSend + 'static {
         Times::default()
     }
 
+    /// What this device calls the order in which its weights lie, where they can be kept in that order
+    /// and given to [`Backend::load`] again ([`HostTensor::packed`]); it changes with the order.
+    fn packed_form(&self) -> Option<String> {
+        None
+    }
+
+    /// The bytes of a matrix in that order.
+    fn packed<'w>(&self, weights: &'w Self::Weights, name: &str) -> Option<&'w [u8]> {
+        _ = (weights, name);
+        None
+    }
+
     /// Bytes used and available on the device.
     fn memory(&self) -> (u64, u64);
 

@@ -1,12 +1,14 @@
 //! `gristmill bench --kernels`: single operations by format and instruction set, beside what the
-//! machine can do and the scalar build of the same kernels.
+//! machine can do and the scalar build of the same kernels; or on the devices that `--device` names, as
+//! their own clocks have it.
 
 use super::{BenchArgs, Format};
-use crate::device;
+use crate::device::{self, Wanted};
 use crate::term::{Done, check_interrupt, note, out, usage};
 use gristmill::cpu::Ceilings;
+use gristmill::ir::Options;
 use gristmill::kernels::{Case, Running, Shape, medians};
-use gristmill::{Activations, Cpu, CpuOptions, DType, Isa};
+use gristmill::{Activations, Backend, Cpu, CpuOptions, DType, Device, Isa};
 use serde_json::{Value, json};
 
 /// Formats that are timed unless others are named.
@@ -22,11 +24,20 @@ const FORMATS: [DType; 9] = [
     DType::MXFP4,
 ];
 
-/// One operation on one instruction set.
+/// Where operations are timed: on an instruction set, or on a device that is no processor.
+struct Side {
+    name: String,
+    isa: Option<Isa>,
+    device: Device,
+}
+
+/// One operation on one of them.
 struct Row {
     name: String,
     dtype: DType,
-    isa: Isa,
+    side: String,
+    /// Whether the measured ceilings are those of the side.
+    is_cpu: bool,
     /// Nanoseconds, the median.
     time: f64,
     bytes: f64,
@@ -37,16 +48,16 @@ struct Row {
 
 /// What the words of `--kernels` ask for; everything of a kind of which none is named.
 #[derive(Default)]
-struct Wanted {
+struct Words {
     isas: Vec<Isa>,
     formats: Vec<DType>,
     /// Parts of names.
     names: Vec<String>,
 }
 
-impl Wanted {
-    fn read(words: &[String]) -> Wanted {
-        let mut wanted = Wanted::default();
+impl Words {
+    fn read(words: &[String]) -> Words {
+        let mut wanted = Words::default();
         for word in words {
             if let Some(isa) = Isa::from_name(word) {
                 wanted.isas.push(isa);
@@ -93,8 +104,8 @@ impl Wanted {
 }
 
 pub fn run(args: &BenchArgs, words: &[String]) -> Done {
-    let wanted = Wanted::read(words);
-    let cases = wanted.cases()?;
+    let asked = Words::read(words);
+    let cases = asked.cases()?;
     if cases.is_empty() {
         return usage(format!(
             "--kernels {}: there is no such kernel; words are parts of names (matvec, matmul, \
@@ -102,45 +113,85 @@ pub fn run(args: &BenchArgs, words: &[String]) -> Done {
             words.join(",")
         ));
     }
-    let all = if wanted.isas.is_empty() { Isa::available().collect() } else { wanted.isas };
+    let all = if asked.isas.is_empty() { Isa::available().collect() } else { asked.isas.clone() };
     crate::term::catch_interrupts();
     let default = device::cpu_options(None)?;
     let threads = args.threads.first().map_or(1, |&n| n as usize);
     let open = |isa| Cpu::new(CpuOptions { isa, threads, ..default });
-    let cpus: Vec<Cpu> = all.iter().map(|&isa| open(isa)).collect::<gristmill::Result<_>>()?;
     let ceilings = open(default.isa)?.ceilings()?;
+    // Instruction sets beside each other, unless devices are named: then the best one stands for the
+    // processor.
+    let named = &args.runs_on.device.0;
+    let mut sides = vec![];
+    for &wanted in named {
+        let best = [default.isa];
+        let isas = match wanted {
+            Wanted::Auto | Wanted::Cpu if named.len() == 1 || !asked.isas.is_empty() => &all[..],
+            Wanted::Auto | Wanted::Cpu => &best[..],
+            other => {
+                sides.push(gpu(other, !args.runs_on.no_passthrough)?);
+                continue;
+            }
+        };
+        for &isa in isas {
+            let (name, device) = (isa.name().to_owned(), open(isa)?.into());
+            sides.push(Side { name, isa: Some(isa), device });
+        }
+    }
     if !args.quiet {
         note(format_args!("{threads} threads; {ceilings}"));
+        for side in sides.iter().filter(|s| s.isa.is_none()) {
+            note(format_args!("{}: {}", side.name, side.device.capabilities().name));
+        }
     }
-    let activations = args.runs_on.activations();
+    let options = Options {
+        activations: args.runs_on.activations(),
+        compute: args.runs_on.compute.dtype(),
+        prefill: args.runs_on.prefill(),
+        ..Options::default()
+    };
     let mut first = true;
     for case in &cases {
-        let mut running: Vec<_> = cpus
+        let mut running: Vec<_> = sides
             .iter()
-            .map(|cpu| Running::new(cpu, case, activations))
+            .map(|side| Running::new(&side.device, case, &options))
             .collect::<gristmill::Result<_>>()?;
         let times = medians(&mut running, args.repetitions, check_interrupt)?;
-        let of = |isa: Isa| all.iter().position(|&i| i == isa).map(|i| times[i]);
-        for (&isa, &time) in all.iter().zip(&times) {
+        let of = |isa| sides.iter().position(|s| s.isa == Some(isa)).map(|i| times[i]);
+        for (side, &time) in sides.iter().zip(&times) {
             let over = [Isa::Scalar, Isa::Naive].map(|slow| Some(of(slow)? / time));
-            let (name, dtype) = (case.name.clone(), case.dtype);
-            let row = Row { name, dtype, isa, time, bytes: case.bytes, ops: case.ops, over };
-            row.write(args.output, first, (activations, threads, &ceilings))?;
+            let row = Row {
+                name: case.name.clone(),
+                dtype: case.dtype,
+                side: side.name.clone(),
+                is_cpu: side.isa.is_some(),
+                time,
+                bytes: case.bytes,
+                ops: case.ops,
+                over,
+            };
+            row.write(args.output, first, (options.activations, threads, &ceilings))?;
             first = false;
         }
     }
     if args.output == Format::Json { out("\n]\n") } else { Ok(()) }
 }
 
+/// A device that is no processor.
+fn gpu(wanted: Wanted, passthrough: bool) -> Done<Side> {
+    let (name, device) = device::open_alone(wanted, passthrough)?;
+    Ok(Side { name, isa: None, device })
+}
+
 type Common<'c> = (Activations, usize, &'c Ceilings);
 
 impl Row {
-    /// The share of the ceiling: the least time the machine needs over the time it took.
-    fn share(&self, (activations, _, ceilings): Common<'_>) -> f64 {
+    /// The share of the ceiling: the least time the processor needs over the time it took.
+    fn share(&self, (activations, _, ceilings): Common<'_>) -> Option<f64> {
         let int8 = activations == Activations::Int8 && self.dtype.block_len() > 1;
         let peak = if int8 { ceilings.int8_ops } else { ceilings.f32_ops };
         let least = (self.bytes / ceilings.read_bytes).max(self.ops / peak);
-        least * 1e9 / self.time
+        self.is_cpu.then_some(least * 1e9 / self.time)
     }
 
     fn write(&self, format: Format, first: bool, common: Common<'_>) -> Done {
@@ -195,12 +246,12 @@ impl Row {
             ("kernel", json!(self.name)),
             ("type", json!(self.dtype.name())),
             ("activations", json!(activations)),
-            ("isa", json!(self.isa.name())),
-            ("threads", json!(common.1)),
+            ("isa", json!(self.side)),
+            ("threads", json!(self.is_cpu.then_some(common.1))),
             ("us", rounded(self.time / 1e3, 2)),
             ("GB/s", rate(self.bytes, 2)),
             ("GOP/s", rate(self.ops, 1)),
-            ("% ceiling", rounded(100.0 * self.share(common), 1)),
+            ("% ceiling", self.share(common).map_or(json!(null), |s| rounded(100.0 * s, 1))),
             ("x scalar", over(self.over[0])),
             ("x naive", over(self.over[1])),
         ]

@@ -272,6 +272,7 @@ impl<'a> Compiler<'a> {
                     act: *act,
                     scale: *scale,
                     cap: softcap.unwrap_or(0.0),
+                    exact: false,
                 };
                 self.project(at(*x), &[*w], finish, out, scratch, None)
             }

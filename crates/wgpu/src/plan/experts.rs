@@ -18,7 +18,8 @@ impl Compiler<'_> {
             return Err(Error::Runtime("not a route".into()));
         };
         let scores = self.products(&[*w], Rows::Tokens, scratch);
-        let finish = Finish::plain(bias.as_slice());
+        // Which experts are chosen hangs on the last bits.
+        let finish = Finish { exact: true, ..Finish::plain(bias.as_slice()) };
         self.project(at(*x), &[*w], finish, scores, scratch + scores.bytes, None)?;
         let added = match choice_bias {
             Some(b) => Resource::Held(self.weights.stacked(self.program, &[*b])?.0),

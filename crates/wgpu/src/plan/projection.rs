@@ -19,12 +19,14 @@ pub(super) struct Finish<'a> {
     pub act: Act,
     pub scale: f32,
     pub cap: f32,
+    /// Whether numbers are multiplied in f32 whatever precision was asked for.
+    pub exact: bool,
 }
 
 impl<'a> Finish<'a> {
     /// A bias at most.
     pub fn plain(bias: &'a [Tensor]) -> Finish<'a> {
-        Finish { bias, act: Act::None, scale: 1.0, cap: 0.0 }
+        Finish { bias, act: Act::None, scale: 1.0, cap: 0.0, exact: false }
     }
 }
 
@@ -140,7 +142,8 @@ impl Compiler<'_> {
                 resources.extend(route.map(|r| (6, Resource::Part(r.offset, r.bytes))));
                 resources.extend(grid.clone().map(|g| (7, Resource::Held(g))));
                 let subgroups = self.gpu.features.contains(wgpu::Features::SUBGROUP);
-                let ways = [subgroups, self.options.compute == DType::F16];
+                let half = self.options.compute == DType::F16 && !finish.exact;
+                let ways = [subgroups, half];
                 let tail = !matrix.cols.is_multiple_of(32);
                 let shapes = self.gpu.shapes;
                 let kinds = [int8, tail, route.is_some()];

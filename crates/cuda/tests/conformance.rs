@@ -4,9 +4,10 @@ mod emulator;
 
 use emulator::Emulator;
 use gristmill_conformance::check::{self, Prepared};
-use gristmill_conformance::{hostile, ledger, sampling, short_suite, suite};
+use gristmill_conformance::{cases, hostile, ledger, sampling, selection, short_suite, suite};
+use gristmill_core::DType;
 use gristmill_cuda::{Cuda, CudaOptions, devices};
-use gristmill_ir::Backend;
+use gristmill_ir::{Activations, Backend, Op, StateKind};
 use std::sync::OnceLock;
 
 /// Whether a GPU must be there.
@@ -63,6 +64,82 @@ fn operations() {
     if let Some(cuda) = device() {
         run(cuda, prepared());
     }
+}
+
+/// Half a unit in the last place of a number near one in this type.
+fn roundoff(dtype: DType) -> f64 {
+    if dtype == DType::F16 { 2f64.powi(-11) } else { 2f64.powi(-8) }
+}
+
+/// The same with numbers multiplied as f16 and as bf16 where there are many rows. A product of two
+/// rounded numbers is off by three roundings: by eight with the values between, for each matrix on the
+/// way from the inputs to a result.
+fn operations_in(compute: DType) {
+    let Some(cuda) = device() else { return };
+    let mut some = selection::short(cases::all());
+    some.retain(|c| c.options.activations == Activations::F32);
+    some.retain(|c| c.program.matrices().contains(&true));
+    for case in &mut some {
+        let matrices = case.program.matrices().iter().filter(|&&m| m).count();
+        case.options.compute = compute;
+        case.tolerance += 8.0 * roundoff(compute) * matrices as f64;
+    }
+    let all: Vec<Prepared> = some.into_iter().map(Prepared::new).collect();
+    run(cuda, &all);
+}
+
+#[test]
+fn operations_in_f16() {
+    operations_in(DType::F16);
+}
+
+#[test]
+fn operations_in_bf16() {
+    operations_in(DType::BF16);
+}
+
+/// Caches in 16 bits with heads of 64 and 128 elements, which have kernels of their own: for decoding,
+/// and for many tokens where products are rounded too, of queries, keys, weights and values.
+fn narrow_caches(compute: DType) {
+    let Some(cuda) = device() else { return };
+    let mut some = cases::all();
+    some.retain(|c| {
+        let narrow = |s: &StateKind| {
+            matches!(s, StateKind::Paged { k_type, v_type, .. }
+                if *k_type != DType::F32 && *v_type != DType::F32)
+        };
+        let fits = |op: &Op| {
+            matches!(op, Op::Attention { head_dim, .. } if [64, 128].contains(head_dim))
+        };
+        c.program.states.iter().any(narrow) && c.program.nodes.iter().any(|n| fits(&n.op))
+    });
+    some.sort_by_cached_key(selection::cost);
+    some.truncate(if on_a_gpu() { usize::MAX } else { 12 });
+    assert!(!some.is_empty(), "there are such cases");
+    for case in &mut some {
+        case.options.compute = compute;
+        if compute != DType::F32 {
+            let matrices = case.program.matrices().iter().filter(|&&m| m).count();
+            // Keys in bf16 are multiplied as such.
+            let coarse = case.program.states.iter().any(|s| {
+                matches!(s, StateKind::Paged { k_type: DType::BF16, .. })
+            });
+            let element = if coarse { DType::BF16 } else { compute };
+            case.tolerance += 8.0 * roundoff(element) * (matrices + 2) as f64;
+        }
+    }
+    let all: Vec<Prepared> = some.into_iter().map(Prepared::new).collect();
+    run(cuda, &all);
+}
+
+#[test]
+fn narrow_caches_exactly() {
+    narrow_caches(DType::F32);
+}
+
+#[test]
+fn narrow_caches_in_f16() {
+    narrow_caches(DType::F16);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::arguments::{Args, Resource};
 use super::projection::Finish;
 use super::{At, Compiler};
 use crate::context::kind_of;
-use gristmill_core::{Error, Result};
+use gristmill_core::{DType, Error, Result};
 use gristmill_ir::{Norm, NormKind, Op, QkNorm, Rope, RopePairs, Rows, State, StateKind};
 
 /// Keys that one block of a decode takes at least, and into how many parts the keys of a sequence are
@@ -184,6 +184,17 @@ impl Compiler<'_> {
             let grid = [kv_heads * sharing.div_ceil(heads_each), self.size.tokens, splits];
             self.call(&kernel, a.clone(), grid, 128)?;
             return self.call("attention_merge", a, [*heads, self.size.tokens, 1], 128);
+        }
+        // Where results are rounded to 16 bits anyway, the matrix units take them so.
+        let tiled = match (c.kinds, self.options.compute) {
+            (_, DType::F32) => None,
+            ([1, 1], _) => Some("half"),
+            ([2, 2], _) if self.gpu.driver.facts().chip >= [8, 0] => Some("brain"),
+            _ => None,
+        };
+        if let Some(element) = tiled.filter(|_| !decodes && [64, 128].contains(head_dim)) {
+            let grid = [*heads, self.size.tokens.div_ceil(64), 1];
+            return self.call(&format!("tiles_{element}_{head_dim}"), a, grid, 128);
         }
         let tiles = kv_heads * sharing.div_ceil(tile_heads);
         let grid = [tiles, self.size.tokens.div_ceil(tile_tokens), splits.max(1)];

@@ -24,6 +24,8 @@ struct alignas(16) float4 { float x, y, z, w; };
 #define DYNAMIC_SHARED(name) uint4* name = (uint4*)emulated::dynamic_shared
 #define KERNEL(name, P, threads)                                           \
     static void name##_kernel(const P& p);                                 \
+    extern "C" const unsigned gm_##name##_bytes;                           \
+    const unsigned gm_##name##_bytes = sizeof(P);                          \
     extern "C" void gm_##name(const void* raw, unsigned bytes, unsigned most) { \
         emulated::check(#name, bytes, sizeof(P), most, threads);           \
         name##_kernel(*(const P*)raw);                                     \

@@ -154,6 +154,23 @@ fn sources_hash(kernels: &Path) -> Result<u64> {
     Ok(fnv(&all))
 }
 
+/// A source with all that it includes, each once, each before what includes it.
+fn included(kernels: &Path, file: &Path, all: &mut String) -> Result<()> {
+    let text = std::fs::read_to_string(file)?;
+    for line in text.lines() {
+        let name = line.strip_prefix("#include \"").and_then(|l| l.strip_suffix('"'));
+        let path = name.map(|n| kernels.join(n)).filter(|p| p.exists());
+        if let Some(path) = path {
+            let whole = std::fs::read_to_string(&path)?;
+            if !all.contains(&whole) {
+                included(kernels, &path, all)?;
+            }
+        }
+    }
+    all.push_str(&text);
+    Ok(())
+}
+
 struct Made {
     images: Vec<Vec<u8>>,
     lines: Vec<String>,
@@ -162,26 +179,26 @@ struct Made {
 fn compile(home: &Path, kernels: &Path, target: &str, compiler: &Compiler) -> Result<Made> {
     let wheel = wheels(home, compiler)?;
     let library = wheel.join(compiler.library);
-    let headers: Vec<u8> =
-        files(kernels, &["h"])?.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?.concat();
     let kept = root()?.join("target/cuda-kept");
     std::fs::create_dir_all(&kept)?;
     let mut made = Made { images: vec![], lines: vec![] };
     for source in files(kernels, &["cu"])? {
         let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text = [&headers[..], &std::fs::read(&source)?].concat();
-        let key = format!("{stem}.{target}.{}.{:016x}", compiler.version, fnv(&text));
+        let mut text = String::new();
+        included(kernels, &source, &mut text)?;
+        let key = format!("{stem}.{target}.{}.{:016x}", compiler.version, fnv(text.as_bytes()));
         let (image, log) = (kept.join(format!("{key}.cubin")), kept.join(format!("{key}.log")));
         if !image.exists() || !log.exists() {
             println!("{target}: {stem}");
             let mut c = Command::new("python3");
             c.arg(root()?.join("xtask/nvrtc.py")).arg(&library).arg(&source).arg(target);
-            c.arg(kept.join("new")).env("LD_LIBRARY_PATH", library.parent().unwrap_or(&wheel));
+            let new = kept.join(format!("{target}.new"));
+            c.arg(&new).env("LD_LIBRARY_PATH", library.parent().unwrap_or(&wheel));
             if target.starts_with("sm_") {
                 c.arg("--ptxas-options=-v");
             }
             let said = run_command(&mut c)?;
-            std::fs::rename(kept.join("new"), &image)?;
+            std::fs::rename(&new, &image)?;
             std::fs::write(&log, said)?;
         }
         let mut bytes = std::fs::read(&image)?;

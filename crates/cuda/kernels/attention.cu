@@ -10,7 +10,7 @@ DEVICE void load_rows(const Attention& p, float* tile, const u32* table, u32 fir
     for (u32 i = threadIdx.x; i < p.tile_keys * p.dim; i += THREADS) {
         u32 key = first + i / p.dim;
         float v = 0.0f;
-        if (key < last) v = loaded(kind, row_of(p, table, key, head, value), i % p.dim);
+        if (key < last && held(p, table, key)) v = loaded(kind, row_of(p, table, key, head, value), i % p.dim);
         tile[i / p.dim * stride + i % p.dim] = v;
     }
 }
@@ -97,7 +97,9 @@ KERNEL(attention, Attention, 128) {
             for (u32 i = thread; i < slots * dim; i += THREADS) {
                 const float* s = scores + i / dim * keys;
                 float sum = acc[i] * shrink[i / dim];
-                for (u32 k = 0; k < keys; k++) sum += s[k] * tile[k * (dim + 1) + i % dim];
+                // What nobody sees may never have been written.
+                for (u32 k = 0; k < keys; k++)
+                    if (s[k] != 0.0f) sum += s[k] * tile[k * (dim + 1) + i % dim];
                 acc[i] = sum;
             }
         }

@@ -30,7 +30,7 @@ struct Attention {
     u32 tile_keys;
     u32 most_splits;     // 0: every block sees all keys
     u32 split_keys;
-    u32 pad;
+    u32 pages;           // that there are
 };
 
 const float LEAST = -3.0e38f;
@@ -57,6 +57,9 @@ DEVICE u32 splits_of(const Attention& p, u32 t) {
     u32 n = (s.y - s.x + p.split_keys - 1) / p.split_keys;
     return min(max(n, 1u), p.most_splits);
 }
+
+// Whether a key lies in a page: between those that different tokens see there may be none.
+DEVICE bool held(const Attention& p, const u32* table, u32 key) { return table[key / p.page_tokens] < p.pages; }
 
 // Where the row of a head of a key begins in the cache.
 DEVICE const u8* row_of(const Attention& p, const u32* table, u32 key, u32 head, bool value) {

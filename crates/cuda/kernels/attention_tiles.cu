@@ -25,15 +25,44 @@ DEVICE float quad_sum(float v) {
     return v + lanes_xor(v, 2);
 }
 
-// Starts bringing the keys or values of 64 keys, `last` and those behind it as zeros.
+// The tokens of a block that are of one sequence, and the keys that they see. Where these do not join,
+// what lies between may never have been written.
+struct Segment {
+    const u32* table;
+    u32 t0, t1;
+    uint2 span;
+    bool gaps;
+};
+
+DEVICE Segment segment_of(const Attention& p, const u32* table, u32 t0, u32 t1) {
+    Segment g = {table, t0, t1, seen(p, t0), false};
+    for (u32 t = t0 + 1; t < t1; t++) {
+        uint2 s = seen(p, t);
+        g.gaps |= s.x > g.span.y || s.y < g.span.x;
+        g.span = uint2{min(g.span.x, s.x), max(g.span.y, s.y)};
+    }
+    return g;
+}
+
+DEVICE bool anybody_sees(const Attention& p, const Segment& g, u32 key) {
+    bool some = false;
+    for (u32 t = g.t0; t < g.t1; t++) {
+        uint2 s = seen(p, t);
+        some |= key >= s.x && key < s.y;
+    }
+    return some;
+}
+
+// Starts bringing the keys or values of 64 keys; those that are not there as zeros.
 template <int DIM>
-DEVICE void fetch(const Attention& p, u16* tile, const u32* table, u32 first, u32 last, u32 head, bool value) {
+DEVICE void fetch(const Attention& p, const Segment& g, u16* tile, u32 first, u32 head, bool value) {
     const u32 PIECES = DIM / 8;
     UNROLL
     for (u32 n = 0; n < 64 * PIECES / THREADS; n++) {
         u32 i = n * THREADS + threadIdx.x, key = first + i / PIECES;
-        bool there = key < last;
-        const u8* from = row_of(p, table, there ? key : last - 1, head, value);
+        bool there = key < g.span.y && held(p, g.table, key);
+        if (g.gaps) there = there && anybody_sees(p, g, key);
+        const u8* from = there ? row_of(p, g.table, key, head, value) : p.cache;
         copy16(tile + i / PIECES * (DIM + 8) + i % PIECES * 8, from + i % PIECES * 16, there);
     }
     copies_close();
@@ -55,11 +84,8 @@ DEVICE void tiles(const Attention& p) {
         u32 t1 = min(end, array(p.ints, AT_STARTS)[seq + 1]);
         const u32* table = array(p.ints, AT_PAGES) + array(p.ints, AT_PAGE_STARTS)[p.group * p.ints[SEQS] + seq];
         u32 tree = p.ints[AT_TREE] ? array(p.ints, AT_TREE)[seq] : NOBODY;
-        uint2 span = seen(p, t0);
-        for (u32 t = t0 + 1; t < t1; t++) {
-            uint2 s = seen(p, t);
-            span = uint2{min(span.x, s.x), max(span.y, s.y)};
-        }
+        Segment seg = segment_of(p, table, t0, t1);
+        uint2 span = seg.span;
         // Two rows of a thread.
         u32 row[2] = {t0 + warp * 16 + g, t0 + warp * 16 + g + 8};
         uint2 sees[2];
@@ -80,8 +106,8 @@ DEVICE void tiles(const Attention& p) {
             }
         float acc[DIM / 8][4] = {}, top[2] = {LEAST, LEAST}, mass[2] = {0.0f, 0.0f};
         block_sync();
-        fetch<DIM>(p, ks, table, span.x, span.y, kv_head, false);
-        fetch<DIM>(p, vs, table, span.x, span.y, kv_head, true);
+        fetch<DIM>(p, seg, ks, span.x, kv_head, false);
+        fetch<DIM>(p, seg, vs, span.x, kv_head, true);
         for (u32 key0 = span.x; key0 < span.y; key0 += 64) {
             copies_wait<1>();
             block_sync();
@@ -98,7 +124,7 @@ DEVICE void tiles(const Attention& p) {
                 }
             block_sync();
             // Behind the last tile there is nothing to bring, and a group of nothing.
-            if (key0 + 64 < span.y) fetch<DIM>(p, ks, table, key0 + 64, span.y, kv_head, false);
+            if (key0 + 64 < span.y) fetch<DIM>(p, seg, ks, key0 + 64, kv_head, false);
             else copies_close();
 
             float now[2] = {top[0], top[1]};
@@ -148,7 +174,7 @@ DEVICE void tiles(const Attention& p) {
                 }
             }
             block_sync();
-            if (key0 + 64 < span.y) fetch<DIM>(p, vs, table, key0 + 64, span.y, kv_head, true);
+            if (key0 + 64 < span.y) fetch<DIM>(p, seg, vs, key0 + 64, kv_head, true);
             else copies_close();
         }
         copies_wait<0>();

@@ -56,29 +56,13 @@ DEVICE void gemm_half(const Projection& p) {
             for (int e = 0; e < 32; e++) v[e] = 0.0f;
         }
     };
-    float acc[2][8][4] = {};
-    fetch(0);
-    decode(0);
-    for (u32 step = 0; step < steps; step++) {
-        UNROLL
-        for (int j = 0; j < 4; j++) {
-            uint4 eight = {T::two(v[8 * j], v[8 * j + 1]), T::two(v[8 * j + 2], v[8 * j + 3]),
-                       T::two(v[8 * j + 4], v[8 * j + 5]), T::two(v[8 * j + 6], v[8 * j + 7])};
-            *(uint4*)(ws + i / 2 * STRIDE + i % 2 * 32 + j * 8) = eight;
-        }
-        copies_wait<0>();
-        block_sync();
-        if (step + 1 < steps) {
-            fetch(step + 1);
-            decode(step + 1);
-        }
-        const u16* x = xs + step % 2 * TILE;
+    auto multiply = [&](float (&acc)[2][8][4], const u16* w, const u16* x) {
         UNROLL
         for (int k = 0; k < 4; k++) {
             u32 a[2][4];
             UNROLL
             for (int m = 0; m < 2; m++)
-                load_matrices(a[m], ws + (my_row + 16 * m + lane % 16) * STRIDE + 16 * k + lane / 16 * 8);
+                load_matrices(a[m], w + (my_row + 16 * m + lane % 16) * STRIDE + 16 * k + lane / 16 * 8);
             UNROLL
             for (int n = 0; n < 4; n++) {
                 // Sixteen rows of activations: both halves of the inputs of the first eight, then of
@@ -93,6 +77,25 @@ DEVICE void gemm_half(const Projection& p) {
                     for (int h = 0; h < 2; h++) T::mma(acc[m][2 * n + h], a[m], b[h]);
             }
         }
+    };
+    float acc[2][8][4] = {};
+    for (u32 next = 0; next <= steps; next++) {
+        if (next < steps) {
+            fetch(next);
+            decode(next);
+        }
+        if (next > 0) {
+            multiply(acc, ws, xs + (next - 1) % 2 * TILE);
+            block_sync();
+        }
+        if (next == steps) break;
+        UNROLL
+        for (int j = 0; j < 4; j++) {
+            uint4 eight = {T::two(v[8 * j], v[8 * j + 1]), T::two(v[8 * j + 2], v[8 * j + 3]),
+                       T::two(v[8 * j + 4], v[8 * j + 5]), T::two(v[8 * j + 6], v[8 * j + 7])};
+            *(uint4*)(ws + i / 2 * STRIDE + i % 2 * 32 + j * 8) = eight;
+        }
+        copies_wait<0>();
         block_sync();
     }
     u32 g = lane / 4, q = lane % 4;
@@ -107,7 +110,11 @@ DEVICE void gemm_half(const Projection& p) {
             }
 }
 
-#define GEMM(name, F)                                                            \
-    KERNEL(gemm_half_##name, Projection, 256) { gemm_half<F, Half>(p); }         \
-    KERNEL(gemm_brain_##name, Projection, 256) { gemm_half<F, Brain>(p); }
-FOR_ALL(GEMM)
+// Tables of points are rare: they take another way.
+#define GEMM(name, F) KERNEL(gemm_half_##name, Projection, 256) { gemm_half<F, Half>(p); }
+FOR_DENSE(GEMM)
+FOR_PLAIN(GEMM)
+#undef GEMM
+#define GEMM(name, F) KERNEL(gemm_brain_##name, Projection, 256) { gemm_half<F, Brain>(p); }
+FOR_DENSE(GEMM)
+FOR_PLAIN(GEMM)

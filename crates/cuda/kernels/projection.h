@@ -51,7 +51,8 @@ DEVICE float biased(const Projection& p, u32 e, u32 at, float y) {
     return p.biases ? y + p.bias[e * p.biases + at] : y;
 }
 
-DEVICE void finish(const Projection& p, u32 t, u32 e, u32 at, float y) {
+// Called, since tiles end in many of it.
+CALLED void finish(const Projection& p, u32 t, u32 e, u32 at, float y) {
     y = activate(p.act, biased(p, e, at, y));
     p.out[(u64)t * p.out_stride + at] = capped(p.scale * y, p.cap);
 }

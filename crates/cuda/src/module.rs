@@ -45,9 +45,10 @@ const TARGETS: &[Target] = targets!(
 /// The target for a chip: machine code of its generation that is not newer than it is, else the text
 /// that the driver compiles.
 pub(crate) fn choose(chip: [u32; 2]) -> Option<Target> {
-    let suits = |t: &&Target| !t.text && t.chip[0] == chip[0] && t.chip <= chip;
-    let exact = TARGETS.iter().filter(suits).max_by_key(|t| t.chip);
-    exact.or_else(|| TARGETS.iter().find(|t| t.text && t.chip <= chip)).copied()
+    // Nothing stands for a target that was not compiled yet.
+    let there = || TARGETS.iter().filter(|t| !t.bytes.is_empty() && t.chip <= chip);
+    let exact = there().filter(|t| !t.text && t.chip[0] == chip[0]).max_by_key(|t| t.chip);
+    exact.or_else(|| there().find(|t| t.text)).copied()
 }
 
 /// The images of the target for a chip.

@@ -4,10 +4,15 @@ mod emulator;
 
 use emulator::Emulator;
 use gristmill_conformance::check::{self, Prepared};
-use gristmill_conformance::{cases, hostile, ledger, sampling, selection, short_suite, suite};
+use gristmill_conformance::model::Decoder;
+use gristmill_conformance::weights::Weights;
+use gristmill_conformance::work::{Part, Work};
+use gristmill_conformance::{
+    Device, Room, cases, hostile, ledger, sampling, selection, short_suite, suite,
+};
 use gristmill_core::DType;
 use gristmill_cuda::{Cuda, CudaOptions, devices};
-use gristmill_ir::{Activations, Backend, Op, StateKind};
+use gristmill_ir::{Activations, Backend, Layout, Options, SampleBatch, Sampling, Size};
 use std::sync::OnceLock;
 
 /// Whether a GPU must be there.
@@ -98,37 +103,48 @@ fn operations_in_bf16() {
     operations_in(DType::BF16);
 }
 
-/// Caches in 16 bits with heads of 64 and 128 elements, which have kernels of their own: for decoding,
-/// and for many tokens where products are rounded too, of queries, keys, weights and values.
+/// Decoders with caches in 16 bits and heads of 64 and 128 elements, which have kernels of their own: for
+/// decoding, with keys in several parts, and for many tokens where products are rounded too, of
+/// queries, keys, weights and values.
 fn narrow_caches(compute: DType) {
     let Some(cuda) = device() else { return };
-    let mut some = cases::all();
-    some.retain(|c| {
-        let narrow = |s: &StateKind| {
-            matches!(s, StateKind::Paged { k_type, v_type, .. }
-                if *k_type != DType::F32 && *v_type != DType::F32)
-        };
-        let fits = |op: &Op| {
-            matches!(op, Op::Attention { head_dim, .. } if [64, 128].contains(head_dim))
-        };
-        c.program.states.iter().any(narrow) && c.program.nodes.iter().any(|n| fits(&n.op))
-    });
-    some.sort_by_cached_key(selection::cost);
-    some.truncate(if on_a_gpu() { usize::MAX } else { 12 });
-    assert!(!some.is_empty(), "there are such cases");
-    for case in &mut some {
-        case.options.compute = compute;
-        if compute != DType::F32 {
-            let matrices = case.program.matrices().iter().filter(|&&m| m).count();
-            // Keys in bf16 are multiplied as such.
-            let coarse = case.program.states.iter().any(|s| {
-                matches!(s, StateKind::Paged { k_type: DType::BF16, .. })
-            });
-            let element = if coarse { DType::BF16 } else { compute };
-            case.tolerance += 8.0 * roundoff(element) * (matrices + 2) as f64;
-        }
-    }
-    let all: Vec<Prepared> = some.into_iter().map(Prepared::new).collect();
+    let shapes = [
+        (4, 2, 64, DType::F16),
+        (8, 1, 64, DType::BF16),
+        (3, 3, 128, DType::F16),
+        (6, 2, 128, DType::BF16),
+    ];
+    let case = |(heads, kv_heads, head_dim, kv): (u32, u32, u32, DType)| {
+        let windows = vec![None, Some(70)];
+        let shape = Decoder { heads, kv_heads, head_dim, kv, ..Decoder::default() };
+        let model = Decoder { width: 64, ffn: 96, windows, ..shape };
+        let program = model.record().expect("sizes go together");
+        let weights = Weights::random(&program, 21, |_| DType::F32);
+        let ids = |n: u32, from: u32| (from..from + n).map(|i| i * 7 % model.vocab).collect();
+        let part = |seq, at, n| Part::causal(seq, at, ids(n, at));
+        let works = vec![
+            Work::of(vec![part(0, 0, 90), part(1, 0, 3)]),
+            Work::of(vec![part(0, 90, 70), part(1, 3, 5)]),
+            Work::of(vec![part(0, 160, 1), part(1, 8, 1)]),
+            Work::of(vec![part(1, 9, 1)]),
+        ];
+        let coarse = if kv == DType::BF16 { 4e-3 } else { 1e-3 };
+        let rounded = if kv == DType::BF16 { kv } else { compute };
+        let matrices = program.matrices().iter().filter(|&&m| m).count() as f64 + 2.0;
+        let more = if compute == DType::F32 { 0.0 } else { 8.0 * roundoff(rounded) * matrices };
+        let activations = Activations::F32;
+        Prepared::new(cases::Case {
+            name: format!("{heads} heads on {kv_heads} of {head_dim} in {kv}"),
+            program,
+            weights,
+            options: Options { compute, activations, batch_invariant: false },
+            room: Room::of(100, 2),
+            works,
+            rows: None,
+            tolerance: coarse + more,
+        })
+    };
+    let all: Vec<Prepared> = shapes.map(case).into();
     run(cuda, &all);
 }
 
@@ -171,5 +187,53 @@ fn free_pages_are_not_written() {
         let n = check::untouched(cuda, prepared()).unwrap();
         println!("{n} pages looked at");
         assert!(n > 50, "{n} pages looked at");
+    }
+}
+
+/// What does not fit is an error that says so, and the device goes on.
+#[test]
+fn too_much_is_an_error() {
+    let Some(cuda) = device() else { return };
+    let program = Decoder::default().record().unwrap();
+    let mut layout = Layout {
+        page_tokens: 32,
+        pages: vec![1 << 24],
+        host_pages: vec![0],
+        slots: 1,
+        max: Size { tokens: 4, seqs: 1, rows: 1, one_token_a_seq: false },
+        in_flight: 1,
+    };
+    let said = cuda.create(&program.states, &layout).map(|_| ()).expect_err("it cannot fit");
+    assert_eq!(said.exit_code(), 5, "{said}");
+    assert!(said.to_string().contains("MiB"), "{said}");
+    layout.pages = vec![4];
+    cuda.create(&program.states, &layout).map(|_| ()).expect("this fits");
+}
+
+/// A decode step is one graph and makes no buffer, though its context grows.
+#[test]
+fn one_graph_a_step() {
+    let Some(cuda) = device() else { return };
+    let model = Decoder { width: 64, ffn: 96, ..Decoder::default() };
+    let program = model.record().unwrap();
+    let weights = Weights::random(&program, 1, |_| DType::F32);
+    let room = Room::of(40, 4);
+    let mut d = Device::new(cuda, &program, &weights, &Options::default(), &room).unwrap();
+    let params = [Sampling { temperature: 0.8, ..Sampling::GREEDY }];
+    let b = SampleBatch { params: &params, slots: &[0], ..SampleBatch::default() };
+    let mut at = (0, 0);
+    for i in 0..20 {
+        let step = d.launch(&Work::of(vec![Part::causal(0, i, vec![i + 3])])).unwrap();
+        cuda.sample(&mut d.context, step, &b).unwrap();
+        assert_eq!(d.finish(step).unwrap().picked.len(), 1);
+        let now = (d.context.replays(), cuda.buffers_made());
+        if i > 0 {
+            assert_eq!(now.0, at.0 + 1, "step {i}");
+        }
+        // Other tests make theirs beside this one, so only on a device of one's own does this hold.
+        if i > 0 && on_a_gpu() {
+            assert_eq!(now.1, at.1, "step {i}");
+        }
+        at = now;
     }
 }

@@ -112,7 +112,11 @@ pub fn devices_of(library: &dyn Library) -> Result<Vec<Device>> {
 }
 
 fn too_old(has: u32, needs: u32, who: &str) -> Error {
-    let driver = if needs >= 13_000 { 580 } else { 525 };
+    let driver = match needs {
+        13_000.. => 580,
+        12_040.. => 550,
+        _ => 525,
+    };
     Error::Device(format!(
         "the NVIDIA driver offers CUDA {}, {who} needs {}: install driver {driver} or newer, or \
          use --device wgpu or --device cpu",

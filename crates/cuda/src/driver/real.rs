@@ -30,7 +30,16 @@ pub struct Installed;
 
 impl Library for Installed {
     fn present(&self) -> bool {
-        // SAFETY: opens a library, whose code at start is trusted as the driver is.
+        // In WSL the library lies where no loader looks; once it is open, it is found by its name.
+        #[cfg(target_os = "linux")]
+        {
+            let file = "/usr/lib/wsl/lib/libcuda.so.1";
+            if std::path::Path::new(file).exists() {
+                // SAFETY: opens a library, whose code at start is trusted as the driver is.
+                let _ = unsafe { libloading::Library::new(file) }.map(std::mem::forget);
+            }
+        }
+        // SAFETY: as above.
         unsafe { sys::is_culib_present() }
     }
 

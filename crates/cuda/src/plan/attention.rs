@@ -18,6 +18,8 @@ struct Cache {
     group: u32,
     kinds: [u32; 2],
     page_bytes: u64,
+    /// Pages that there are.
+    pages: u32,
     /// Where values begin in a page.
     values_at: u64,
 }
@@ -43,6 +45,7 @@ impl Compiler<'_> {
             group: group.into(),
             kinds,
             page_bytes: 4 * u64::from(memory.words),
+            pages: (memory.buffer.bytes() / (4 * u64::from(memory.words)).max(1)) as u32,
             values_at: u64::from(kv_width) * u64::from(self.page_tokens) * size,
         })
     }
@@ -176,7 +179,7 @@ impl Compiler<'_> {
             .all(&[self.page_tokens, c.kinds[0], c.kinds[1], window.unwrap_or(u32::MAX)])
             .f(*scale)
             .f(softcap.unwrap_or(0.0))
-            .all(&[tile_heads, tile_tokens, keys, splits, SPLIT_KEYS, 0]);
+            .all(&[tile_heads, tile_tokens, keys, splits, SPLIT_KEYS, c.pages]);
         let narrow = c.kinds.iter().all(|&k| k != 0);
         if decodes && narrow && [64, 128].contains(head_dim) {
             let heads_each = if sharing == 1 { 1 } else { 4 };

@@ -58,7 +58,7 @@ impl Compiler<'_> {
         let int8 = f.is_integers() && self.options.activations == Activations::Int8;
         let compute = self.options.compute;
         let class = f.class;
-        // Tables of points are rare: they have no kernel for four rows.
+        // Tables of points are rare: they have no kernels for four rows or 16 bits.
         let points = matches!(f.repack, Repack::Words(_));
         let has_four = if f.is_integers() { int8 && !points } else { true };
         let few = experts || rows == 1 || (rows <= FEW && has_four);
@@ -72,8 +72,12 @@ impl Compiler<'_> {
             (true, true, _) => way(Form::Int8, "gemv4_int8", [2, 4], 128, 0),
             (true, false, _) if one => way(Form::Exact, "gemv", [2, 1], 128, 0),
             (true, false, _) => way(Form::Exact, "gemv4", [2, 4], 128, 0),
-            (false, _, DType::F16) => way(Form::Half, "gemm_half", [128, 128], 256, HALF_SHARED),
-            (false, _, DType::BF16) => way(Form::Half, "gemm_brain", [128, 128], 256, HALF_SHARED),
+            (false, _, DType::F16) if !points => {
+                way(Form::Half, "gemm_half", [128, 128], 256, HALF_SHARED)
+            }
+            (false, _, DType::BF16) if !points => {
+                way(Form::Half, "gemm_brain", [128, 128], 256, HALF_SHARED)
+            }
             (false, true, _) => way(Form::Int8, "gemm_int8", [64, 64], 128, 0),
             (false, false, _) => way(Form::Exact, "gemm", [64, 64], 256, 0),
         }

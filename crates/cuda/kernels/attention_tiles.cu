@@ -15,6 +15,10 @@ struct Brain {
     MEMBER void mma(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_bf16(c, a, b); }
 };
 
+// What few models need is called, since it stands in many places.
+CALLED float soft(float s, float cap) { return capped(s, cap); }
+CALLED bool ancestor(const Attention& p, u32 t, u32 tree, u32 key) { return in_tree(p, t, tree, key); }
+
 // The largest or the sum over the four lanes that have a row.
 DEVICE float quad_max(float v) {
     v = fmaxf(v, lanes_xor(v, 1));
@@ -133,8 +137,10 @@ DEVICE void tiles(const Attention& p) {
                 UNROLL
                 for (int i = 0; i < 4; i++) {
                     u32 key = key0 + 8 * n + 2 * quad + i % 2;
-                    bool visible = key >= sees[i / 2].x && key < sees[i / 2].y && in_tree(p, row[i / 2], tree, key);
-                    s[n][i] = visible ? capped(s[n][i], p.cap) : LEAST;
+                    bool visible = key >= sees[i / 2].x && key < sees[i / 2].y;
+                    if (tree != NOBODY) visible = visible && ancestor(p, row[i / 2], tree, key);
+                    if (p.cap != 0.0f) s[n][i] = soft(s[n][i], p.cap);
+                    s[n][i] = visible ? s[n][i] : LEAST;
                     now[i / 2] = fmaxf(now[i / 2], s[n][i]);
                 }
             float shrink[2], sum[2] = {0.0f, 0.0f};

@@ -128,6 +128,8 @@ struct Compiler<'a> {
     /// Distinct rotations and where their tables lie.
     tables: Vec<(Rope, At)>,
     calls: Vec<Call>,
+    /// Whether nothing is rounded to 16 bits, whatever the compute precision.
+    exact: bool,
 }
 
 impl<'a> Compiler<'a> {
@@ -303,6 +305,7 @@ impl Plan {
             capacity: context.layout.max.tokens.max(1),
             tables: vec![],
             calls: vec![],
+            exact: false,
         };
         let twins: Vec<bool> =
             (0..program.values.len()).map(|i| compiler.has_twin(Value(i as u32))).collect();

@@ -19,7 +19,11 @@ impl Compiler<'_> {
         };
         let scores = self.products(&[*w], out.rows, scratch);
         let finish = Finish::plain(bias.as_slice());
-        self.project(at(*x), &[*w], finish, scores, scratch + scores.bytes, None)?;
+        // Which experts are chosen hangs on the last bits.
+        self.exact = true;
+        let projected = self.project(at(*x), &[*w], finish, scores, scratch + scores.bytes, None);
+        self.exact = false;
+        projected?;
         let added = match choice_bias {
             Some(b) => self.weights.stacked(self.program, &[*b])?.0,
             None => Resource::None,

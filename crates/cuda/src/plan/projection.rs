@@ -56,7 +56,7 @@ const HALF_SHARED: u32 = 3 * 128 * 72 * 2;
 impl Compiler<'_> {
     fn way(&self, f: &Format, rows: usize, experts: bool) -> Way {
         let int8 = f.is_integers() && self.options.activations == Activations::Int8;
-        let compute = self.options.compute;
+        let compute = if self.exact { DType::F32 } else { self.options.compute };
         let class = f.class;
         // Tables of points are rare: they have no kernels for four rows or 16 bits.
         let points = matches!(f.repack, Repack::Words(_));

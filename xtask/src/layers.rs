@@ -40,7 +40,11 @@ const LAYERS: &[Layer] = &[
     Layer("gristmill-ir", &["gristmill-core"], &[]),
     Layer("gristmill-cpu", &["gristmill-core", "gristmill-ir"], &["gristmill-conformance"]),
     Layer("gristmill-cuda", &["gristmill-core", "gristmill-ir"], &["gristmill-conformance"]),
-    Layer("gristmill-wgpu", &["gristmill-core", "gristmill-ir"], &["gristmill-conformance"]),
+    Layer(
+        "gristmill-wgpu",
+        &["gristmill-core", "gristmill-ir"],
+        &["gristmill-conformance", "gristmill-models", "gristmill-engine"],
+    ),
     Layer("gristmill-models", &["gristmill-core", "gristmill-ir"], &[]),
     Layer(
         "gristmill-engine",

@@ -22,9 +22,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/cpu/src/backend.rs", "launches a plan over the context's workspace"),
     ("crates/cpu/src/weights.rs", "members pack disjoint groups of one buffer"),
     ("crates/models/src/source", "mapped files, and the signal of one that shrinks"),
+    ("crates/gristmill/src/main.rs", "a variable is set before there is a second thread"),
     ("crates/cuda/src/driver", "calls into the driver"),
     ("crates/cuda/src/module", "calls into the driver"),
-    ("crates/wgpu/src/adapter", "shaders passed through"),
+    ("crates/wgpu/src/passthrough", "shaders passed through"),
 ];
 
 /// Where `dyn` may stand in the CPU backend: files that begin with the first text, lines that

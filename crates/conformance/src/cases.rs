@@ -25,6 +25,7 @@ pub const F32: f64 = 1e-5;
 pub const INT8: f64 = 1e-4;
 
 /// A program with steps to run.
+#[derive(Clone)]
 pub struct Case {
     /// Unique.
     pub name: String,

@@ -4,14 +4,17 @@ use crate::cases::{self, Case};
 use crate::device::Device;
 use crate::reference::Reference;
 use crate::selection;
-use gristmill_core::Result;
+use gristmill_core::{DType, Result};
 use gristmill_ir::{Backend, Capabilities, Move, Op, Output, StateKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 
 /// The named results of a step in f64, row after row.
 pub type Expected = Vec<(Output, Vec<f64>)>;
 
 /// A case with what is expected of each of its steps.
+#[derive(Clone)]
 pub struct Prepared {
     /// The case.
     pub case: Case,
@@ -21,12 +24,45 @@ pub struct Prepared {
 
 /// All cases, with their results in f64: computed once, for all backends.
 pub fn suite() -> Vec<Prepared> {
-    cases::all().into_iter().map(Prepared::new).collect()
+    prepare(cases::all())
 }
 
 /// The part of [`suite`] that [`selection::short`] chooses.
 pub fn short_suite() -> Vec<Prepared> {
-    selection::short(cases::all()).into_iter().map(Prepared::new).collect()
+    prepare(selection::short(cases::all()))
+}
+
+/// Cases with what is expected of them, on every core: sums in f64 and slow quantizers take a while.
+fn prepare(cases: Vec<Case>) -> Vec<Prepared> {
+    // WebAssembly has no threads.
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let cores = if cfg!(target_family = "wasm") { 1 } else { cores };
+    if cores == 1 {
+        return cases.into_iter().map(Prepared::new).collect();
+    }
+    let waiting = Mutex::new(cases.into_iter().enumerate());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut done = vec![];
+        while let Some((i, case)) = next() {
+            done.push((i, Prepared::new(case)));
+        }
+        done
+    };
+    let mut done: Vec<(usize, Prepared)> = std::thread::scope(|s| {
+        let workers: Vec<_> = (0..cores).map(|_| s.spawn(work)).collect();
+        let finish = |w: ScopedJoinHandle<'_, _>| w.join().expect("a case is prepared");
+        workers.into_iter().flat_map(finish).collect()
+    });
+    done.sort_by_key(|d| d.0);
+    done.into_iter().map(|d| d.1).collect()
+}
+
+/// The same part of a suite that is there already.
+pub fn short_of(suite: &[Prepared]) -> Vec<Prepared> {
+    let short = selection::short(suite.iter().map(|p| p.case.clone()).collect());
+    let chosen = |p: &&Prepared| short.iter().any(|c| c.name == p.case.name);
+    suite.iter().filter(chosen).cloned().collect()
 }
 
 impl Prepared {
@@ -48,6 +84,12 @@ impl Prepared {
         unreachable!("some rows leave no doubt")
     }
 
+    /// The operations of the case that a backend does not have.
+    pub fn lacks(&self, c: &Capabilities) -> impl Iterator<Item = &'static str> {
+        let names = self.case.program.nodes.iter().map(|n| n.op.name());
+        names.filter(|n| !c.ops.contains(n))
+    }
+
     /// Whether a backend says that it has all that the case needs.
     pub fn runs_on(&self, c: &Capabilities) -> bool {
         let p = &self.case.program;
@@ -57,7 +99,7 @@ impl Prepared {
             }
             StateKind::Slot { .. } => true,
         });
-        kv && p.nodes.iter().all(|n| c.ops.contains(&n.op.name()))
+        kv && self.lacks(c).next().is_none()
             && self.case.weights.dtypes().all(|d| c.weights.contains(&d))
             && self.case.room.page_tokens.is_multiple_of(c.page_multiple.max(1))
     }
@@ -125,6 +167,29 @@ fn difference(expected: &[f64], got: &[f32]) -> String {
     )
 }
 
+/// Half a unit in the last place of a number near one in this type.
+fn roundoff(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 2f64.powi(-11),
+        DType::BF16 => 2f64.powi(-8),
+        _ => 2f64.powi(-24),
+    }
+}
+
+/// The same cases in another compute precision. A product of two rounded numbers is off by three
+/// roundings, and the sum of four of them by as many more: eight in all, for each matrix on the way
+/// from the inputs to a result.
+pub fn in_precision(suite: &[Prepared], compute: DType) -> Vec<Prepared> {
+    let of = |p: &Prepared| {
+        let mut case = p.case.clone();
+        let matrices = case.program.matrices().iter().filter(|&&m| m).count().max(1);
+        case.options.compute = compute;
+        case.tolerance += 8.0 * roundoff(compute) * matrices as f64;
+        Prepared { case, expected: p.expected.clone() }
+    };
+    suite.iter().map(of).collect()
+}
+
 /// What came of a suite.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -141,7 +206,7 @@ pub struct Report {
 }
 
 /// Runs every case that the backend can.
-pub fn run<B: Backend>(backend: &B, suite: &[Prepared]) -> Report {
+pub fn run<'p, B: Backend>(backend: &B, suite: impl IntoIterator<Item = &'p Prepared>) -> Report {
     let capabilities = backend.capabilities();
     let mut report = Report::default();
     for p in suite {
@@ -167,7 +232,9 @@ pub fn run<B: Backend>(backend: &B, suite: &[Prepared]) -> Report {
 /// The first case that wrote a page it does not hold, or what the backend says.
 pub fn untouched<B: Backend>(backend: &B, suite: &[Prepared]) -> Result<usize, String> {
     let mut seen = 0;
-    for p in suite.iter().filter(|p| !p.case.program.groups.is_empty()) {
+    let capabilities = backend.capabilities();
+    let with_pages = suite.iter().filter(|p| !p.case.program.groups.is_empty());
+    for p in with_pages.filter(|p| p.runs_on(&capabilities)) {
         let Case { name, program, weights, options, room, works, .. } = &p.case;
         let mut run = || -> Result<Option<(u8, u32)>> {
             let mut d = Device::new(backend, program, weights, options, room)?;

@@ -121,29 +121,17 @@ pub fn check<B: Backend>(backend: &B) -> Result<usize, Vec<String>> {
 
 fn launches<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize> {
     let model = Decoder { width: 64, ffn: 96, ..Decoder::default() };
-    let program = model.record()?;
-    let weights = Weights::random(&program, 1, |_| DType::F32);
-    let room = Room::of(64, 4);
-    let mut d = Device::new(backend, &program, &weights, &Options::default(), &room)?;
-    let mut random = Random::new(2);
-    let mut part = |seq, n| Part::causal(seq, 0, random.ids(n, model.vocab));
-    let work = Work::of(vec![part(0, 9), part(1, 40)]);
-    let good = d.run(&work, &[Output::Logits])?;
+    let (mut d, work, good) = two_sequences(backend, &model.record()?, model.vocab)?;
     let arrays = d.arrays(&work)?;
-    let mut spoiled: Vec<(&str, Arrays)> = vec![];
-    for (name, spoil) in BATCHES {
-        let mut a = arrays.clone();
-        spoil(&mut a);
-        spoiled.push((name, a));
-    }
-    for (name, m) in MOVES {
-        spoiled.push((name, Arrays { moves: vec![m], ..arrays.clone() }));
-    }
+    launch_spoiled(&mut d, &arrays, &BATCHES, failures);
+    let with_move = |(name, m)| (name, Arrays { moves: vec![m], ..arrays.clone() });
+    let mut bad: Vec<(&str, Arrays)> = MOVES.map(with_move).into();
+    let part = |seq, n| Part::causal(seq, 0, vec![1; n]);
     let many = Work::of((0..5).map(|seq| part(seq, 2)).collect());
-    spoiled.push(("more sequences than the plan holds", d.arrays(&many)?));
+    bad.push(("more sequences than the plan holds", d.arrays(&many)?));
     let long = Work::of(vec![part(2, 65)]);
-    spoiled.push(("more tokens than the plan holds", d.arrays(&long)?));
-    for (name, a) in &spoiled {
+    bad.push(("more tokens than the plan holds", d.arrays(&long)?));
+    for (name, a) in &bad {
         let run = || backend.launch(&d.plan, &mut d.context, &a.batch());
         failures.extend(refuses(name, run));
     }
@@ -166,7 +154,37 @@ fn launches<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize
     failures.extend(refuses("saving nowhere", || backend.save(&mut d.context, &swap(beyond))));
     failures.extend(refuses("restoring to no page", || d.restore(&swap(beyond))));
     scattered(backend, failures)?;
-    Ok(spoiled.len() + 7)
+    Ok(BATCHES.len() + bad.len() + 7)
+}
+
+/// A program on the backend, a step of two sequences, of 9 and 40 tokens, and its logits.
+fn two_sequences<'b, B: Backend>(
+    backend: &'b B,
+    program: &Program,
+    vocab: u32,
+) -> Result<(Device<'b, B>, Work, Vec<Vec<f32>>)> {
+    let weights = Weights::random(program, 1, |_| DType::F32);
+    let mut d = Device::new(backend, program, &weights, &Options::default(), &Room::of(64, 4))?;
+    let mut random = Random::new(2);
+    let mut part = |seq, n| Part::causal(seq, 0, random.ids(n, vocab));
+    let work = Work::of(vec![part(0, 9), part(1, 40)]);
+    let good = d.run(&work, &[Output::Logits])?;
+    Ok((d, work, good))
+}
+
+/// Launches a good batch spoiled in each of these ways.
+fn launch_spoiled<B: Backend>(
+    d: &mut Device<'_, B>,
+    good: &Arrays,
+    ways: &[(&str, Spoil)],
+    failures: &mut Vec<String>,
+) {
+    for (name, spoil) in ways {
+        let mut a = good.clone();
+        spoil(&mut a);
+        let run = || d.backend.launch(&d.plan, &mut d.context, &a.batch());
+        failures.extend(refuses(name, run));
+    }
 }
 
 /// What is wrong with the slots of two sequences, of eight slots.
@@ -186,21 +204,9 @@ const STATES: [(&str, Spoil); 10] = [
 /// Slots of recurrent states.
 fn states<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize> {
     let model = Recurrent::default();
-    let program = model.record()?;
-    let weights = Weights::random(&program, 1, |_| DType::F32);
-    let room = Room::of(64, 4);
-    let mut d = Device::new(backend, &program, &weights, &Options::default(), &room)?;
-    let mut random = Random::new(2);
-    let mut part = |seq, n| Part::causal(seq, 0, random.ids(n, model.vocab));
-    let work = Work::of(vec![part(0, 9), part(1, 40)]);
-    let good = d.run(&work, &[Output::Logits])?;
+    let (mut d, work, good) = two_sequences(backend, &model.record()?, model.vocab)?;
     let arrays = d.arrays(&work)?;
-    for (name, spoil) in STATES {
-        let mut a = arrays.clone();
-        spoil(&mut a);
-        let run = || backend.launch(&d.plan, &mut d.context, &a.batch());
-        failures.extend(refuses(name, run));
-    }
+    launch_spoiled(&mut d, &arrays, &STATES, failures);
     if d.run(&work, &[Output::Logits])? != good {
         failures.push("a good step gives something else after bad slots".into());
     }
@@ -235,12 +241,7 @@ fn times<B: Backend>(backend: &B, failures: &mut Vec<String>) -> Result<usize> {
     let mut d = Device::new(backend, &case.program, &case.weights, &case.options, &case.room)?;
     let good = d.run(&case.works[0], &[Output::Hidden])?;
     let arrays = d.arrays(&case.works[0])?;
-    for (name, spoil) in TIMES {
-        let mut a = arrays.clone();
-        spoil(&mut a);
-        let run = || backend.launch(&d.plan, &mut d.context, &a.batch());
-        failures.extend(refuses(name, run));
-    }
+    launch_spoiled(&mut d, &arrays, &TIMES, failures);
     let mut long = case.works[0].clone();
     long.parts = vec![Part { times: Some([9, 5]), ..Part::causal(0, 0, vec![0; 41]) }];
     long.hidden = vec![0.0; 41 * 8];

@@ -162,6 +162,38 @@ impl Subject {
         steps.collect()
     }
 
+    /// Whether activations stay as computed; else they are rounded, and one that is nearly in the middle
+    /// between two integers becomes either.
+    pub fn is_f32(&self) -> bool {
+        self.options.activations == Activations::F32
+    }
+
+    /// How far the logits of all ways are apart, relative to the largest: for a device on which sums may
+    /// be taken in another order where more come at once.
+    ///
+    /// # Errors
+    /// What the backend says, or a way that gives other rows.
+    pub fn apart<B: Backend>(&self, backend: &B) -> Result<f64, String> {
+        let mut first: Option<Rows> = None;
+        let mut apart = 0.0f64;
+        for (way, works) in self.ways() {
+            let place = format!("{}: {way}", self.name);
+            let rows = self.run(backend, &works).map_err(|e| format!("{place}: {e}"))?;
+            let first = first.get_or_insert_with(|| rows.clone());
+            if !first.keys().eq(rows.keys()) {
+                return Err(format!("{place}: {} rows, not {}", rows.len(), first.len()));
+            }
+            for (a, b) in first.values().zip(rows.values()) {
+                let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let far = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+                let far =
+                    far.fold(0.0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+                apart = apart.max(f64::from(far) / f64::from(largest));
+            }
+        }
+        Ok(apart)
+    }
+
     /// Compares all ways on one thread and on two. Gives the number of rows compared.
     ///
     /// # Errors

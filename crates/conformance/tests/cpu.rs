@@ -139,7 +139,7 @@ fn proposals() {
     for isa in sets() {
         sampling::unmask::check(&cpu(isa, 2, true)).unwrap_or_else(|e| panic!("{isa}: {e}"));
     }
-    sampling::unmask::frequencies(&cpu(Isa::best(), 1, false)).unwrap();
+    sampling::unmask::frequencies(&cpu(Isa::best(), 1, false), 1_000_000).unwrap();
 }
 
 #[test]

@@ -16,7 +16,7 @@ mod tensor;
 pub use dtype::DType;
 pub use element::{DeviceRepr, Element};
 pub use error::{Error, Result};
-pub use philox::{philox, unit};
+pub use philox::{normals, philox, unit, unit_f64};
 pub use tensor::HostTensor;
 
 pub use half::{bf16, f16};

@@ -4,6 +4,8 @@
 //! so a token's noise depends only on the seed and its place in its sequence: the same alone and in
 //! a batch, on every device.
 
+use std::f64::consts::PI;
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
@@ -19,6 +21,26 @@ pub fn philox(key: u64, counter: [u32; 4]) -> [u32; 4] {
         k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
     }
     c
+}
+
+/// A word as a number strictly between 0 and 1, one of 2^32.
+#[inline]
+pub fn unit_f64(word: u32) -> f64 {
+    (f64::from(word) + 0.5) / 4_294_967_296.0
+}
+
+/// Four independent standard normal numbers for this key and counter: the first two words and the
+/// last two, each pair by Box and Muller (1958), the cosine before the sine.
+#[inline]
+pub fn normals(key: u64, counter: [u32; 4]) -> [f64; 4] {
+    let [a, b, c, d] = philox(key, counter).map(unit_f64);
+    let pair = |u: f64, v: f64| {
+        let radius = (-2.0 * u.ln()).sqrt();
+        let (sin, cos) = (2.0 * PI * v).sin_cos();
+        [radius * cos, radius * sin]
+    };
+    let ([a, b], [c, d]) = (pair(a, b), pair(c, d));
+    [a, b, c, d]
 }
 
 /// A word as a number strictly between 0 and 1, one of 2^23.
@@ -48,5 +70,6 @@ mod tests {
     #[test]
     fn unit_stays_inside() {
         assert!(unit(0) > 0.0 && unit(u32::MAX) < 1.0);
+        assert!(unit_f64(0) > 0.0 && unit_f64(u32::MAX) < 1.0);
     }
 }

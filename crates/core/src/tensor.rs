@@ -20,6 +20,7 @@ pub struct HostTensor {
     pub rows: usize,
     /// Input features: the length of a row.
     pub cols: usize,
+    form: Option<Arc<str>>,
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
     range: std::ops::Range<usize>,
 }
@@ -46,9 +47,21 @@ impl HostTensor {
             experts,
             rows,
             cols,
+            form: None,
             owner,
             range,
         })
+    }
+
+    /// The same bytes as those of a tensor that a device has brought into an order of its own, which it
+    /// calls `form`. Whether they are as many as there must be is for the device to check.
+    pub fn packed(self, dtype: DType, [experts, rows, cols]: [usize; 3], form: &str) -> Self {
+        HostTensor { dtype, experts, rows, cols, form: Some(form.into()), ..self }
+    }
+
+    /// What a device calls the order of the bytes; `None`: that of model files.
+    pub fn form(&self) -> Option<&str> {
+        self.form.as_deref()
     }
 
     /// A tensor of f32 values, for tests and for weights computed at load.

@@ -7,6 +7,7 @@
 use crate::context::{Context, Placed, StateMemory, piece};
 use crate::kernels::logits::Peak;
 use crate::kernels::table::Table;
+use crate::pack;
 use crate::plan::{self, Marks, Plan};
 use crate::pool::Pool;
 use crate::sample::{self, Candidate, adjust, likelier};
@@ -345,6 +346,14 @@ impl Backend for Cpu {
     fn times(&self, c: &mut Context, s: Step) -> Times {
         let at = c.times.iter().position(|(step, _)| *step == s.0);
         at.map_or_else(Times::default, |at| c.times.remove(at).1)
+    }
+
+    fn packed_form(&self) -> Option<String> {
+        pack::form(self.options.isa)
+    }
+
+    fn packed<'w>(&self, weights: &'w Weights, name: &str) -> Option<&'w [u8]> {
+        weights.packed(name)
     }
 
     fn memory(&self) -> (u64, u64) {

@@ -22,6 +22,7 @@ use crate::memory::Buffer;
 use crate::simd::{Isa, IsaVisitor, Simd};
 use gristmill_core::quant::{CodedFormat, IntFormat};
 use gristmill_core::{DType, DeviceRepr, Error, HostTensor, Result, for_each_format};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Where things lie in a packed tensor.
@@ -94,13 +95,6 @@ impl Layout {
     /// [`Error::Runtime`] for a format without kernels, an instruction set this machine does
     /// not have, a row that is no whole number of blocks, or sizes beyond the address space.
     pub fn new(isa: Isa, dtype: DType, [experts, rows, cols]: [usize; 3]) -> Result<Layout> {
-        struct Facts;
-        impl IsaVisitor for Facts {
-            type Output = (usize, bool);
-            fn visit<S: Simd>(self, _: S) -> (usize, bool) {
-                (S::LANES, S::S8_BIAS != 0)
-            }
-        }
         let (lanes, biased) = isa
             .visit(Facts)
             .ok_or_else(|| Error::Runtime(format!("this machine does not have {isa}")))?;
@@ -202,7 +196,32 @@ impl Layout {
 #[derive(Debug)]
 pub struct Packed {
     layout: Layout,
-    buffer: Buffer,
+    held: Held,
+}
+
+/// What the bytes lie in.
+#[derive(Debug)]
+enum Held {
+    Own(Buffer),
+    /// Packed before, and kept.
+    Kept(HostTensor),
+}
+
+/// What the order of bytes is called: with the rows of a group and what is added to whole bytes it says
+/// everything but the format. The number grows when anything in this file changes the order.
+pub(crate) fn form(isa: Isa) -> Option<String> {
+    let (lanes, biased) = isa.visit(Facts)?;
+    Some(format!("cpu1-{lanes}{}", if biased { "b" } else { "" }))
+}
+
+/// Rows of a group, and whether whole bytes have 128 added.
+struct Facts;
+
+impl IsaVisitor for Facts {
+    type Output = (usize, bool);
+    fn visit<S: Simd>(self, _: S) -> (usize, bool) {
+        (S::LANES, S::S8_BIAS != 0)
+    }
 }
 
 impl Packed {
@@ -214,7 +233,8 @@ impl Packed {
         let shape = [source.experts, source.rows, source.cols];
         let mut packed = Packed::zeroed(Layout::new(isa, source.dtype, shape)?)?;
         let groups = 0..packed.layout.experts * packed.layout.groups();
-        packed.layout.pack_groups(source, groups, packed.buffer.as_mut_slice())?;
+        let layout = packed.layout.clone();
+        layout.pack_groups(source, groups, packed.bytes_mut())?;
         Ok(packed)
     }
 
@@ -224,7 +244,29 @@ impl Packed {
     /// [`Error::Memory`] when the system does not give that much.
     pub fn zeroed(layout: Layout) -> Result<Packed> {
         let buffer = Buffer::zeroed(layout.bytes())?;
-        Ok(Packed { layout, buffer })
+        Ok(Packed { layout, held: Held::Own(buffer) })
+    }
+
+    /// Bytes that were packed before, [`HostTensor::packed`], in place.
+    ///
+    /// # Errors
+    /// See [`Layout::new`]; [`Error::Runtime`] when they are in another order, not as many as they must
+    /// be, or not aligned to 64.
+    pub fn kept(isa: Isa, source: HostTensor) -> Result<Packed> {
+        let shape = [source.experts, source.rows, source.cols];
+        let layout = Layout::new(isa, source.dtype, shape)?;
+        let (len, due) = (source.bytes().len(), layout.bytes());
+        if source.form() != form(isa).as_deref() || len != due {
+            return Err(Error::Runtime(format!(
+                "{source:?} is {len} packed bytes in the order {:?}, not {due} in {:?}",
+                source.form(),
+                form(isa)
+            )));
+        }
+        if !(source.bytes().as_ptr() as usize).is_multiple_of(64) {
+            return Err(Error::Runtime(format!("{source:?} is packed, and not aligned to 64")));
+        }
+        Ok(Packed { layout, held: Held::Kept(source) })
     }
 
     /// Where things lie.
@@ -241,11 +283,18 @@ impl Packed {
     }
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.buffer.as_slice()
+        match &self.held {
+            Held::Own(buffer) => buffer.as_slice(),
+            Held::Kept(tensor) => tensor.bytes(),
+        }
     }
-    /// All bytes, to pack into: whole groups are [`Layout::group_bytes`] apart.
+    /// All bytes, to pack into: whole groups are [`Layout::group_bytes`] apart. None where they were
+    /// packed before.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.buffer.as_mut_slice()
+        match &mut self.held {
+            Held::Own(buffer) => buffer.as_mut_slice(),
+            Held::Kept(_) => &mut [],
+        }
     }
     /// The bytes of one matrix of the stack: what a matmul is given.
     ///
@@ -253,7 +302,7 @@ impl Packed {
     /// When there is no such expert.
     pub fn matrix(&self, expert: usize) -> &[u8] {
         let n = self.layout.matrix_bytes();
-        &self.buffer.as_slice()[expert * n..(expert + 1) * n]
+        &self.bytes()[expert * n..(expert + 1) * n]
     }
 
     /// Reads one row back, exactly the values of the reference dequantization.
@@ -296,42 +345,34 @@ fn pack_blocks<F: IntFormat>(layout: &Layout, rows: &[u8], out: &mut [u8]) {
     let blocks = layout.cols / F::BLOCK;
     let row_bytes = (blocks * size_of::<F>()).max(1);
     let (scales, units) = out.split_at_mut(planes::scales_bytes::<F>(layout.cols, layout.lanes));
+    let units_bytes = F::BLOCK / 32 * planes::unit_bytes::<F>(layout.lanes);
+    let mut quads = planes::Quads::zeroed();
+    let mut q = [0; 256];
     // Block after block, so that the lines of a block stay in the first-level cache while its
     // rows are interleaved.
-    for b in 0..blocks {
+    for (b, out) in units.chunks_exact_mut(units_bytes).enumerate() {
         for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
             let bytes = &row[b * size_of::<F>()..(b + 1) * size_of::<F>()];
             let block: F = bytemuck::pod_read_unaligned(bytes);
             planes::write_scales(&block, b, lane, layout.lanes, scales);
-            let mut q = [0u8; 256];
             block.quants(&mut q[..F::BLOCK]);
-            for (u, q) in q[..F::BLOCK].as_chunks::<32>().0.iter().enumerate() {
-                let at = (b * (F::BLOCK / 32) + u) * planes::unit_bytes::<F>(layout.lanes);
-                planes::write_unit::<F>(q, layout.biased, lane, layout.lanes, &mut units[at..]);
-            }
+            quads.set::<F>(lane, layout.biased, &q[..F::BLOCK]);
         }
+        let units = planes::WriteUnits { quads: &quads, out, format: PhantomData::<F> };
+        layout.isa.vectorize(units);
     }
 }
 
 fn gather_blocks<F: IntFormat>(layout: &Layout, group: &[u8], lane: usize, out: &mut [f32]) {
     let (scales, units) = group.split_at(planes::scales_bytes::<F>(layout.cols, layout.lanes));
-    for (b, out) in out.chunks_exact_mut(F::BLOCK).enumerate() {
-        for (u, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let at = (b * (F::BLOCK / 32) + u) * planes::unit_bytes::<F>(layout.lanes);
-            let q = planes::read_unit::<F>(&units[at..], layout.biased, lane, layout.lanes);
-            for (half, (out, q)) in
-                out.chunks_exact_mut(F::SUB).zip(q.chunks_exact(F::SUB)).enumerate()
-            {
-                let s = u * (32 / F::SUB) + half;
-                let (scale, min) = planes::read_scales::<F>(scales, b, s, lane, layout.lanes);
-                for (o, &q) in out.iter_mut().zip(q) {
-                    *o = scale * (i32::from(q) - F::ZERO) as f32;
-                    if F::HAS_MIN {
-                        *o -= min;
-                    }
-                }
-            }
+    let units = units.chunks_exact(F::BLOCK / 32 * planes::unit_bytes::<F>(layout.lanes));
+    let mut runs = [(0.0, 0.0); 16];
+    for ((b, units), out) in units.enumerate().zip(out.chunks_exact_mut(F::BLOCK)) {
+        for (s, run) in runs[..F::BLOCK / F::SUB].iter_mut().enumerate() {
+            *run = planes::read_scales::<F>(scales, b, s, lane, layout.lanes);
         }
+        let (runs, biased, format) = (&runs, layout.biased, PhantomData::<F>);
+        layout.isa.vectorize(planes::ReadUnits { units, biased, lane, runs, out, format });
     }
 }
 

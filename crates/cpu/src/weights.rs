@@ -46,7 +46,11 @@ impl Weights {
                     ));
                 }
                 if is_matrix {
-                    let packed = pack(isa, pool, &host)?;
+                    let packed = match host.form() {
+                        Some(_) => Packed::kept(isa, host)
+                            .map_err(|e| Error::model(&decl.name, e.to_string()))?,
+                        None => pack(isa, pool, &host)?,
+                    };
                     matrices.insert(decl.name.clone(), Arc::new(packed));
                 } else {
                     let mut values = vec![0.0; host.elements()];
@@ -62,6 +66,11 @@ impl Weights {
     /// A packed matrix.
     pub(crate) fn matrix(&self, name: &str) -> Result<Arc<Packed>> {
         self.0.matrices.get(name).cloned().ok_or_else(|| missing(name))
+    }
+
+    /// The bytes of a packed matrix.
+    pub(crate) fn packed(&self, name: &str) -> Option<&[u8]> {
+        self.0.matrices.get(name).map(|m| m.bytes())
     }
 
     /// The values of a vector as stored.

@@ -2,9 +2,9 @@
 //! packing, on every instruction set this machine has.
 
 use gristmill_core::{DType, HostTensor, quant};
-use gristmill_cpu::kernels::matmul::{MatmulArgs, PrepareArgs, select};
+use gristmill_cpu::kernels::matmul::{MatmulArgs, MatmulKernel, PrepareArgs, select};
 use gristmill_cpu::{Isa, pack::Packed};
-use gristmill_ir::Activations;
+use gristmill_ir::{Activations, Prefill};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -61,6 +61,17 @@ fn product(
     workers: usize,
 ) -> Vec<f32> {
     let kernel = select(isa, w.layout().dtype(), form).unwrap();
+    product_by(kernel, w, expert, x, tokens, workers)
+}
+
+fn product_by(
+    kernel: MatmulKernel,
+    w: &Packed,
+    expert: usize,
+    x: &[f32],
+    tokens: usize,
+    workers: usize,
+) -> Vec<f32> {
     let (rows, cols) = (w.rows(), w.cols());
     let mut prepared = aligned(kernel.activation_bytes(tokens, cols));
     let mut scratch = aligned(kernel.scratch_bytes(cols));
@@ -122,19 +133,19 @@ fn rounded(b: &[f32]) -> (Vec<f64>, f64) {
     (q.into_iter().map(|q| q * scale).collect(), (next - least) / least)
 }
 
-fn quantized(x: &[f32]) -> Vec<f64> {
-    x.chunks_exact(32).flat_map(|b| rounded(b).0).collect()
+fn quantized(x: &[f32], block: usize) -> Vec<f64> {
+    x.chunks_exact(block).flat_map(|b| rounded(b).0).collect()
 }
 
-/// Activations whose best rounding does not hang on the last bits of a sum.
-fn activations(random: &mut Random, n: usize) -> Vec<f32> {
-    let block = |i| loop {
-        let block = random.vec(32.min(n - i));
-        if rounded(&block).1 > 1e-5 {
-            return block;
+/// Activations whose best rounding, in blocks of so many, does not hang on the last bits of a sum.
+fn activations(random: &mut Random, n: usize, block: usize) -> Vec<f32> {
+    let one = |i| loop {
+        let values = random.vec(block.min(n - i));
+        if rounded(&values).1 > 1e-5 {
+            return values;
         }
     };
-    (0..n).step_by(32).flat_map(block).collect()
+    (0..n).step_by(block).flat_map(one).collect()
 }
 
 /// (sum, sum of magnitudes) for each token and row.
@@ -153,12 +164,12 @@ fn check(isa: Isa, dtype: DType, form: Activations, rows: usize, cols: usize, to
     let mut random = Random((rows * 31 + cols * 7 + tokens) as u64);
     let t = tensor(dtype, [1, rows, cols], &random.vec(rows * cols));
     let packed = Packed::new(isa, &t).unwrap();
-    let x = activations(&mut random, tokens * cols);
+    let x = activations(&mut random, tokens * cols, 32);
     let mut w = vec![0.0; rows * cols];
     quant::dequantize(dtype, t.bytes(), &mut w).unwrap();
     // Dense weights take f32 activations whatever is asked for.
     let exact: Vec<f64> = match select(isa, dtype, form).unwrap().activations() {
-        Activations::Int8 => quantized(&x),
+        Activations::Int8 => quantized(&x, 32),
         Activations::F32 => x.iter().map(|&v| v.into()).collect(),
     };
     let y = product(isa, &packed, 0, form, &x, tokens, 1);
@@ -184,6 +195,60 @@ fn block_formats_at_odd_sizes() {
             {
                 check(isa, dtype, Activations::Int8, rows, b * blocks, tokens);
                 check(isa, dtype, Activations::F32, rows, b * blocks, tokens);
+            }
+        }
+    }
+}
+
+/// Weights in whole bytes with a scale for each 256, from the definition, and what each may be off
+/// where its rounding hangs on the last bits.
+fn coarse(w: &[f32]) -> Vec<(f64, f64)> {
+    let block = |b: &[f32]| {
+        let largest = b.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let step = f64::from(largest) / 127.0;
+        let one = move |&v: &f32| {
+            let exact = f64::from(v) / step.max(1e-30);
+            let q = exact.round_ties_even();
+            (q * step, if (exact - q).abs() > 0.4999 { step } else { 0.0 })
+        };
+        b.iter().map(one).collect::<Vec<_>>()
+    };
+    w.chunks_exact(256).flat_map(block).collect()
+}
+
+/// Products for many tokens where a second rounding is allowed; with fewer there is none.
+#[test]
+fn fast_products_are_rounded_twice() {
+    for isa in Isa::available() {
+        for dtype in blocks() {
+            let kernel = select(isa, dtype, Activations::Int8).unwrap();
+            let fast = kernel.with_prefill(Prefill::Fast);
+            for (rows, cols, tokens) in [(7, 256, 32), (40, 512, 47), (65, 768, 37)] {
+                let mut random = Random((rows + cols + tokens) as u64);
+                let t = tensor(dtype, [1, rows, cols], &random.vec(rows * cols));
+                let packed = Packed::new(isa, &t).unwrap();
+                let x = activations(&mut random, tokens * cols, 256);
+                let mut w = vec![0.0; rows * cols];
+                quant::dequantize(dtype, t.bytes(), &mut w).unwrap();
+                let y = product_by(fast, &packed, 0, &x, tokens, 2);
+                let (w, xq) = (coarse(&w), quantized(&x, 256));
+                for (i, y) in y.into_iter().enumerate() {
+                    let x = &xq[i / rows * cols..][..cols];
+                    let w = &w[i % rows * cols..][..cols];
+                    let (mut exact, mut bound) = (0.0, 1e-6);
+                    for (&(w, off), x) in w.iter().zip(x) {
+                        exact += w * x;
+                        bound += off * x.abs() + 4e-6 * (w * x).abs();
+                    }
+                    let (token, row) = (i / rows, i % rows);
+                    assert!(
+                        (f64::from(y) - exact).abs() <= bound,
+                        "{isa} {dtype} {rows}x{cols}: token {token} row {row}: {y}, not {exact}"
+                    );
+                }
+                let few = &x[..31 * cols];
+                let exact = product_by(kernel, &packed, 0, few, 31, 1);
+                assert_eq!(product_by(fast, &packed, 0, few, 31, 1), exact, "{isa} {dtype}");
             }
         }
     }

@@ -5,15 +5,12 @@
 //! second program of two operations, made here, puts the first noise there. Tokens are those whose
 //! embeddings the latents of the last step are nearest to by product.
 
-use crate::pages::pages_for;
-use crate::waker::{ThreadWaker, block_on};
-use gristmill_core::{Error, HostTensor, Result, philox};
+use crate::whole_texts::WholeTexts;
+use gristmill_core::{Error, HostTensor, Result, normals};
 use gristmill_ir::{
-    Backend, Batch, DenoiseRule, Input, Layout, Op, Options, Output, Program, Results, SampleBatch,
-    Sampling, Size, Step, TensorDecl, Token,
+    Backend, Batch, DenoiseRule, Input, Op, Options, Output, Program, SampleBatch, Sampling, Size,
+    TensorDecl, Token,
 };
-use std::f64::consts::PI;
-use std::task::Poll;
 
 /// In place of a time: the end.
 const END: u32 = u32::MAX;
@@ -42,28 +39,23 @@ pub fn spread(times: u32, steps: u32) -> Result<Vec<u32>> {
 /// Standard normal numbers for `tokens` latents of `width` elements: the noise of
 /// [`Op::Denoise`](gristmill_ir::Op::Denoise) at the time `u32::MAX`.
 pub fn first_noise(seed: u64, tokens: u32, width: u32) -> Vec<f32> {
-    let mut all = Vec::with_capacity(tokens as usize * width as usize);
+    let width = width as usize;
+    let mut all = Vec::with_capacity(tokens as usize * width);
     for token in 0..tokens {
-        for element in 0..width {
-            let words = philox(seed, [element / 4, token, END, 4]);
-            let first = (element % 4 / 2 * 2) as usize;
-            let uniform = |i: usize| (f64::from(words[i]) + 0.5) / 4_294_967_296.0;
-            let radius = (-2.0 * uniform(first).ln()).sqrt();
-            let (sin, cos) = (2.0 * PI * uniform(first + 1)).sin_cos();
-            all.push((radius * if element % 2 == 0 { cos } else { sin }) as f32);
-        }
+        let blocks = (0u32..).flat_map(|block| normals(seed, [block, token, END, 4]));
+        all.extend(blocks.take(width).map(|z| z as f32));
     }
     all
 }
 
+/// What sees the latents after each step, `[tokens, width]`.
+pub type Watch<'w> = &'w mut dyn FnMut(usize, &[f32]) -> Result<()>;
+
 /// A denoiser on a device.
 pub struct Denoiser<B: Backend> {
-    backend: B,
-    context: B::Context,
+    device: WholeTexts<B>,
     start: B::Plan,
     step: B::Plan,
-    groups: usize,
-    page_tokens: u32,
     tokens: u32,
     width: u32,
     times: u32,
@@ -89,33 +81,11 @@ impl<B: Backend> Denoiser<B> {
     ) -> Result<Denoiser<B>> {
         let (program, width, times) = with_rule(program, rule, eta, given)?;
         let start = first_step(&program, width)?;
-        let page_tokens = backend.capabilities().page_multiple.max(1);
-        let max = Size { tokens, seqs: 1, rows: tokens, one_token_a_seq: tokens == 1 };
-        let groups = program.groups.len();
-        let layout = Layout {
-            page_tokens,
-            pages: vec![pages_for(tokens, page_tokens); groups],
-            host_pages: vec![0; groups],
-            slots: 1,
-            max,
-            in_flight: 1,
-        };
-        let weights = backend.load(&[&program, &start], tensor, options)?;
-        let mut context = backend.create(&program.states, &layout)?;
-        let start = backend.compile(&start, &weights, &mut context, max, options)?;
-        let step = backend.compile(&program, &weights, &mut context, max, options)?;
-        Ok(Denoiser {
-            backend,
-            context,
-            start,
-            step,
-            groups,
-            page_tokens,
-            tokens,
-            width,
-            times,
-            given,
-        })
+        let size = Size { tokens, seqs: 1, rows: tokens, one_token_a_seq: tokens == 1 };
+        let mut device = WholeTexts::new(backend, &[&program, &start], tensor, size, options)?;
+        let start = device.compile(&start)?;
+        let step = device.compile(&program)?;
+        Ok(Denoiser { device, start, step, tokens, width, times, given })
     }
 
     /// Elements of a latent.
@@ -130,7 +100,8 @@ impl<B: Backend> Denoiser<B> {
 
     /// Goes from the latents `x`, `[tokens, width]`, along `times`, the last of them `u32::MAX` for
     /// the end, and gives the tokens. `seed` is that of the device's noise; where noise is given,
-    /// `noise` gives that of a step, `[tokens, width]`. `watch` sees the latents after each step.
+    /// `noise` gives that of a step, `[tokens, width]`. `watch` sees the latents after each step;
+    /// where nobody watches they stay on the device.
     ///
     /// # Errors
     /// [`Error::Usage`] for latents that are not whole or too many, and for times that are none of
@@ -141,7 +112,7 @@ impl<B: Backend> Denoiser<B> {
         times: &[u32],
         seed: u64,
         noise: &mut dyn FnMut(usize) -> Vec<f32>,
-        watch: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+        mut watch: Option<Watch<'_>>,
     ) -> Result<Vec<u32>> {
         let n = (x.len() / self.width as usize) as u32;
         if n == 0 || n > self.tokens || x.len() != (n * self.width) as usize {
@@ -155,93 +126,40 @@ impl<B: Backend> Denoiser<B> {
         if times.len() < 2 || times[..times.len() - 1].iter().any(|&t| t >= self.times) {
             return Err(Error::Usage(format!("times are below {}, two at least", self.times)));
         }
-        let all: Vec<u32> = (0..n).collect();
-        let held = pages_for(n, self.page_tokens);
-        let groups = self.groups as u32;
-        let batch = Arrays {
-            len: [n],
-            starts: [0, n],
-            tokens: vec![Token::Id(0); n as usize],
-            positions: all.iter().map(|&i| [i; 3]).collect(),
-            visible: vec![[0, n]; n as usize],
-            pages: (0..groups).flat_map(|_| 0..held).collect(),
-            page_starts: (0..=groups).map(|g| g * held).collect(),
-            all,
-        };
-        self.backend.write(&mut self.context, Input::Hidden, x)?;
-        let first = Batch { state_in: &[END], ..batch.of() };
-        let step = self.backend.launch(&self.start, &mut self.context, &first)?;
-        self.finish(step)?;
+        let Denoiser { device, start, step: plan, .. } = self;
+        let places = device.places(&[n], false);
+        // Their ids decide nothing.
+        let tokens = vec![Token::Id(0); n as usize];
+        let batch = Batch { tokens: &tokens, ..places.batch() };
+        device.backend.write(&mut device.context, Input::Hidden, x)?;
+        let first = device.launch(start, &batch)?;
+        device.finish(first)?;
         let mut latents = vec![];
         let mut ids = vec![];
         for (i, pair) in times.windows(2).enumerate() {
             if self.given {
-                self.backend.write(&mut self.context, Input::Embeddings, &noise(i))?;
+                device.backend.write(&mut device.context, Input::Embeddings, &noise(i))?;
             }
             let last = i + 2 == times.len();
-            let now = [[pair[0], pair[1]]];
-            let seeds = [seed];
-            let rows: &[u32] = if last { &batch.all } else { &[] };
-            let b = Batch { times: &now, seeds: &seeds, rows, ..batch.of() };
-            let step = self.backend.launch(&self.step, &mut self.context, &b)?;
-            let waker = ThreadWaker::default().get();
-            let (backend, context) = (&self.backend, &mut self.context);
-            block_on(|| {
-                backend.read(context, step, Output::Hidden, &mut latents, &waker).map(ready)
-            })?;
+            let (now, seeds) = ([[pair[0], pair[1]]], [seed]);
+            let rows: &[u32] = if last { &places.kv_index } else { &[] };
+            let b = Batch { state_in: &[0], times: &now, seeds: &seeds, rows, ..batch };
+            let step = device.launch(plan, &b)?;
             if last {
                 let params = vec![Sampling::GREEDY; n as usize];
                 let greedy = SampleBatch { params: &params, ..SampleBatch::default() };
-                self.backend.sample(&mut self.context, step, &greedy)?;
+                device.backend.sample(&mut device.context, step, &greedy)?;
             }
-            let results = self.finish(step)?;
+            if watch.is_some() {
+                device.read(step, Output::Hidden, &mut latents)?;
+            }
+            let results = device.finish(step)?;
             ids = results.picked.iter().map(|p| p.id).collect();
-            watch(i, &latents)?;
+            if let Some(watch) = &mut watch {
+                watch(i, &latents)?;
+            }
         }
         Ok(ids)
-    }
-
-    fn finish(&mut self, step: Step) -> Result<Results> {
-        let mut results = Results::default();
-        let waker = ThreadWaker::default().get();
-        let (backend, context) = (&self.backend, &mut self.context);
-        block_on(|| backend.finish(context, step, &mut results, &waker).map(ready))?;
-        Ok(results)
-    }
-}
-
-fn ready(done: bool) -> Poll<()> {
-    if done { Poll::Ready(()) } else { Poll::Pending }
-}
-
-/// The integers that all steps share.
-struct Arrays {
-    len: [u32; 1],
-    starts: [u32; 2],
-    tokens: Vec<Token>,
-    positions: Vec<[u32; 3]>,
-    visible: Vec<[u32; 2]>,
-    pages: Vec<u32>,
-    page_starts: Vec<u32>,
-    all: Vec<u32>,
-}
-
-impl Arrays {
-    fn of(&self) -> Batch<'_> {
-        Batch {
-            tokens: &self.tokens,
-            positions: &self.positions,
-            kv_index: &self.all,
-            visible: &self.visible,
-            seq_starts: &self.starts,
-            kv_len: &self.len,
-            slots: &[0],
-            state_in: &[0],
-            state_out: &[0],
-            pages: &self.pages,
-            page_starts: &self.page_starts,
-            ..Batch::default()
-        }
     }
 }
 

@@ -5,13 +5,9 @@
 //! a decoder gives the logits after the last token of each text. Since the backend's results do not
 //! depend on what else is in a step, a text gives the same numbers alone and among others.
 
-use crate::pages::pages_for;
-use crate::waker::{ThreadWaker, block_on};
+use crate::whole_texts::WholeTexts;
 use gristmill_core::{Error, HostTensor, Result};
-use gristmill_ir::{
-    Backend, Batch, Layout, Options, Output, Program, Results, Size, TensorDecl, Token,
-};
-use std::task::Poll;
+use gristmill_ir::{Backend, Batch, Options, Output, Program, Size, TensorDecl, Token};
 
 /// The most texts of a step.
 const MAX_SEQS: u32 = 64;
@@ -44,15 +40,11 @@ pub enum Encoding {
 
 /// A program on a device, ready for texts.
 pub struct Encoder<B: Backend> {
-    backend: B,
+    device: WholeTexts<B>,
     program: Program,
-    context: B::Context,
     plan: B::Plan,
     encoding: Encoding,
     size: Size,
-    /// Pages of every group.
-    pages: u32,
-    page_tokens: u32,
     width: usize,
 }
 
@@ -86,22 +78,10 @@ impl<B: Backend> Encoder<B> {
         let width = program.shape(value).width as usize;
         let tokens = tokens.max(1);
         let seqs = MAX_SEQS.min(tokens);
-        let page_tokens = backend.capabilities().page_multiple.max(1);
         let size = Size { tokens, seqs, rows: seqs, one_token_a_seq: tokens == 1 };
-        // The last page of each text may be nearly empty.
-        let pages = pages_for(tokens, page_tokens).saturating_add(seqs);
-        let layout = Layout {
-            page_tokens,
-            pages: vec![pages; program.groups.len()],
-            host_pages: vec![0; program.groups.len()],
-            slots: seqs,
-            max: size,
-            in_flight: 1,
-        };
-        let weights = backend.load(&[&program], tensor, options)?;
-        let mut context = backend.create(&program.states, &layout)?;
-        let plan = backend.compile(&program, &weights, &mut context, size, options)?;
-        Ok(Encoder { backend, program, context, plan, encoding, size, pages, page_tokens, width })
+        let mut device = WholeTexts::new(backend, &[&program], tensor, size, options)?;
+        let plan = device.compile(&program)?;
+        Ok(Encoder { device, program, plan, encoding, size, width })
     }
 
     /// What comes of a text.
@@ -168,67 +148,28 @@ impl<B: Backend> Encoder<B> {
 
     /// Runs one step and reads its results.
     fn step(&mut self, texts: &[Text], values: &mut Vec<f32>) -> Result<()> {
-        let causal = self.program.prefix_closed;
-        let typed = texts.iter().any(|t| !t.types.is_empty());
-        let (mut tokens, mut types, mut positions) = (vec![], vec![], vec![]);
-        let (mut kv_index, mut visible, mut starts, mut kv_len) = (vec![], vec![], vec![0], vec![]);
-        let (mut rows, mut table, mut table_starts) = (vec![], vec![], vec![0]);
-        for t in texts {
-            let n = t.ids.len() as u32; // at most the step's, which is a u32
-            tokens.extend(t.ids.iter().map(|&id| Token::Id(id)));
-            if typed {
+        // At most the tokens of a step, which are a u32.
+        let lengths: Vec<u32> = texts.iter().map(|t| t.ids.len() as u32).collect();
+        let places = self.device.places(&lengths, self.program.prefix_closed);
+        let tokens: Vec<Token> =
+            texts.iter().flat_map(|t| &t.ids).map(|&id| Token::Id(id)).collect();
+        let mut types = vec![];
+        if texts.iter().any(|t| !t.types.is_empty()) {
+            for t in texts {
                 types.extend((0..t.ids.len()).map(|i| t.types.get(i).copied().unwrap_or(0)));
             }
-            positions.extend((0..n).map(|i| [i; 3]));
-            kv_index.extend(0..n);
-            visible.extend((0..n).map(|i| [0, if causal { i + 1 } else { n }]));
-            starts.push(tokens.len() as u32);
-            kv_len.push(n);
-            rows.push(tokens.len() as u32 - 1);
-            let begin = table.len() as u32;
-            table.extend(begin..begin + pages_for(n, self.page_tokens));
-            table_starts.push(table.len() as u32);
         }
-        debug_assert!(table.len() <= self.pages as usize, "a page more a text suffices");
-        // Every group has pages of its own, so its tables are those of the first.
-        let groups = self.program.groups.len();
-        let (mut pages, mut page_starts) = (vec![], vec![0]);
-        for _ in 0..groups {
-            let before = pages.len() as u32;
-            pages.extend_from_slice(&table);
-            page_starts.extend(table_starts[1..].iter().map(|s| before + s));
-        }
-        let slots: Vec<u32> = (0..texts.len() as u32).collect();
-        let from_zero = vec![u32::MAX; texts.len()];
-        let batch = Batch {
-            tokens: &tokens,
-            types: &types,
-            positions: &positions,
-            kv_index: &kv_index,
-            visible: &visible,
-            seq_starts: &starts,
-            kv_len: &kv_len,
-            slots: &slots,
-            state_in: &from_zero,
-            state_out: &slots,
-            pages: &pages,
-            page_starts: &page_starts,
-            rows: &rows,
-            ..Batch::default()
-        };
+        let rows: Vec<u32> = places.seq_starts[1..].iter().map(|end| end - 1).collect();
+        let batch = Batch { tokens: &tokens, types: &types, rows: &rows, ..places.batch() };
         let output = match self.encoding {
             Encoding::Pooled => Output::Pooled,
             Encoding::Scores => Output::Scores,
             Encoding::Logits => Output::Logits,
         };
-        let Encoder { backend, context, plan, .. } = self;
-        let step = backend.launch(plan, context, &batch)?;
-        let waker = ThreadWaker::default().get();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
-        let read = block_on(|| backend.read(context, step, output, values, &waker).map(ready));
+        let step = self.device.launch(&self.plan, &batch)?;
+        let read = self.device.read(step, output, values);
         // A launched step is finished once, also one whose results could not be read.
-        let mut results = Results::default();
-        let finished = block_on(|| backend.finish(context, step, &mut results, &waker).map(ready));
-        read.and(finished)
+        let finished = self.device.finish(step);
+        read.and(finished.map(|_| ()))
     }
 }

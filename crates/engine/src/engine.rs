@@ -176,13 +176,18 @@ impl<B: Backend> Engine<B> {
         })
     }
 
+    /// The bytes of a matrix as the device packed it; see [`Backend::packed`].
+    pub fn packed(&self, name: &str) -> Option<&[u8]> {
+        self.runner.packed(name)
+    }
+
     /// Queues a request.
     ///
     /// # Errors
     /// [`Error::Device`] for a program that is not causal; [`Error::Usage`] naming the field that
     /// makes no sense, a prompt that leaves no room in the context, or a parent that is not kept;
-    /// [`Error::Memory`] for a request that the pages could
-    /// never hold. A refused request changes nothing.
+    /// [`Error::Memory`] for a request that the pages could never hold. A refused request changes
+    /// nothing.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check_causal()?;
         let parent = request.parent.map(|p| self.find_parent(p)).transpose()?;

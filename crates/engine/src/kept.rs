@@ -5,11 +5,12 @@
 //! run; if they were taken back in between, the tokens are simply computed again.
 
 use crate::engine::Engine;
-use crate::pages::pages_for;
+use crate::pages::{Table, pages_for};
 use crate::request::{Parent, SequenceId};
 use crate::sequence::{Kept, NO_SLOT, Sequence};
 use gristmill_core::{Error, Result};
 use gristmill_ir::Backend;
+use std::ops::Range;
 
 impl<B: Backend> Engine<B> {
     /// The kept sequence a request names, and how many of its tokens count.
@@ -155,6 +156,39 @@ impl<B: Backend> Engine<B> {
             table.reserve_capacity(pages_for(s.limit, page_tokens));
         }
         Some(())
+    }
+
+    /// A slot, from a kept sequence where none is free.
+    ///
+    /// # Errors
+    /// As [`Engine::evict_oldest_kept`].
+    pub(crate) fn take_slot(&mut self) -> Result<u32> {
+        loop {
+            if let Some(slot) = self.memory.slots.alloc() {
+                return Ok(slot);
+            }
+            self.evict_oldest_kept("slots")?;
+        }
+    }
+
+    /// Grows tables, one of each group, by the pages of the tokens in `span` for the next step, from
+    /// kept sequences where none are free.
+    ///
+    /// # Errors
+    /// As [`Engine::evict_oldest_kept`].
+    pub(crate) fn grow_tables(&mut self, tables: &mut [Table], span: Range<u32>) -> Result<()> {
+        let (step, page_tokens) = (self.runner.next_step(), self.memory.page_tokens);
+        for (group, table) in tables.iter_mut().enumerate() {
+            loop {
+                let pool = &mut self.memory.pages[group];
+                let moves = &mut self.runner.arrays.moves;
+                if table.grow(pool, span.clone(), page_tokens, step, group as u8, moves) {
+                    break;
+                }
+                self.evict_oldest_kept("pages")?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes back what the kept sequence least recently used holds.

@@ -18,9 +18,11 @@
 //! - `generate` drives the steps, `kept` holds finished conversations to be gone on from,
 //!   `logits` reads scores instead of sampling, `state` takes recurrent states out and in, `waker`
 //!   waits
+//! - [`Split`] is a backend made of two, each with some of the layers
 //! - [`Encoder`] runs whole texts for embeddings and rerankers: nothing is generated or kept
 //! - [`diffuse`] fills a text in by masked diffusion, with [`Engine::diffuse`]; [`denoise`] brings
 //!   latents from noise to tokens by Gaussian diffusion
+//! - `whole_texts` is what [`Encoder`], [`Probe`] and the denoiser have in common
 //!
 //! Units throughout: lengths and positions are tokens, a *page* holds `page_tokens` tokens of one
 //! page group (the layers that share a window), a *slot* holds the recurrent state and the last
@@ -45,8 +47,10 @@ mod runner;
 mod sampling;
 pub mod scheduler;
 mod sequence;
+mod split;
 mod state;
 mod waker;
+mod whole_texts;
 
 pub use encode::{Encoder, Encoding, Text};
 pub use engine::{Engine, PageSnapshot, Snapshot};
@@ -59,4 +63,5 @@ pub use probe::{Probe, Seen};
 pub use profile::{Keys, Timed};
 pub use request::{Event, Finish, Parent, Request, RequestId, SequenceId};
 pub use sampling::SamplingParams;
+pub use split::Split;
 pub use state::SavedState;

@@ -6,11 +6,10 @@ use crate::batch::Part;
 use crate::engine::Engine;
 use crate::request::RequestId;
 use crate::sequence::{NO_SLOT, Sequence};
-use crate::waker::block_on;
+use crate::waker::block_until;
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Backend, Output, Size};
 use std::ops::Range;
-use std::task::Poll;
 
 /// What receives scores: the prompt, the position in it, and the logits (not normalised, one a
 /// vocabulary entry) of the token after that position.
@@ -136,7 +135,7 @@ impl<B: Backend> Engine<B> {
                 }
                 budget -= tokens;
                 self.memory.drop_unseen(s);
-                self.take_pages_for(s, tokens)?;
+                self.grow_tables(&mut s.tables, s.computed..s.computed + tokens)?;
                 parts.push(Part { seq, tokens });
             }
             if parts.is_empty() {
@@ -167,17 +166,16 @@ impl<B: Backend> Engine<B> {
             s.state_from = if recurrent { s.slot } else { NO_SLOT };
         }
         let waker = self.thread.get();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
         let (runner, results) = (&mut self.runner, &mut self.scratch.results);
         scores.clear();
         let read = match runner.arrays.rows() {
             0 => Ok(()),
-            _ => block_on(|| {
+            _ => block_until(|| {
                 let context = &mut runner.context;
-                runner.backend.read(context, step, Output::Logits, scores, &waker).map(ready)
+                runner.backend.read(context, step, Output::Logits, scores, &waker)
             }),
         };
-        let finish = block_on(|| runner.finish(step, results, &waker).map(ready));
+        let finish = block_until(|| runner.finish(step, results, &waker));
         self.memory.finished(number);
         read.and(finish)
     }
@@ -198,32 +196,6 @@ impl<B: Backend> Engine<B> {
                     Error::Runtime("the device returned fewer logits than asked for".into())
                 })?;
                 visit(part.seq, at as usize, row)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn take_slot(&mut self) -> Result<u32> {
-        loop {
-            if let Some(slot) = self.memory.slots.alloc() {
-                return Ok(slot);
-            }
-            self.evict_oldest_kept("slots")?;
-        }
-    }
-
-    fn take_pages_for(&mut self, s: &mut Sequence, tokens: u32) -> Result<()> {
-        let span = s.computed..s.computed + tokens;
-        let step = self.runner.next_step();
-        for group in 0..s.tables.len() {
-            loop {
-                let (page_tokens, pool) = (self.memory.page_tokens, &mut self.memory.pages[group]);
-                let moves = &mut self.runner.arrays.moves;
-                let table = &mut s.tables[group];
-                if table.grow(pool, span.clone(), page_tokens, step, group as u8, moves) {
-                    break;
-                }
-                self.evict_oldest_kept("pages")?;
             }
         }
         Ok(())

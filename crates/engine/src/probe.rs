@@ -6,13 +6,11 @@
 //! [`Program::watched`](gristmill_ir::Program::watched)). Works on any device, since it uses the
 //! contract alone, and for programs that do not generate.
 
-use crate::pages::pages_for;
-use crate::waker::{ThreadWaker, block_on};
+use crate::whole_texts::WholeTexts;
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_ir::{
-    Backend, Batch, Layout, Node, Options, Output, Program, Results, Shape, Size, TensorDecl, Token,
+    Backend, Batch, Node, Options, Output, Program, Shape, Size, TensorDecl, Token,
 };
-use std::task::Poll;
 
 /// A value of a pass: the operation, which of its values, the shape, and the numbers row by row.
 pub struct Seen<'s> {
@@ -38,12 +36,10 @@ impl Seen<'_> {
 
 /// A program on a device, ready for one pass after the other.
 pub struct Probe<B: Backend> {
-    backend: B,
+    device: WholeTexts<B>,
     program: Program,
-    context: B::Context,
     plan: B::Plan,
     tokens: u32,
-    page_tokens: u32,
 }
 
 impl<B: Backend> Probe<B> {
@@ -59,20 +55,10 @@ impl<B: Backend> Probe<B> {
         tokens: u32,
         options: &Options,
     ) -> Result<Probe<B>> {
-        let page_tokens = backend.capabilities().page_multiple.max(1);
         let size = Size { tokens, seqs: 1, rows: tokens, one_token_a_seq: tokens == 1 };
-        let layout = Layout {
-            page_tokens,
-            pages: vec![pages_for(tokens, page_tokens); program.groups.len()],
-            host_pages: vec![0; program.groups.len()],
-            slots: 1,
-            max: size,
-            in_flight: 1,
-        };
-        let weights = backend.load(&[&program], tensor, options)?;
-        let mut context = backend.create(&program.states, &layout)?;
-        let plan = backend.compile(&program, &weights, &mut context, size, options)?;
-        Ok(Probe { backend, program, context, plan, tokens, page_tokens })
+        let mut device = WholeTexts::new(backend, &[&program], tensor, size, options)?;
+        let plan = device.compile(&program)?;
+        Ok(Probe { device, program, plan, tokens })
     }
 
     /// Runs the tokens, every one's outputs wanted, and shows every result of the program that is
@@ -86,36 +72,11 @@ impl<B: Backend> Probe<B> {
         if n == 0 || n > self.tokens {
             return Err(Error::Usage(format!("{n} tokens; it must be 1 to {}", self.tokens)));
         }
-        let causal = self.program.prefix_closed;
-        let all: Vec<u32> = (0..n).collect();
+        let Probe { device, program, plan, .. } = self;
+        let places = device.places(&[n], program.prefix_closed);
         let tokens: Vec<Token> = ids.iter().map(|&id| Token::Id(id)).collect();
-        let positions: Vec<[u32; 3]> = all.iter().map(|&i| [i; 3]).collect();
-        let visible: Vec<[u32; 2]> =
-            all.iter().map(|&i| [0, if causal { i + 1 } else { n }]).collect();
-        let held = pages_for(n, self.page_tokens);
-        let groups = self.program.groups.len() as u32;
-        // Every group has pages of its own, so each table counts from 0.
-        let pages: Vec<u32> = (0..groups).flat_map(|_| 0..held).collect();
-        let page_starts: Vec<u32> = (0..=groups).map(|g| g * held).collect();
-        let batch = Batch {
-            tokens: &tokens,
-            positions: &positions,
-            kv_index: &all,
-            visible: &visible,
-            seq_starts: &[0, n],
-            kv_len: &[n],
-            slots: &[0],
-            state_in: &[u32::MAX],
-            state_out: &[0],
-            pages: &pages,
-            page_starts: &page_starts,
-            rows: &all,
-            ..Batch::default()
-        };
-        let Probe { backend, program, context, plan, .. } = self;
-        let step = backend.launch(plan, context, &batch)?;
-        let waker = ThreadWaker::default().get();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
+        let batch = Batch { tokens: &tokens, rows: &places.kv_index, ..places.batch() };
+        let step = device.launch(plan, &batch)?;
         let mut values = vec![];
         let mut shown = Ok(());
         for &(output, value) in &program.outputs {
@@ -123,18 +84,15 @@ impl<B: Backend> Probe<B> {
             let of = |n: &&Node| n.outputs.contains(&value);
             let Some(node) = program.nodes.iter().find(of) else { continue };
             let index = node.outputs.iter().position(|&v| v == value).unwrap_or(0);
-            shown =
-                block_on(|| backend.read(context, step, output, &mut values, &waker).map(ready))
-                    .and_then(|()| {
-                        see(Seen { node, index, shape: program.shape(value), values: &values })
-                    });
+            shown = device.read(step, output, &mut values).and_then(|()| {
+                see(Seen { node, index, shape: program.shape(value), values: &values })
+            });
             if shown.is_err() {
                 break;
             }
         }
         // A launched step is finished once, also one of which nothing more is wanted.
-        let mut results = Results::default();
-        let finished = block_on(|| backend.finish(context, step, &mut results, &waker).map(ready));
-        shown.and(finished)
+        let finished = device.finish(step);
+        shown.and(finished.map(|_| ()))
     }
 }

@@ -44,10 +44,15 @@ impl Profile {
         Profile { began: Instant::now(), launched: VecDeque::new(), finished: vec![] }
     }
 
-    /// Notes a step that is about to be launched.
-    pub fn launch(&mut self, batch: &Batch<'_>, groups: &[Group]) {
+    /// Nanoseconds since timing began.
+    pub fn now(&self) -> u64 {
+        self.began.elapsed().as_nanos() as u64
+    }
+
+    /// Notes a step that was launched, which began at `start`.
+    pub fn launched(&mut self, start: u64, batch: &Batch<'_>, groups: &[Group]) {
         self.launched.push_back(Timed {
-            start: self.began.elapsed().as_nanos() as u64,
+            start,
             tokens: batch.tokens.len() as u32,
             seqs: batch.kv_len.len() as u32,
             rows: batch.rows.len() as u32,

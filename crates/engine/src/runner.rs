@@ -23,6 +23,11 @@ pub(crate) struct Runner<B: Backend> {
 }
 
 impl<B: Backend> Runner<B> {
+    /// As [`crate::Engine::packed`].
+    pub fn packed(&self, name: &str) -> Option<&[u8]> {
+        self.backend.packed(&self.weights, name)
+    }
+
     pub fn new(
         backend: B,
         program: Program,
@@ -90,10 +95,11 @@ impl<B: Backend> Runner<B> {
         let Some((_, plan)) = self.plans.iter().find(|(size, _)| holds(size, &actual)) else {
             return Err(Error::Runtime(format!("no plan holds a step of {actual:?}")));
         };
-        if let Some(profile) = &mut self.profile {
-            profile.launch(&batch, &self.program.groups);
-        }
+        let start = self.profile.as_ref().map(Profile::now);
         let step = self.backend.launch(plan, &mut self.context, &batch)?;
+        if let (Some(profile), Some(start)) = (&mut self.profile, start) {
+            profile.launched(start, &batch, &self.program.groups);
+        }
         self.arrays.moves.clear();
         self.launched += 1;
         Ok(step)

@@ -8,10 +8,9 @@
 use crate::engine::Engine;
 use crate::request::{RequestId, SequenceId};
 use crate::sequence::{Kept, NO_SLOT, Sequence};
-use crate::waker::block_on;
+use crate::waker::block_until;
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Backend, Move, Results, StateKind, Step};
-use std::task::Poll;
 
 /// What a sequence has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,10 +121,9 @@ impl<B: Backend> Engine<B> {
     fn wait_for(&mut self, step: Step) -> Result<()> {
         let waker = self.thread.get();
         let mut results = Results::default();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
-        block_on(|| {
+        block_until(|| {
             let context = &mut self.runner.context;
-            self.runner.backend.finish(context, step, &mut results, &waker).map(ready)
+            self.runner.backend.finish(context, step, &mut results, &waker)
         })
     }
 }

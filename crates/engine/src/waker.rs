@@ -61,3 +61,11 @@ pub(crate) fn block_on<T>(mut poll: impl FnMut() -> Result<Poll<T>>) -> Result<T
         ));
     }
 }
+
+/// Asks until the answer is yes, as [`block_on`] does.
+///
+/// # Errors
+/// As [`block_on`].
+pub(crate) fn block_until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    block_on(|| Ok(if done()? { Poll::Ready(()) } else { Poll::Pending }))
+}

@@ -275,6 +275,27 @@ fn a_failing_device_loses_nothing() {
 }
 
 #[test]
+fn a_launch_that_fails_is_not_timed() {
+    for in_flight in [1, 2] {
+        let mut h = Harness::new(&plain(), EngineOptions { in_flight, ..small() });
+        h.engine.profile(true).unwrap();
+        // Steps of 16, 16, 5 and then single tokens, from the beginning again after the failure.
+        h.submit(request(37, 1, 4)).unwrap();
+        h.step().unwrap();
+        h.fake.trouble(Trouble::Launch);
+        let failed = (0..3).filter(|_| h.step().is_err()).count();
+        assert_eq!(failed, 1, "the failure is reported once");
+        h.run();
+        h.close();
+        let timed = h.engine.timed();
+        assert!(timed.len() >= 6 && timed.is_sorted_by_key(|t| t.start));
+        for t in timed {
+            assert_eq!(t.times.ends, [u64::from(t.tokens)], "the times are of another step");
+        }
+    }
+}
+
+#[test]
 fn a_slow_device_is_waited_for() {
     for in_flight in [1, 2] {
         let mut h = Harness::new(&plain(), EngineOptions { in_flight, ..small() });

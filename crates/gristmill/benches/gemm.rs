@@ -1,8 +1,9 @@
 //! `cargo bench --bench gemm [WORDS]`: matrix products by format and instruction set, one thread. Words
 //! are formats and parts of names. The cases are those of `gristmill bench --kernels`.
 
+use gristmill::ir::Options;
 use gristmill::kernels::{Case, Running, Shape, medians};
-use gristmill::{Activations, Cpu, CpuOptions, DType, Isa};
+use gristmill::{Cpu, CpuOptions, DType, Isa};
 
 const ROUNDS: u32 = 5;
 const FORMATS: [DType; 5] = [DType::F32, DType::F16, DType::Q8_0, DType::Q4_K, DType::Q4_0];
@@ -25,7 +26,7 @@ fn main() -> gristmill::Result<()> {
             }
             let mut running = cpus
                 .iter()
-                .map(|cpu| Running::new(cpu, &case, Activations::Int8))
+                .map(|cpu| Running::new(cpu, &case, &Options::default()))
                 .collect::<Result<Vec<_>, _>>()?;
             let times = medians(&mut running, ROUNDS, || Ok(()))?;
             let speeds: Vec<f64> = times.iter().map(|t| case.ops / t).collect();

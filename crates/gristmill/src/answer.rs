@@ -4,7 +4,7 @@ use crate::term::{Done, check_interrupt, colours, interrupted, note, words};
 use clap::ValueEnum;
 use gristmill::models::tokenizer::TokenKind;
 use gristmill::thinking::{Part, Splitter};
-use gristmill::{Continued, Cpu, Decoder, Engine, Event, Finish, RequestId, Tokenizer};
+use gristmill::{Continued, Decoder, Device, Engine, Event, Finish, RequestId, Tokenizer};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -175,7 +175,7 @@ impl Voice {
 /// Runs a request that was submitted to its end, and shows what comes. Ctrl-C cancels it.
 /// `continued` takes note of what the engine keeps.
 pub fn follow(
-    engine: &mut Engine<Cpu>,
+    engine: &mut Engine<Device>,
     id: RequestId,
     voice: &mut Voice,
     mut continued: Option<&mut Continued>,

@@ -1,12 +1,12 @@
 //! Options that several verbs share, and what becomes of them.
 
-use crate::device::{self, Layers, Wanted};
+use crate::device::{self, Devices, Layers};
 use crate::resolve::{self, Source};
 use crate::term::{Done, check_interrupt, is_dumb, note};
 use clap::{Args, ValueEnum};
 use gristmill::{
-    Activations, Cpu, DType, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan, Model, Program,
-    Result, Settings,
+    Activations, DType, Device, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan, Model,
+    Prefill, Program, Result, Settings,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
@@ -91,6 +91,34 @@ pub enum ActivationsArg {
     F32,
 }
 
+/// How quantized weights meet many tokens at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PrefillArg {
+    /// With every scale of the file, as in decoding
+    Exact,
+    /// Rounded once more, to a scale for each 256
+    Fast,
+}
+
+/// How numbers of products are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ComputeArg {
+    /// As f32
+    F32,
+    /// As f16, summed as f32: on GPUs that multiply f16
+    F16,
+}
+
+impl ComputeArg {
+    /// For the library.
+    pub fn dtype(self) -> DType {
+        match self {
+            ComputeArg::F32 => DType::F32,
+            ComputeArg::F16 => DType::F16,
+        }
+    }
+}
+
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)] // the formats' own names
@@ -115,9 +143,9 @@ impl KvArg {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Device and precision")]
 pub struct RunsOn {
-    /// The device, also -dev: auto, cpu, cuda or wgpu
-    #[arg(long, default_value = "auto", value_parser = device::parse)]
-    pub device: Wanted,
+    /// The device, also -dev: auto, cpu, cuda or wgpu; wgpu:1 is the second of `gristmill devices`
+    #[arg(long, default_value = "auto", value_parser = device::parse_several)]
+    pub device: Devices,
 
     /// Layers that run on a GPU, also -ngl: auto, all or a number
     #[arg(long, value_name = "N", alias = "n-gpu-layers", default_value = "auto",
@@ -134,10 +162,28 @@ pub struct RunsOn {
     #[arg(long, value_enum, default_value = "int8")]
     pub activations: ActivationsArg,
 
+    /// How weights and activations are multiplied where activations are not int8: f16 runs on GPUs
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
+    pub compute: ComputeArg,
+
+    /// Leave alone the kernels that are written for Metal, to compare
+    #[arg(long)]
+    pub no_passthrough: bool,
+
     /// Let the last digits of results depend on how a prompt is cut into steps: RWKV-7 then reads
     /// prompts in chunks instead of token by token
     #[arg(long)]
     pub chunked: bool,
+
+    /// How quantized weights meet many tokens at once: with every scale of the file, or rounded once
+    /// more to a scale for each 256, faster and less exact; fast includes --chunked
+    #[arg(long, value_enum, default_value = "exact")]
+    pub prefill: PrefillArg,
+
+    /// Keep the weights as the processor packs them in a file in the cache directory, as large as the
+    /// model's, and start from that the next time
+    #[arg(long)]
+    pub pack_cache: bool,
 
     /// Type of stored keys, also -ctk (default: f16; f32 with --activations f32)
     #[arg(long, value_enum, value_name = "TYPE")]
@@ -164,13 +210,24 @@ impl RunsOn {
         let default = if exact { KvArg::F32 } else { KvArg::F16 };
         let k = self.cache_type_k.or(self.cache_type_v).unwrap_or(default).dtype();
         let v = self.cache_type_v.map_or(k, KvArg::dtype);
-        self.gpu_layers.check()?;
         let mut cpu = device::cpu_options(self.cpu.as_deref())?;
         cpu.threads = threads.map_or(cpu.threads, |n| n as usize);
         let activations = self.activations();
         let batch_invariant = !self.chunked;
+        let prefill = self.prefill();
         let kv = KvTypes { k, v };
-        Ok(Settings { cpu, activations, batch_invariant, kv, ..Settings::default() })
+        let compute = self.compute.dtype();
+        let passthrough = !self.no_passthrough;
+        let settings = Settings { cpu, activations, compute, prefill, kv, ..Settings::default() };
+        Ok(Settings { passthrough, batch_invariant, pack_cache: self.pack_cache, ..settings })
+    }
+
+    /// How quantized weights meet many tokens at once.
+    pub fn prefill(&self) -> Prefill {
+        match self.prefill {
+            PrefillArg::Exact => Prefill::Exact,
+            PrefillArg::Fast => Prefill::Fast,
+        }
     }
 
     /// How activations reach quantized weights.
@@ -181,13 +238,13 @@ impl RunsOn {
         }
     }
 
-    /// Opens the device, saying so on stderr unless `quiet`.
-    pub fn open(&self, settings: &Settings, quiet: bool) -> Result<Cpu> {
-        let (cpu, line) = device::open(self.device, settings.cpu)?;
+    /// Opens the device for a model, saying so on stderr unless `quiet`.
+    pub fn open(&self, settings: &Settings, model: &Model, quiet: bool) -> Result<Device> {
+        let (device, line) = device::open(self.device.one()?, self.gpu_layers, settings, model)?;
         if !quiet {
             note(line);
         }
-        Ok(cpu)
+        Ok(device)
     }
 }
 
@@ -222,12 +279,14 @@ pub fn plan(
 /// Loads the weights, with a bar on a terminal when it takes long; Ctrl-C ends it.
 pub fn load(
     model: &Model,
-    cpu: Cpu,
+    device: Device,
     program: Program,
+    settings: &Settings,
     options: EngineOptions,
-) -> Done<Engine<Cpu>> {
+) -> Done<Engine<Device>> {
     let mut bar = loading_bar();
-    let engine = model.engine_on(cpu, program, options, &mut |done, total| bar.at(done, total));
+    let keep = settings.pack_cache;
+    let engine = model.engine_on(device, program, options, keep, &mut |a, b| bar.at(a, b));
     bar.end();
     Ok(engine?)
 }

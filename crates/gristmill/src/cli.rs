@@ -58,6 +58,9 @@ pub enum Verb {
     Quantize(verbs::quantize::QuantizeArgs),
     /// Write a model again: split over several files, or joined to one
     Copy(verbs::copy::CopyArgs),
+    /// Find the shapes of kernels that suit a GPU, and keep them for later runs
+    #[cfg(feature = "wgpu")]
+    Tune(verbs::tune::TuneArgs),
     /// Write a script that completes this command line in a shell
     #[command(visible_alias = "completions")]
     Completion(verbs::completion::CompletionArgs),
@@ -118,7 +121,10 @@ const REFUSED: &[(&[&str], &str)] = &[
         &["-tb", "--threads-batch"],
         "prompt and answer are computed by the same threads; --threads says how many",
     ),
-    (&["-ts", "--tensor-split", "-sm", "--split-mode"], "a model runs on one device"),
+    (
+        &["-ts", "--tensor-split", "-sm", "--split-mode"],
+        "a model runs on one device, or on one and the processor: --gpu-layers",
+    ),
     (&["-fa", "--flash-attn"], "attention is never computed otherwise"),
     (&["--no-mmap"], "--load-mode read does that"),
     (&["--offline"], "nothing is ever downloaded"),

@@ -1,11 +1,12 @@
 //! Single operations to time, on any device: each case is a small program, its times are those that
 //! the device notes for the operation ([`Backend::profile`]), so what is measured is what a model runs.
 //!
-//! Values do not matter to speed: weights are a pattern, or zeros where a format has no quantizer.
+//! Values do not matter to speed, but for what a router makes of them: weights are a few rows of noise
+//! again and again, or zeros where a format has no quantizer.
 
-use gristmill_core::{DType, Error, HostTensor, Result, quant};
+use gristmill_core::{DType, Error, HostTensor, Result, normals, quant};
 use gristmill_ir::{
-    Activations, Backend, Batch, Input, Layout, Norm, NormKind, Op, Options, Output, Program,
+    Act, Backend, Batch, Gating, Input, Layout, Norm, NormKind, Op, Options, Output, Program,
     Results, SampleBatch, Sampling, Size, StateKind, Step, TensorDecl, Token, Value,
 };
 use std::sync::Arc;
@@ -79,17 +80,50 @@ impl Case {
         let copies = if from_memory { MEMORY.div_ceil(bytes) } else { 1 };
         for i in 0..copies {
             let w = case.program.tensor(format!("w{i}"), rows, cols);
-            let op = Op::Linear {
-                x,
-                w,
-                bias: None,
-                act: gristmill_ir::Act::None,
-                scale: 1.0,
-                softcap: None,
-            };
+            let op = Op::Linear { x, w, bias: None, act: Act::None, scale: 1.0, softcap: None };
             case.program.one(format!("{TIMED}{i}"), op)?;
         }
         (case.bytes, case.ops) = (bytes as f64, 2.0 * f64::from(rows * cols) * f64::from(tokens));
+        Ok(case)
+    }
+
+    /// One of the products of a mixture of 64 experts, of which each token uses 8: those with the gates
+    /// and ups, or with the downs where `down` is set.
+    ///
+    /// # Errors
+    /// None that this shape has.
+    pub fn experts(dtype: DType, down: bool, tokens: u32) -> Result<Case> {
+        let [all, k, width, inner] = [64, 8, 1024, 512];
+        let [cols, rows] = if down { [inner, width] } else { [width, 2 * inner] };
+        let part = if down { "down" } else { "up" };
+        let name = format!("experts {part} {k} of {all} {rows}x{cols}x{tokens}");
+        let (mut case, x) = Case::new(name, dtype, width, tokens);
+        let (x, p) = (x?, &mut case.program);
+        let route = Op::Route {
+            x,
+            w: p.tensor("router", all, width),
+            bias: None,
+            choice_bias: None,
+            k,
+            gating: Gating::Softmax,
+            renormalise: true,
+            scale: 1.0,
+        };
+        let route = p.one("route", route)?;
+        let w = ["gate", "up"].map(|name| p.tensor_stack(name, all, inner, width)).into();
+        let up = Op::ExpertGateUp { x, route, w, bias: vec![], act: Act::Silu };
+        if down {
+            let x = p.one("up", up)?;
+            let w = p.tensor_stack("down", all, width, inner);
+            p.one(format!("{TIMED}0"), Op::ExpertDown { x, route, w, bias: None })?;
+        } else {
+            p.one(format!("{TIMED}0"), up)?;
+        }
+        // An expert is read once, if any token chose it; by chance, this share of them is missed.
+        let missed = (1.0 - f64::from(k) / f64::from(all)).powi(tokens as i32);
+        let each = dtype.bytes((rows * cols) as usize).unwrap_or(0);
+        case.bytes = f64::from(all) * (1.0 - missed) * each as f64;
+        case.ops = 2.0 * f64::from(rows * cols) * f64::from(k * tokens);
         Ok(case)
     }
 
@@ -185,20 +219,30 @@ impl Case {
     }
 }
 
+/// So many normal numbers, the same for the same seed.
+fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let blocks = (0u32..).flat_map(|block| normals(seed, [block, 0, 0, 0]));
+    blocks.take(n).map(|v| v as f32).collect()
+}
+
 /// A weight of a case.
 fn weight(dtype: DType, decl: &TensorDecl) -> Result<HostTensor> {
-    let dtype = if decl.rows == 1 || decl.name == "qkv" { DType::F32 } else { dtype };
-    let (rows, cols) = (decl.rows as usize, decl.cols as usize);
-    let part = rows.min(16);
-    let values: Vec<f32> =
-        (0..part * cols).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 1001.0).collect();
-    let total = dtype.bytes(rows * cols).unwrap_or(0);
+    let shape = [decl.experts, decl.rows, decl.cols].map(|n| n as usize);
+    // Every expert has scores of its own.
+    let (dtype, part) = match &*decl.name {
+        "router" => (DType::F32, shape[1]),
+        "qkv" => (DType::F32, 16),
+        _ if decl.rows == 1 => (DType::F32, 1),
+        _ => (dtype, 16),
+    };
+    let values = noise(1, shape[1].min(part) * shape[2]);
+    let total = dtype.bytes(shape.iter().product()).unwrap_or(0);
     let bytes: Vec<u8> = match quant::quantize(dtype, &values) {
         Ok(some) => some.iter().copied().cycle().take(total).collect(),
         Err(_) => vec![0; total],
     };
     let range = 0..total;
-    HostTensor::new(&decl.name, dtype, [1, rows, cols], Arc::new(bytes), range)
+    HostTensor::new(&decl.name, dtype, shape, Arc::new(bytes), range)
         .ok_or_else(|| Error::Runtime(format!("{} is not of whole {dtype} blocks", decl.name)))
 }
 
@@ -217,10 +261,9 @@ impl<'b, B: Backend> Running<'b, B> {
     ///
     /// # Errors
     /// Those of the device: a format or an operation that does not run there, or no memory.
-    pub fn new(backend: &'b B, case: &Case, activations: Activations) -> Result<Self> {
-        let options = Options { activations, ..Options::default() };
+    pub fn new(backend: &'b B, case: &Case, options: &Options) -> Result<Self> {
         let weights =
-            backend.load(&[&case.program], &mut |decl| weight(case.dtype, decl), &options)?;
+            backend.load(&[&case.program], &mut |decl| weight(case.dtype, decl), options)?;
         let tokens = case.tokens;
         let max = Size { tokens, seqs: 1, rows: tokens, one_token_a_seq: tokens == 1 };
         let pages = (case.before + tokens).div_ceil(PAGE);
@@ -233,10 +276,9 @@ impl<'b, B: Backend> Running<'b, B> {
             in_flight: 1,
         };
         let mut context = backend.create(&case.program.states, &layout)?;
-        let plan = backend.compile(&case.program, &weights, &mut context, max, &options)?;
+        let plan = backend.compile(&case.program, &weights, &mut context, max, options)?;
         backend.profile(&mut context, true)?;
-        let n = tokens * case.width;
-        let input = (0..n).map(|i| ((i * 37 % 201) as f32 - 100.0) / 100.0).collect();
+        let input = noise(2, (tokens * case.width) as usize);
         let groups = case.program.groups.len() as u32;
         let pages = (0..groups).flat_map(|_| 0..pages).collect();
         Ok(Running { backend, context, plan, case: case.clone(), input, pages })
@@ -248,6 +290,8 @@ impl<'b, B: Backend> Running<'b, B> {
     /// Those of the device.
     pub fn round(&mut self) -> Result<Vec<u64>> {
         let Running { backend, context, plan, case, .. } = self;
+        // Other numbers each time, with which other experts are chosen: none waits in a cache.
+        self.input.rotate_left(1);
         backend.write(context, Input::Hidden, &self.input)?;
         let (from, to) = (case.before, case.before + case.tokens);
         let tokens: Vec<Token> = (0..case.tokens).map(Token::Id).collect();

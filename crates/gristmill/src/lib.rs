@@ -26,14 +26,17 @@
 //! re-exported here.
 
 mod bundled;
+pub mod cache;
 mod continued;
 mod conversation;
 mod encode;
 pub mod files;
+mod hardware;
 pub mod kernels;
 pub mod memory;
 mod model;
 pub mod npy;
+mod pack_cache;
 pub mod placement;
 pub mod profile;
 pub mod quantize;
@@ -53,16 +56,21 @@ pub use gristmill_engine::{
     Encoder, Encoding, Engine, EngineOptions, Event, Finish, Mirostat, Parent, Probe, Request,
     RequestId, SamplingParams, SavedState, Seen, SequenceId, Text,
 };
-pub use gristmill_ir::{Activations, Backend, Pooling, Program};
+pub use gristmill_ir::{Activations, Backend, Pooling, Prefill, Program};
 pub use gristmill_models::arch::{KvTypes, ModelInfo};
 pub use gristmill_models::chat::ChatTemplate;
 pub use gristmill_models::tokenizer::Decoder;
 pub use gristmill_models::{Gguf, LoadMode, Tokenizer};
+#[cfg(feature = "wgpu")]
+pub use gristmill_wgpu::{Wgpu, WgpuOptions};
+pub use hardware::Device;
 pub use memory::MemoryPlan;
 pub use model::{Model, Progress};
 pub use saved::Saved;
 pub use settings::Settings;
 
+#[cfg(feature = "wgpu")]
+pub use gristmill_wgpu as wgpu;
 pub use {
     gristmill_core as core, gristmill_cpu as cpu, gristmill_engine as engine, gristmill_ir as ir,
     gristmill_models as models,

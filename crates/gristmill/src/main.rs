@@ -2,7 +2,8 @@
 //!
 //! `cli` reads the arguments, each verb has a file in `verbs`, and what they share is beside
 //! them: `args` (options of several verbs), `resolve` (which word is a model and which a prompt),
-//! `device` (the one choice of a device), `texts` (the texts of embed and rerank), `sampling` (how tokens are chosen), `answer` (tokens into
+//! `device` (the one choice of a device), `proof` (what a GPU must show first), `texts` (the texts of
+//! embed and rerank), `sampling` (how tokens are chosen), `answer` (tokens into
 //! words), `chat` (turn by turn), `term` (what goes to stdout and stderr, and how a run ends).
 //!
 //! Exit codes: 0 done, 1 it failed while running, 2 called wrongly, 3 the model, 4 the device, 5
@@ -15,6 +16,10 @@ mod cli;
 mod device;
 mod diffusion;
 mod profiling;
+#[cfg(feature = "wgpu")]
+mod proof;
+#[cfg(feature = "wgpu")]
+mod race;
 mod resolve;
 mod sampling;
 mod term;
@@ -39,6 +44,8 @@ const EXAMPLES: &str = r#"gristmill runs language models from GGUF files. Six th
 
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
+    #[cfg(feature = "wgpu")]
+    quiet_drivers();
     let done = match cli::parse().verb {
         None => term::out(EXAMPLES),
         Some(Verb::Run(a)) => verbs::run::run(*a, started),
@@ -53,7 +60,20 @@ fn main() -> ExitCode {
         Some(Verb::Tokenize(a)) => verbs::tokenize::run(a),
         Some(Verb::Quantize(a)) => verbs::quantize::run(a),
         Some(Verb::Copy(a)) => verbs::copy::run(a),
+        #[cfg(feature = "wgpu")]
+        Some(Verb::Tune(a)) => verbs::tune::run(a),
         Some(Verb::Completion(a)) => verbs::completion::run(a),
     };
     term::exit_code(done)
+}
+
+/// Mesa's Vulkan drivers bring a layer that puts the GPU of the display first; where there is no display
+/// it complains on stderr, in every program. Nothing here goes by that order, so it is left out.
+#[cfg(feature = "wgpu")]
+fn quiet_drivers() {
+    const LAYER: &str = "NODEVICE_SELECT";
+    if std::env::var_os(LAYER).is_none() {
+        // SAFETY: it is the first thing that the process does, when it has one thread.
+        unsafe { std::env::set_var(LAYER, "1") };
+    }
 }

@@ -2,21 +2,27 @@
 
 use crate::bundled;
 use crate::conversation::{Conversation, Prompter};
+use crate::hardware::Device;
+use crate::pack_cache::{self, PackCache};
 use crate::placement::Placement;
 use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
 use gristmill_cpu::Cpu;
 use gristmill_engine::{Encoder, Engine, EngineOptions, Probe};
-use gristmill_ir::{Backend, Options, Pooling, Program, TensorDecl};
+use gristmill_ir::{Backend, Capabilities, Options, Pooling, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo};
 use gristmill_models::chat::ChatTemplate;
 use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Called while weights are loaded, with the bytes loaded so far and in all. An error ends the
 /// loading.
 pub type Progress<'p> = dyn FnMut(u64, u64) -> Result<()> + 'p;
+
+/// Gives the weights of a program, one after the other.
+type Weights<'w> = dyn FnMut(&TensorDecl) -> Result<HostTensor> + 'w;
 
 /// An open model file.
 #[derive(Debug)]
@@ -163,30 +169,50 @@ impl Model {
     /// # Errors
     /// Those of [`Model::program`] and [`Engine::new`]; [`crate::Error::Memory`] when a context that was
     /// asked for does not fit.
-    pub fn engine(&self, settings: &Settings) -> Result<Engine<Cpu>> {
-        let cpu = Cpu::new(settings.cpu)?;
+    pub fn engine(&self, settings: &Settings) -> Result<Engine<Device>> {
+        let cpu = Device::Cpu(Cpu::new(settings.cpu)?);
         let program = self.program(settings.kv)?;
         let plan = self.memory_plan(&program, settings, settings.max_seqs)?;
-        self.engine_on(cpu, program, settings.engine_options(plan.context), &mut |_, _| Ok(()))
+        let options = settings.engine_options(plan.context);
+        self.engine_on(cpu, program, options, settings.pack_cache, &mut |_, _| Ok(()))
     }
 
-    /// An engine for a program of this model on a device, with every choice made.
+    /// An engine for a program of this model on a device, with every choice made; with `keep` the
+    /// weights are kept as the device packs them, or taken as they were kept.
     ///
     /// # Errors
-    /// Those of [`Engine::new`] and of `progress`.
+    /// Those of [`Engine::new`] and of `progress`; when the kept weights are damaged, or cannot be
+    /// kept.
     pub fn engine_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         options: EngineOptions,
+        keep: bool,
         progress: &mut Progress<'_>,
-    ) -> Result<Engine<Cpu>> {
-        let program = arch::fit_to_context(program, &self.gguf, options.context)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
-        let mut tensor = self.weights(&program, progress);
-        let engine = Engine::new(cpu, program, &mut tensor, options)?;
-        self.gguf.check_unchanged()?;
-        Ok(engine)
+    ) -> Result<Engine<Device>> {
+        let device = device.into();
+        let (capabilities, form) = (device.capabilities(), device.packed_form());
+        self.load_on(&capabilities, program, options.context, progress, |program, tensor| {
+            let Some(form) = form.filter(|_| keep) else {
+                return Engine::new(device, program, tensor, options);
+            };
+            let cache = PackCache::open(self, &program, form)?;
+            let matrices = pack_cache::matrices(&program);
+            let matrices: HashSet<String> = matrices.map(|d| d.name.clone()).collect();
+            let mut cached = |decl: &TensorDecl| {
+                let stored = tensor(decl)?;
+                let kept = if matrices.contains(&decl.name) {
+                    cache.tensor(&decl.name, &stored)?
+                } else {
+                    None
+                };
+                Ok(kept.unwrap_or(stored))
+            };
+            let engine = Engine::new(device, program.clone(), &mut cached, options)?;
+            cache.keep(&program, |name| engine.packed(name))?;
+            Ok(engine)
+        })
     }
 
     /// A program of this model on a device, cut or watched, for passes of up to `tokens` tokens
@@ -196,18 +222,16 @@ impl Model {
     /// Those of [`Probe::new`] and of `progress`.
     pub fn probe_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Probe<Cpu>> {
-        let program = arch::fit_to_context(program, &self.gguf, tokens)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
-        let mut tensor = self.weights(&program, progress);
-        let probe = Probe::new(cpu, program, &mut tensor, tokens, options)?;
-        self.gguf.check_unchanged()?;
-        Ok(probe)
+    ) -> Result<Probe<Device>> {
+        let device = device.into();
+        self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
+            Probe::new(device, program, tensor, tokens, options)
+        })
     }
 
     /// A program of this model on a device, for whole texts of up to `tokens` tokens.
@@ -216,18 +240,35 @@ impl Model {
     /// Those of [`Encoder::new`] and of `progress`.
     pub fn encoder_on(
         &self,
-        cpu: Cpu,
+        device: impl Into<Device>,
         program: Program,
         tokens: u32,
         options: &Options,
         progress: &mut Progress<'_>,
-    ) -> Result<Encoder<Cpu>> {
+    ) -> Result<Encoder<Device>> {
+        let device = device.into();
+        self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
+            Encoder::new(device, program, tensor, tokens, options)
+        })
+    }
+
+    /// Fits a program to a context of `tokens` on a device, and has `make` load its weights through the
+    /// function that it is given.
+    fn load_on<T>(
+        &self,
+        device: &Capabilities,
+        program: Program,
+        tokens: u32,
+        progress: &mut Progress<'_>,
+        make: impl FnOnce(Program, &mut Weights<'_>) -> Result<T>,
+    ) -> Result<T> {
         let program = arch::fit_to_context(program, &self.gguf, tokens)?;
-        Placement::of(&program, &self.gguf, &cpu.capabilities()).check(&self.gguf)?;
+        Placement::of(&program, &self.gguf, device).check(&self.gguf)?;
         let mut tensor = self.weights(&program, progress);
-        let encoder = Encoder::new(cpu, program, &mut tensor, tokens, options)?;
+        let made = make(program, &mut tensor)?;
         self.gguf.check_unchanged()?;
-        Ok(encoder)
+        self.gguf.release();
+        Ok(made)
     }
 
     /// Gives the weights of a program one after the other. Before each it checks that the file
@@ -244,6 +285,8 @@ impl Model {
         move |decl: &TensorDecl| {
             progress(done.min(total), total)?;
             self.gguf.check_unchanged()?;
+            // The device has the one before.
+            self.gguf.release();
             done += bytes(&decl.name);
             arch::tensor(decl, &self.gguf)
         }

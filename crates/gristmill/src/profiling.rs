@@ -3,7 +3,7 @@
 use crate::term::note;
 use gristmill::cpu::Ceilings;
 use gristmill::profile::Profile;
-use gristmill::{Activations, Cpu, Engine, Error, Model, Result, Settings};
+use gristmill::{Activations, Cpu, Device, Engine, Error, Model, Result, Settings};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -17,21 +17,25 @@ pub struct Profiling {
 }
 
 impl Profiling {
-    /// What `--profile` or its variable asks for; `0` is nothing. Measures what the device can do.
+    /// What `--profile` or its variable asks for; `0` is nothing. Measures what the processor can do.
     ///
     /// # Errors
     /// [`Error::Memory`] when there is not enough to measure with.
-    pub fn asked(path: Option<&PathBuf>, cpu: &Cpu, settings: &Settings) -> Result<Option<Self>> {
+    pub fn asked(path: Option<&PathBuf>, settings: &Settings) -> Result<Option<Self>> {
         let Some(path) = path.filter(|p| p.as_os_str() != "0") else { return Ok(None) };
         let int8 = settings.activations == Activations::Int8;
-        Ok(Some(Profiling { path: path.clone(), ceilings: cpu.ceilings()?, int8 }))
+        Ok(Some(Profiling {
+            path: path.clone(),
+            ceilings: Cpu::new(settings.cpu)?.ceilings()?,
+            int8,
+        }))
     }
 
     /// The tables to stderr, and the trace to its file.
     ///
     /// # Errors
     /// [`Error::Io`] with the file's name.
-    pub fn show(&self, engine: &mut Engine<Cpu>, model: &Model) -> Result<()> {
+    pub fn show(&self, engine: &mut Engine<Device>, model: &Model) -> Result<()> {
         let steps = engine.timed();
         let profile = Profile::new(engine.program(), model.gguf(), self.ceilings, self.int8, steps);
         note(self.ceilings);

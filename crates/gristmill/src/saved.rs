@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a file calls itself.
 const FORMAT: &str = "gristmill conversation";
@@ -81,22 +81,18 @@ impl Saved {
                 return Err(complain(path, what));
             }
         }
-        let beside = beside(path);
-        let written = self.write_to(&beside).and_then(|()| std::fs::rename(&beside, path));
-        written.map_err(|source| {
-            let _ = std::fs::remove_file(&beside);
-            Error::Io { what: format!("writing {}", path.display()), source }
+        files::write_whole(path, |file| {
+            self.write_to(file).map_err(|source| files::cannot_write(path, source))
         })
     }
 
-    fn write_to(&self, path: &Path) -> std::io::Result<()> {
+    fn write_to(&self, mut file: File) -> std::io::Result<()> {
         let body = json!({
             "format": FORMAT,
             "version": VERSION,
             "model": self.model,
             "messages": self.conversation.messages(),
         });
-        let mut file = File::options().write(true).create_new(true).open(path)?;
         serde_json::to_writer_pretty(&mut file, &body)?;
         file.write_all(b"\n")
     }
@@ -164,13 +160,6 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
         let most = MOST >> 20;
         complain(path, &format!("is too long: a conversation takes at most {most} MiB"))
     })
-}
-
-/// A name beside `path` that nothing has.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use gristmill_core::DType;
 use gristmill_cpu::{CpuOptions, Isa};
 use gristmill_engine::{EngineOptions, PageCount};
-use gristmill_ir::{Activations, Options};
+use gristmill_ir::{Activations, Options, Prefill};
 use gristmill_models::arch::KvTypes;
 
 /// How a model shall run.
@@ -13,9 +13,16 @@ pub struct Settings {
     pub cpu: CpuOptions,
     /// How activations reach quantized weights.
     pub activations: Activations,
+    /// How numbers of products are multiplied where activations are not int8: F32, or F16 on devices
+    /// that do so.
+    pub compute: DType,
+    /// Whether a GPU may run kernels written in its own language, where `tune` found them faster.
+    pub passthrough: bool,
     /// Whether results never depend on how a prompt is cut into steps or on what else is in them;
     /// without, RWKV-7 reads prompts in chunks.
     pub batch_invariant: bool,
+    /// How quantized weights meet many tokens at once; `Fast` is not batch invariant.
+    pub prefill: Prefill,
     /// How keys and values are stored.
     pub kv: KvTypes,
     /// Tokens of a sequence, prompt and answer; 0: the model's own, or what fits in memory.
@@ -26,6 +33,8 @@ pub struct Settings {
     pub batch: u32,
     /// Whether sequences are run whole, however long: where tokens see what comes after them.
     pub whole: bool,
+    /// Whether weights are kept as the processor packs them, for the next start.
+    pub pack_cache: bool,
 }
 
 impl Default for Settings {
@@ -35,12 +44,16 @@ impl Default for Settings {
         Settings {
             cpu: CpuOptions { isa: Isa::best(), threads, poison: false },
             activations: Activations::Int8,
+            compute: DType::F32,
+            passthrough: true,
             batch_invariant: true,
+            prefill: Prefill::Exact,
             kv: KvTypes { k: DType::F16, v: DType::F16 },
             context: 0,
             max_seqs: 1,
             batch: 0,
             whole: false,
+            pack_cache: false,
         }
     }
 }
@@ -68,8 +81,9 @@ impl Settings {
             pages: PageCount::Full,
             options: Options {
                 activations: self.activations,
-                batch_invariant: self.batch_invariant,
-                ..Options::default()
+                compute: self.compute,
+                batch_invariant: self.batch_invariant && self.prefill == Prefill::Exact,
+                prefill: self.prefill,
             },
             ..defaults
         }

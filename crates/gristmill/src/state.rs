@@ -6,13 +6,14 @@
 //! fingerprint of everything before. It may come from anywhere, so every length is checked against
 //! the file's before anything is taken for it, and the state must be of finite numbers.
 
+use crate::files::{cannot_write, write_whole};
 use crate::model::Model;
 use gristmill_core::{Error, Result};
 use gristmill_engine::SavedState;
 use gristmill_ir::Program;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"gm-state";
 /// Of files written now.
@@ -69,6 +70,35 @@ impl Fingerprint {
         model.gguf().check_unchanged()?;
         Ok(Fingerprint(sum.end()))
     }
+
+    /// Of the weights that a program uses, whatever it makes of them: the name, type and shape of each,
+    /// and its first, middle and last bytes.
+    ///
+    /// # Errors
+    /// As [`Fingerprint::of`].
+    pub fn of_weights(model: &Model, program: &Program) -> Result<Fingerprint> {
+        let mut sum = Fnv::new();
+        for (decl, used) in program.tensors.iter().zip(program.used_tensors()) {
+            if !used {
+                continue;
+            }
+            let tensor = gristmill_models::arch::tensor(decl, model.gguf())?;
+            sum.add(format!("{tensor:?}").as_bytes());
+            let (bytes, n) = (tensor.bytes(), tensor.bytes().len());
+            let sample = SAMPLE.min(n);
+            for at in [0, (n - sample) / 2, n - sample] {
+                sum.add(&bytes[at..at + sample]);
+            }
+        }
+        model.gguf().check_unchanged()?;
+        Ok(Fingerprint(sum.end()))
+    }
+}
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
 }
 
 /// Writes a state, whole or not at all. A file that is there is replaced only when it is a state
@@ -77,7 +107,7 @@ impl Fingerprint {
 /// # Errors
 /// [`Error::Io`] when it cannot be written, [`Error::Usage`] when something else is there.
 pub fn write(path: &Path, model: Fingerprint, saved: &SavedState) -> Result<()> {
-    let failed = |source| Error::Io { what: format!("writing {}", path.display()), source };
+    let failed = |source| cannot_write(path, source);
     if path.exists() {
         let mut magic = [0; 8];
         let regular = std::fs::metadata(path).map_err(failed)?.is_file();
@@ -98,13 +128,7 @@ pub fn write(path: &Path, model: Fingerprint, saved: &SavedState) -> Result<()> 
     let mut sum = Fnv::new();
     sum.add(&bytes);
     bytes.extend(sum.end());
-    let beside = beside(path);
-    let write = || File::options().write(true).create_new(true).open(&beside)?.write_all(&bytes);
-    let written = write().and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|source| {
-        let _ = std::fs::remove_file(&beside);
-        failed(source)
-    })
+    write_whole(path, |mut file| file.write_all(&bytes).map_err(failed))
 }
 
 /// Reads a state of the model.
@@ -183,13 +207,6 @@ fn word(bytes: &[u8]) -> u32 {
 
 fn complain(path: &Path, what: &str) -> Error {
     Error::Usage(format!("{}: {what}", path.display()))
-}
-
-/// A name beside `path` that nothing has.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
 }
 
 #[cfg(test)]

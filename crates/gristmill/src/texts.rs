@@ -1,12 +1,17 @@
-//! The texts that `embed` and `rerank` read: files, lines of files, lines of standard input.
+//! The texts of `embed` and `rerank`: read from files, lines of files or lines of standard input, and
+//! run through a model.
 
-use crate::term::{Done, usage};
-use gristmill::Error;
+use crate::args::{RunsOn, loading_bar};
+use crate::term::{Done, catch_interrupts, check_interrupt, usage};
+use gristmill::{Error, Model, Program, Settings, Text};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
 /// The most bytes that are read, of all inputs together.
 const MOST: u64 = 1 << 30;
+
+/// Tokens of a step: enough for the kernels for many tokens, where texts are short.
+const STEP: usize = 512;
 
 /// A text and where it comes from.
 pub struct Named {
@@ -65,4 +70,32 @@ fn take(from: impl Read, name: &str, left: &mut u64) -> Done<String> {
 fn lines_of(text: &str, name: impl Fn(usize) -> String) -> Vec<Named> {
     let numbered = text.lines().enumerate().filter(|l| !l.1.trim().is_empty());
     numbered.map(|(i, line)| Named { name: name(i + 1), text: line.to_owned() }).collect()
+}
+
+/// Runs texts through a program of the model, and hands `see` the number of each and what came of it,
+/// in order. Ctrl-C ends it.
+///
+/// # Errors
+/// Those of [`RunsOn::open`], [`Model::encoder_on`] and [`gristmill::Encoder::run`].
+pub fn run(
+    model: &Model,
+    program: Program,
+    texts: &[Text],
+    (runs_on, settings, quiet): (&RunsOn, &Settings, bool),
+    see: &mut dyn FnMut(usize, &[f32]),
+) -> Done {
+    let lengths = || texts.iter().map(|t| t.ids.len());
+    let tokens = lengths().max().unwrap_or(1).max(STEP.min(lengths().sum())) as u32;
+    let device = runs_on.open(settings, model, quiet)?;
+    catch_interrupts();
+    let options = settings.engine_options(tokens).options;
+    let mut bar = loading_bar();
+    let mut encoder =
+        model.encoder_on(device, program, tokens, &options, &mut |a, b| bar.at(a, b))?;
+    bar.end();
+    Ok(encoder.run(texts, &mut |i, numbers| {
+        check_interrupt()?;
+        see(i, numbers);
+        Ok(())
+    })?)
 }

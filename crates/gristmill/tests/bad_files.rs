@@ -178,14 +178,15 @@ fn it_shrinks_while_it_is_loaded() {
             let program = model.program(settings.kv).unwrap();
             let cpu = Cpu::new(CpuOptions { threads: 2, ..settings.cpu }).unwrap();
             let mut calls = 0;
-            let loaded = model.engine_on(cpu, program, settings.engine_options(64), &mut |_, _| {
-                if calls == part {
-                    let file = File::options().write(true).open(&path).unwrap();
-                    file.set_len(whole.len() as u64 * part / 16 + 1).unwrap();
-                }
-                calls += 1;
-                Ok(())
-            });
+            let loaded =
+                model.engine_on(cpu, program, settings.engine_options(64), false, &mut |_, _| {
+                    if calls == part {
+                        let file = File::options().write(true).open(&path).unwrap();
+                        file.set_len(whole.len() as u64 * part / 16 + 1).unwrap();
+                    }
+                    calls += 1;
+                    Ok(())
+                });
             let Err(e) = loaded else { panic!("{mode:?} {part}: it loaded") };
             let text = e.to_string();
             assert_eq!(e.exit_code(), 3, "{text}");

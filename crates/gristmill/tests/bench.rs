@@ -121,6 +121,15 @@ fn kernels_by_instruction_set() {
         let over = row[format!("x {isa}")].as_f64().unwrap();
         assert_eq!(over, 1.0, "{isa} over itself");
     }
+    let done = bench(&["--kernels=experts,Q4_K,scalar", "-o", "json"]);
+    assert_eq!(code(&done), 0, "{}", stderr(&done));
+    let rows: Value = serde_json::from_str(&stdout(&done)).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 4, "gates with ups and downs, of one token and of many");
+    for row in rows {
+        assert!(row["kernel"].as_str().unwrap().starts_with("experts "), "{row}");
+        assert!(row["us"].as_f64().unwrap() > 0.0 && row["GOP/s"].as_f64().unwrap() > 0.0, "{row}");
+    }
     let done = bench(&["--kernels=nonsense"]);
     assert_eq!(code(&done), 2, "{}", stderr(&done));
     assert!(stderr(&done).contains("there is no such kernel"), "{}", stderr(&done));

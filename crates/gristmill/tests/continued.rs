@@ -1,13 +1,13 @@
 //! A conversation that goes on runs only what is new, and answers as if it had run all of it.
 
 use gristmill::{
-    Continued, Conversation, Cpu, Decoder, Engine, Exchange, Model, Prompter, Request, Settings,
+    Continued, Conversation, Decoder, Device, Engine, Exchange, Model, Prompter, Request, Settings,
     Tokenizer,
 };
 
 /// Runs a request to its end: the tokens generated, and the tokens of the prompt that were run.
 fn answer(
-    engine: &mut Engine<Cpu>,
+    engine: &mut Engine<Device>,
     continued: &mut Continued,
     tokenizer: &Tokenizer,
     ids: &[u32],

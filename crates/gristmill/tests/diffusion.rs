@@ -72,58 +72,46 @@ fn check_trace(v: &Value, sample: &Value, what: &str) {
     assert_eq!(of(&v["passes"]), stored, "{what}");
 }
 
-/// Every stored trace of LLaDA's sampler, guidance included; from GGUF and safetensors, on every
-/// instruction set.
-#[test]
-fn llada_traces() {
+/// Runs every stored sample of an architecture, from GGUF and safetensors, on every instruction set,
+/// and checks its trace; `check` gets the JSON and the sample.
+fn traces(arch: &str, args: impl Fn(&Value) -> Vec<String>, check: impl Fn(&Value, &Value)) {
     let Some(data) = data() else { return };
-    let folder = data.join("golden/llada");
+    let folder = data.join("golden").join(arch);
     let golden = read_json(&folder.join("golden.json"));
-    for sample in golden["llada_samples"].as_array().expect("samples") {
-        let arg = |name: &str| sample[name].to_string();
+    for sample in golden[format!("{arch}_samples")].as_array().expect("samples") {
         for model in models(&folder, &["f16"]) {
             for isa in common::instruction_sets() {
-                let mut command = fill_in(
-                    &model,
-                    &ids(&sample["prompt"]),
-                    sample["gen_length"].as_u64().unwrap(),
-                );
-                command.env("GRISTMILL_CPU", &isa);
-                command.args(["--steps", &arg("steps"), "--block-length", &arg("block_length")]);
-                command.args(["--cfg-scale", &arg("cfg_scale")]);
-                let v = json_of(&mut command);
-                let what = format!("{} on {isa}: {sample}", model.display());
-                check_trace(&v, sample, &what);
-                let guided = sample["cfg_scale"].as_f64().unwrap() > 0.0;
-                let steps = sample["steps"].as_u64().unwrap();
-                assert_eq!(v["forwards"].as_u64().unwrap(), steps * if guided { 2 } else { 1 });
+                let length = sample["gen_length"].as_u64().unwrap();
+                let mut command = fill_in(&model, &ids(&sample["prompt"]), length);
+                let v = json_of(command.env("GRISTMILL_CPU", &isa).args(args(sample)));
+                check_trace(&v, sample, &format!("{} on {isa}: {sample}", model.display()));
+                check(&v, sample);
             }
         }
     }
 }
 
-/// Every stored trace of Dream's.
+/// LLaDA's sampler, guidance included.
+#[test]
+fn llada_traces() {
+    let fields = ["steps", "block_length", "cfg_scale"];
+    let arg = |s: &Value, f: &str| [format!("--{}", f.replace('_', "-")), s[f].to_string()];
+    let args = |s: &Value| fields.iter().flat_map(|f| arg(s, f)).collect();
+    traces("llada", args, |v, sample| {
+        let guided = sample["cfg_scale"].as_f64().unwrap() > 0.0;
+        let steps = sample["steps"].as_u64().unwrap();
+        assert_eq!(v["forwards"].as_u64().unwrap(), steps * if guided { 2 } else { 1 });
+    });
+}
+
+/// Dream's.
 #[test]
 fn dream_traces() {
-    let Some(data) = data() else { return };
-    let folder = data.join("golden/dream");
-    let golden = read_json(&folder.join("golden.json"));
-    for sample in golden["dream_samples"].as_array().expect("samples") {
-        let algorithm = sample["alg"].as_str().unwrap().replace('_', "-");
-        for model in models(&folder, &["f16"]) {
-            for isa in common::instruction_sets() {
-                let mut command = fill_in(
-                    &model,
-                    &ids(&sample["prompt"]),
-                    sample["gen_length"].as_u64().unwrap(),
-                );
-                command.env("GRISTMILL_CPU", &isa);
-                command.args(["--steps", &sample["steps"].to_string(), "--algorithm", &algorithm]);
-                let what = format!("{} on {isa}: {sample}", model.display());
-                check_trace(&json_of(&mut command), sample, &what);
-            }
-        }
-    }
+    let args = |s: &Value| {
+        let algorithm = s["alg"].as_str().unwrap().replace('_', "-");
+        vec!["--steps".into(), s["steps"].to_string(), "--algorithm".into(), algorithm]
+    };
+    traces("dream", args, |_, _| {});
 }
 
 /// With a threshold above 1 one place is committed a pass, as by the plain algorithm; run anew in

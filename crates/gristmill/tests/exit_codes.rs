@@ -101,7 +101,7 @@ fn wrong_calls() {
 
 #[test]
 fn devices_that_are_not_there() {
-    for kind in ["cuda", "cuda:1", "wgpu"] {
+    for kind in ["cuda", "cuda:1", "wgpu:99"] {
         let error = one_line(&run(&["run", "--device", kind, "-p", "x"]), 4);
         assert!(error.contains("no"), "{error}");
         let output = gristmill().env("GRISTMILL_DEVICE", kind).args(["run", "x"]).output().unwrap();

@@ -59,7 +59,7 @@ fn devices_json() {
     assert_eq!(v["chosen"], "cpu");
     let devices = v["devices"].as_array().unwrap();
     for d in devices {
-        assert_eq!(keys(d), ["id", "name", "kind", "usable", "reason", "memory"]);
+        assert_eq!(keys(d), ["id", "name", "kind", "usable", "reason", "offers", "memory"]);
         assert!(d["usable"].is_boolean() && d["reason"].is_string());
     }
     let cpu = &devices[0];

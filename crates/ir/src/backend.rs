@@ -40,12 +40,29 @@ pub struct Options {
     /// Results of a sequence do not depend on what else is in the batch, on the chunking of its
     /// prompt or on the number of threads.
     pub batch_invariant: bool,
+    /// How quantized weights meet many tokens at once.
+    pub prefill: Prefill,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { compute: DType::F32, activations: Activations::Int8, batch_invariant: true }
+        Options {
+            compute: DType::F32,
+            activations: Activations::Int8,
+            batch_invariant: true,
+            prefill: Prefill::Exact,
+        }
     }
+}
+
+/// How quantized weights meet many tokens at once, where activations are int8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Prefill {
+    /// With every scale that the file has: as in decoding.
+    Exact,
+    /// A device that gains by it may round weights and activations once more, to eight bits with a
+    /// scale for each 256. Results then depend on how a prompt is cut: not batch invariant.
+    Fast,
 }
 
 /// Upper bounds of a step: they size grids and workspace, kernels read the actual counts.
@@ -372,6 +389,18 @@ pub trait Backend: Sized + MaybeSend + 'static {
     fn times(&self, c: &mut Self::Context, s: Step) -> Times {
         _ = (c, s);
         Times::default()
+    }
+
+    /// What this device calls the order in which its weights lie, where they can be kept in that order
+    /// and given to [`Backend::load`] again ([`HostTensor::packed`]); it changes with the order.
+    fn packed_form(&self) -> Option<String> {
+        None
+    }
+
+    /// The bytes of a matrix in that order.
+    fn packed<'w>(&self, weights: &'w Self::Weights, name: &str) -> Option<&'w [u8]> {
+        _ = (weights, name);
+        None
     }
 
     /// Bytes used and available on the device.

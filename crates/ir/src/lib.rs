@@ -8,6 +8,7 @@
 //! - [`op`]: every operation, readable on one page
 //! - [`program`]: the recorder
 //! - [`verify`]: shapes of values, checked while recording and after parsing
+//! - `cut`: a program in two parts, for two devices
 //! - [`text`]: a program as text and back, for snapshots and tools
 //! - [`arena`]: liveness of values to one workspace
 //! - [`backend`]: what a device must offer
@@ -15,6 +16,7 @@
 
 pub mod arena;
 pub mod backend;
+mod cut;
 pub mod op;
 pub mod program;
 pub mod sample;
@@ -22,6 +24,7 @@ pub mod text;
 pub mod verify;
 
 pub use backend::*;
+pub use cut::Parts;
 pub use op::*;
 pub use program::*;
 pub use sample::{MIROSTAT_FIT, Mirostat, Penalty, Picked, SampleBatch, Sampling, Surety, Unmask};

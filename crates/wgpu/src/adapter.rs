@@ -7,6 +7,8 @@ use wgpu::{Backends, DeviceType, Features, Instance, InstanceDescriptor, Limits}
 pub struct Adapter {
     pub(crate) adapter: wgpu::Adapter,
     info: wgpu::AdapterInfo,
+    /// Its number, as `wgpu:i` means it.
+    pub place: usize,
 }
 
 /// What [`Adapter`] tells about itself.
@@ -50,7 +52,7 @@ pub fn adapters() -> Vec<Adapter> {
     let found = pollster::block_on(instance.enumerate_adapters(Backends::all()));
     let with_info = |adapter: wgpu::Adapter| {
         let info = adapter.get_info();
-        Adapter { adapter, info }
+        Adapter { adapter, info, place: 0 }
     };
     let mut all: Vec<Adapter> = found.into_iter().map(with_info).collect();
     all.sort_by_key(|a| match a.info.device_type {
@@ -60,6 +62,7 @@ pub fn adapters() -> Vec<Adapter> {
         DeviceType::Other => 3,
         DeviceType::Cpu => 4,
     });
+    all.iter_mut().enumerate().for_each(|(i, a)| a.place = i);
     all
 }
 
@@ -135,13 +138,26 @@ impl Adapter {
         short.map(|(what, has, needed)| format!("it offers {has} {what}, {needed} are needed"))
     }
 
+    /// Whether the host and it share one memory: then weights are written where kernels read them.
+    fn shares_memory(&self) -> bool {
+        matches!(self.info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu)
+    }
+
+    /// Whether kernels written for Metal can be given to it.
+    pub(crate) fn takes_metal(&self) -> bool {
+        self.info.backend == wgpu::Backend::Metal
+            && self.adapter.features().contains(Features::PASSTHROUGH_SHADERS)
+    }
+
     /// The features that are asked for, of those it has.
     pub(crate) fn features(&self, plain: bool) -> Features {
         let none = Features::empty();
         if plain {
             return none;
         }
-        FEATURES.iter().fold(none, |all, f| all | f.0) & self.adapter.features()
+        let written = if self.takes_metal() { Features::PASSTHROUGH_SHADERS } else { none };
+        let mapped = if self.shares_memory() { Features::MAPPABLE_PRIMARY_BUFFERS } else { none };
+        FEATURES.iter().fold(mapped | written, |all, f| all | f.0) & self.adapter.features()
     }
 }
 

@@ -4,22 +4,24 @@
 //! the sampling in it, or at the latest when somebody asks for its results or launches the next.
 
 use crate::adapter::Adapter;
-use crate::context::flight::Sampled;
+use crate::context::flight::{Part, Sampled};
 use crate::context::{Context, Grown, Latest, Pending, control, kind_of, words_of};
 use crate::format::Format;
 use crate::gpu::{Gpu, Pipeline};
 use crate::plan::{self, Actual, Placed, Plan};
 use crate::shader::Recipe;
+use crate::timer::{SAMPLING, Timer};
+use crate::tune::Shapes;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::{
     Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
-    SampleBatch, Size, StateKind, Step, TensorDecl, UNMASK,
+    SampleBatch, Size, StateKind, Step, TensorDecl, Times, UNMASK,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use wgpu::{BindGroup, BindGroupEntry, Buffer, BufferUsages, PollType};
+use wgpu::{BindGroup, BindGroupEntry, Buffer, BufferUsages, Features, PollType};
 
 /// How the backend runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +30,12 @@ pub struct WgpuOptions {
     pub default_limits: bool,
     /// Ask for no optional feature: only the plain shaders.
     pub plain: bool,
+    /// Shapes of kernels, where others than the default suit the adapter better.
+    pub shapes: Option<Shapes>,
+    /// Leave kernels written in the adapter's own language alone, whatever the shapes say.
+    pub no_passthrough: bool,
+    /// Cut matrices into pieces of at most so many bytes, where the adapter would allow larger ones.
+    pub largest_piece: Option<u64>,
     /// Fill the workspace with NaN before each step: what is read without having been written then
     /// shows. For tests.
     pub poison: bool,
@@ -49,8 +57,18 @@ impl Wgpu {
     /// # Errors
     /// [`Error::Device`] with what the driver said.
     pub fn new(adapter: &Adapter, options: WgpuOptions) -> Result<Wgpu> {
-        let gpu = Arc::new(Gpu::open(adapter, options.default_limits, options.plain)?);
-        Ok(Wgpu { gpu, options })
+        let mut gpu = Gpu::open(adapter, options.default_limits, options.plain)?;
+        // Shapes come out of a file perhaps, and that from elsewhere.
+        let fitting = |s: &Shapes| {
+            let threads = gpu.limits.max_compute_invocations_per_workgroup;
+            s.fit(gpu.limits.max_compute_workgroup_storage_size) && s.threads <= threads
+        };
+        gpu.shapes = options.shapes.filter(fitting).unwrap_or_default();
+        gpu.passthrough = gpu.shapes.written
+            && !options.no_passthrough
+            && gpu.features.contains(Features::PASSTHROUGH_SHADERS);
+        gpu.largest_piece = options.largest_piece.unwrap_or(u64::MAX).min(gpu.largest_piece);
+        Ok(Wgpu { gpu: Arc::new(gpu), options })
     }
 
     /// Buffers made on the device so far; no step makes one.
@@ -72,11 +90,14 @@ impl Backend for Wgpu {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             name: self.gpu.name.clone(),
-            compute: vec![DType::F32],
+            compute: match self.gpu.features.contains(Features::SHADER_F16) {
+                true => vec![DType::F32, DType::F16],
+                false => vec![DType::F32],
+            },
             weights: DType::all().filter(|&d| Format::of(d).is_some()).collect(),
             kv: DType::all().filter(|&d| kind_of(d).is_some()).collect(),
             page_multiple: 32,
-            ops: plan::OPS.to_vec(),
+            ops: [&plan::OPS[..], &[UNMASK]].concat(),
         }
     }
 
@@ -167,14 +188,20 @@ impl Backend for Wgpu {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let ints = &c.ints;
         encoder.copy_buffer_to_buffer(&c.flight_of(step).upload, 0, ints, 0, 4 * words);
-        {
+        if !moves.is_empty() {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for (pipeline, group) in &moves {
                 pass.set_pipeline(&pipeline.pipeline);
                 pass.set_bind_group(0, group, &[]);
                 pass.dispatch_workgroups(1, 1, 1);
             }
-            p.encode(&mut pass, &groups, &actual);
+        }
+        match &mut c.timer {
+            Some(timer) => {
+                timer.begin(&gpu, step, p.nodes())?;
+                p.encode_timed(&mut encoder, &groups, &actual, timer);
+            }
+            None => p.encode(&mut encoder, &groups, &actual),
         }
         if let Some(bound) = c.bound.get_mut(p.number) {
             *bound = Some(groups);
@@ -195,6 +222,7 @@ impl Backend for Wgpu {
             + b.state_out.len()
             + b.adapters.len()
             + 2 * b.times.len()
+            + 2 * b.seeds.len()
             + b.pages.len()
             + b.page_starts.len()
             + rows
@@ -210,15 +238,11 @@ impl Backend for Wgpu {
         }
         let (rows, vocab) = (c.latest.rows, p.at.width);
         b.check(rows, vocab, c.sampled.len())?;
-        if !b.unmask.is_empty() {
-            return Err(Error::Device(format!(
-                "the wgpu backend proposes no tokens for masked places (`{UNMASK}`) yet; use \
-                 --device cpu"
-            )));
-        }
         check_masks(b, vocab)?;
         let top = (b.top_logprobs as usize).min(vocab);
-        let sampled = Sampled { rows, top, wanted: b.want.len() };
+        let proposes = !b.unmask.is_empty();
+        let rows = if proposes { b.unmask.len() } else { rows };
+        let sampled = Sampled { proposes, rows, top, wanted: b.want.len() };
         let mut words = std::mem::take(&mut c.integers.words);
         control::fill(&mut words, b, vocab);
         let done = self.encode_sampling(c, &p, &words, sampled);
@@ -234,7 +258,8 @@ impl Backend for Wgpu {
             + size_of_val(b.bias)
             + size_of_val(b.penalties)
             + size_of_val(b.combine)
-            + size_of_val(b.want);
+            + size_of_val(b.want)
+            + size_of_val(b.unmask);
         c.ledger.control += control as u64;
         c.flush()
     }
@@ -299,19 +324,19 @@ impl Backend for Wgpu {
     }
 
     fn save(&self, c: &mut Context, moves: &[Move]) -> Result<Step> {
-        let pages = pages_of(c, moves, true)?;
+        let parts = parts_of(c, moves, true)?;
         c.flush()?;
-        c.start_saving(&pages).map(|n| Step(COPIES + n))
+        c.start_saving(parts).map(|n| Step(COPIES + n))
     }
 
     fn restore(&self, c: &mut Context, moves: &[Move]) -> Result<Step> {
-        let pages = pages_of(c, moves, false)?;
+        let parts = parts_of(c, moves, false)?;
         c.flush()?;
-        for &(state, at, group, from, bytes) in &pages {
-            let page = &c.host[group][from..from + bytes];
-            self.gpu.queue.write_buffer(&c.states[state].buffer, at, page);
+        for p in &parts {
+            let buffer = c.states[p.state].buffer.clone();
+            self.gpu.queue.write_buffer(&buffer, p.at, c.host_part(p));
         }
-        c.start_saving(&[]).map(|n| Step(COPIES + n))
+        c.start_saving(vec![]).map(|n| Step(COPIES + n))
     }
 
     fn host_page<'c>(&self, c: &'c mut Context, group: u8, page: u32) -> &'c mut [u8] {
@@ -321,6 +346,21 @@ impl Backend for Wgpu {
             .get_mut(usize::from(group))
             .and_then(|b| b.get_mut(at..at + bytes))
             .unwrap_or_default()
+    }
+
+    fn host_slot<'c>(&self, c: &'c mut Context) -> &'c mut [u8] {
+        &mut c.host_slot
+    }
+
+    fn profile(&self, c: &mut Context, on: bool) -> Result<()> {
+        c.timer = if on { Some(Timer::new(&self.gpu)?) } else { None };
+        Ok(())
+    }
+
+    fn times(&self, c: &mut Context, s: Step) -> Times {
+        // A device that has failed says so at the next step.
+        let times = c.timer.as_mut().map(|t| t.times(&self.gpu, s.0).unwrap_or_default());
+        times.unwrap_or_default()
     }
 
     fn memory(&self) -> (u64, u64) {
@@ -364,34 +404,44 @@ fn check_masks(b: &SampleBatch<'_>, vocab: usize) -> Result<()> {
     Ok(())
 }
 
-/// A part of a page to copy: (state, byte there, group, byte in host memory, bytes).
-type PagePart = (usize, u64, usize, usize, usize);
-
-/// The parts of pages to copy: (state, byte there, group, byte in host memory, bytes).
-fn pages_of(c: &Context, moves: &[Move], out: bool) -> Result<Vec<PagePart>> {
-    let missing = || Error::Runtime("a page to swap does not exist".into());
-    let mut pages = vec![];
+/// The parts of pages and slots to copy.
+fn parts_of(c: &Context, moves: &[Move], out: bool) -> Result<Vec<Part>> {
+    let missing = || Error::Runtime("a page or slot to swap does not exist".into());
+    let mut parts = vec![];
     for m in moves {
-        let Move::Page { group, from, to } = *m else {
-            return Err(Error::Runtime("only pages are swapped here".into()));
+        let (group, [device, host]) = match *m {
+            Move::Page { group, from, to } => (Some(usize::from(group)), [from, to]),
+            Move::Slot { from, to } => (None, [from, to]),
+            Move::Row { .. } => {
+                return Err(Error::Runtime("only pages and slots are swapped".into()));
+            }
         };
-        let (device, host) = if out { (from, to) } else { (to, from) };
-        let g = usize::from(group);
-        let held = c.host.get(g).ok_or_else(missing)?.len();
-        let mut at = host as usize * c.page_bytes(g);
-        if at + c.page_bytes(g) > held || c.layout.pages.get(g).is_none_or(|&n| device >= n) {
+        let [device, host] = if out { [device, host] } else { [host, device] };
+        let (each, held, count) = match group {
+            Some(g) => {
+                let held = c.host.get(g).ok_or_else(missing)?.len();
+                (c.page_bytes(g), held, c.layout.pages.get(g).copied().unwrap_or(0))
+            }
+            None => (c.host_slot.len(), c.host_slot.len(), c.layout.slots),
+        };
+        let mut at = host as usize * each;
+        if each == 0 || at + each > held || device >= count {
             return Err(missing());
         }
-        for (i, s) in c.states.iter().enumerate() {
-            let StateKind::Paged { group: of, .. } = s.kind else { continue };
-            if usize::from(of) == g {
+        for (state, s) in c.states.iter().enumerate() {
+            let of = match s.kind {
+                StateKind::Paged { group, .. } => Some(usize::from(group)),
+                StateKind::Slot { .. } => None,
+            };
+            if of == group {
                 let bytes = 4 * s.words as usize;
-                pages.push((i, u64::from(device) * bytes as u64, g, at, bytes));
+                let from = u64::from(device) * bytes as u64;
+                parts.push(Part { state, at: from, bytes, group, host: at });
                 at += bytes;
             }
         }
     }
-    Ok(pages)
+    Ok(parts)
 }
 
 impl Wgpu {
@@ -453,6 +503,8 @@ impl Wgpu {
             c.grow(Grown::Control, 2 * bytes)?;
         }
         c.grow(Grown::Picked, sampled.bytes())?;
+        // More than at compiling only where masked places share rows.
+        c.grow(Grown::Work, (4 * sampled.rows * p.at.width) as u64)?;
         let step = c.step;
         let pending = c.pending.take();
         let flight = c.flight(step);
@@ -473,7 +525,8 @@ impl Wgpu {
                 gpu.device.create_command_encoder(&Default::default())
             }
         };
-        let pipeline = gpu.pipeline(&Recipe::new("sample"))?;
+        let kernel = if sampled.proposes { "unmask" } else { "sample" };
+        let pipeline = gpu.pipeline(&Recipe::new(kernel))?;
         let key = (p.at.offset, p.at.bytes, p.at.width);
         if c.sampler.as_ref().is_none_or(|s| s.0 != key) {
             let params = [p.at.width as u32, p.at.stride() as u32];
@@ -501,10 +554,17 @@ impl Wgpu {
             ],
         });
         if sampled.rows > 0 {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
+            let mut pass = match &mut c.timer {
+                Some(timer) => timer.pass(&mut encoder, SAMPLING),
+                None => encoder.begin_compute_pass(&Default::default()),
+            };
             pass.set_pipeline(&pipeline.pipeline);
             pass.set_bind_group(0, &group, &[]);
             pass.dispatch_workgroups(sampled.rows as u32, 1, 1);
+            drop(pass);
+            if let Some(timer) = &c.timer {
+                timer.end(&mut encoder);
+            }
         }
         let flight = c.flight(step);
         if sampled.bytes() > 0 {

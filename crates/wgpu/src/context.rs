@@ -7,6 +7,7 @@ pub(crate) mod integers;
 
 use crate::gpu::Gpu;
 use crate::plan::Placed;
+use crate::timer::Timer;
 use flight::{Flight, Reading};
 use gristmill_core::{DType, Error, Result};
 use gristmill_ir::{Layout, Ledger, StateKind};
@@ -56,6 +57,8 @@ pub(crate) struct Latest {
 /// States, workspace and rings of one engine.
 pub struct Context {
     pub(crate) gpu: Arc<Gpu>,
+    /// While steps are timed.
+    pub(crate) timer: Option<Timer>,
     pub(crate) layout: Layout,
     pub(crate) states: Vec<StateMemory>,
     pub(crate) workspace: Buffer,
@@ -81,6 +84,8 @@ pub struct Context {
     pub(crate) copies: u64,
     pub(crate) saving: Vec<flight::Saving>,
     pub(crate) host: Vec<Vec<u8>>,
+    /// A slot of every state, one after the other.
+    pub(crate) host_slot: Vec<u8>,
     /// Bindings of each plan, made anew when a buffer has grown.
     pub(crate) bound: Vec<Option<Vec<BindGroup>>>,
     pub(crate) ledger: Ledger,
@@ -114,7 +119,7 @@ impl Context {
                 StateKind::Slot { elems, dtype } => (words_of(dtype, elems), layout.slots),
             };
             let bytes = 4 * u64::from(words) * u64::from(count);
-            let buffer = gpu.buffer("the keys and values of a layer", bytes, STORAGE)?;
+            let buffer = gpu.buffer("the state of a layer", bytes, STORAGE)?;
             memories.push(StateMemory { buffer, kind, words });
         }
         let page_bytes = |g: usize| -> usize {
@@ -127,6 +132,11 @@ impl Context {
         let host = (0..layout.pages.len())
             .map(|g| vec![0; page_bytes(g) * layout.host_pages.get(g).map_or(0, |&n| n as usize)]);
         let host = host.collect();
+        let of_slot = |m: &StateMemory| match m.kind {
+            StateKind::Slot { .. } => 4 * m.words as usize,
+            StateKind::Paged { .. } => 0,
+        };
+        let host_slot = vec![0; memories.iter().map(of_slot).sum()];
         let integers = Integers::new(layout);
         let ints_words = integers.expected(layout);
         let ints = gpu.buffer("the integers of a step", 4 * ints_words, STORAGE)?;
@@ -138,6 +148,7 @@ impl Context {
             .collect::<Result<_>>()?;
         let last = gpu.buffer("the last tokens", 4 * u64::from(layout.slots), STORAGE)?;
         Ok(Context {
+            timer: None,
             workspace: gpu.buffer("the workspace", 16, STORAGE)?,
             derived: gpu.buffer("the integers of a step", 4 * derived_words, STORAGE)?,
             control: gpu.buffer("the parameters of sampling", 4 * control_words, STORAGE)?,
@@ -158,6 +169,7 @@ impl Context {
             copies: 0,
             saving: vec![],
             host,
+            host_slot,
             bound: vec![],
             ledger: Ledger::default(),
             movers: vec![],

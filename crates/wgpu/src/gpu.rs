@@ -5,7 +5,8 @@
 //! error scopes, and what comes up outside of them is kept and returned by the next call.
 
 use crate::adapter::Adapter;
-use crate::shader::{Access, Recipe, bindings};
+use crate::passthrough;
+use crate::shader::{Access, Recipe, bindings, metal};
 use gristmill_core::{Error, Result};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wgpu::{
     BindGroupLayout, BindGroupLayoutEntry, BindingType, Buffer, BufferBindingType, BufferUsages,
-    ComputePipeline, Device, ErrorFilter, Limits, PollType, Queue, ShaderStages, SubmissionIndex,
+    ComputePipeline, Device, ErrorFilter, Features, Limits, PollType, Queue, ShaderStages,
+    SubmissionIndex,
 };
 
 /// Locks, also where somebody panicked while holding it: nothing here is left half done.
@@ -34,13 +36,20 @@ pub(crate) struct Gpu {
     pub queue: Queue,
     pub name: String,
     pub limits: Limits,
+    pub features: Features,
     /// The first error that came up outside of a scope, or the loss of the device.
     failed: Arc<Mutex<Option<String>>>,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// What is bound where a kernel looks at nothing, one for each number of a binding.
     pub none: Vec<Buffer>,
+    /// The largest piece of a matrix, in bytes.
+    pub largest_piece: u64,
     /// Buffers made so far.
     pub buffers_made: AtomicU64,
+    /// Whether kernels written for Metal are taken, where there are some.
+    pub passthrough: bool,
+    /// Shapes of workgroups and tiles.
+    pub shapes: crate::tune::Shapes,
     /// Submissions that somebody waits for.
     waiting: Sender<SubmissionIndex>,
 }
@@ -71,11 +80,9 @@ impl Gpu {
         let f = failed.clone();
         device.on_uncaptured_error(Arc::new(move |e| note(&f, e.to_string())));
         let f = failed.clone();
-        device.set_device_lost_callback(move |reason, what| {
-            // It is also called when the device is given back.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&f, format!("the device was lost: {what}"));
-            }
+        // It is also called when the device is given back; nobody looks then.
+        device.set_device_lost_callback(move |_, what| {
+            note(&f, format!("the device was lost: {what}"));
         });
         let (waiting, submissions) = channel();
         let waited = device.clone();
@@ -92,13 +99,17 @@ impl Gpu {
             .map_err(|source| Error::Io { what: "starting a thread".into(), source })?;
         let mut gpu = Gpu {
             none: vec![],
+            largest_piece: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             device,
             queue,
             name,
             limits,
+            features,
             failed,
             pipelines: Mutex::default(),
             buffers_made: AtomicU64::new(0),
+            passthrough: false,
+            shapes: crate::tune::Shapes::default(),
             waiting,
         };
         for _ in 0..8 {
@@ -233,7 +244,9 @@ impl Gpu {
             return Ok(known.clone());
         }
         let bindings = bindings(&text);
-        let (made, error) = self.scoped(|| self.compile(recipe.kernel, &text, &bindings));
+        let written = if self.passthrough { metal::text(recipe)? } else { None };
+        let (made, error) =
+            self.scoped(|| self.compile(recipe.kernel, &text, &bindings, written.as_ref()));
         if let Some(e) = error {
             let what = format!("{}: shader `{}` does not compile: {e}", self.name, recipe.kernel);
             return Err(Error::Device(what));
@@ -250,6 +263,7 @@ impl Gpu {
         name: &str,
         text: &str,
         bindings: &[(u32, Access)],
+        written: Option<&(String, u32)>,
     ) -> (ComputePipeline, BindGroupLayout) {
         let entry = |&(binding, access): &(u32, Access)| BindGroupLayoutEntry {
             binding,
@@ -275,15 +289,21 @@ impl Gpu {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(text.into()),
-        });
+        let of_wgsl = || {
+            self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(name),
+                source: wgpu::ShaderSource::Wgsl(text.into()),
+            })
+        };
+        let (module, entry) = match written {
+            Some(text) => (passthrough::module(&self.device, name, text), metal::ENTRY),
+            None => (of_wgsl(), "main"),
+        };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&pipeline_layout),
             module: &module,
-            entry_point: Some("main"),
+            entry_point: Some(entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 // Every kernel writes its workgroup's memory before it reads it.
                 zero_initialize_workgroup_memory: false,
@@ -298,4 +318,44 @@ impl Gpu {
 /// Bytes for people.
 pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu() -> Option<Gpu> {
+        let found = crate::adapters().into_iter().find(|a| a.lacks().is_none());
+        let Some(adapter) = found else {
+            println!("SKIPPED: there is no adapter of Vulkan, Metal or DX12 here");
+            return None;
+        };
+        Some(Gpu::open(&adapter, true, true).expect("the device opens"))
+    }
+
+    /// A shader that does not compile is an error with the compiler's words, and others still compile.
+    #[test]
+    fn shaders_that_fail() {
+        let Some(gpu) = gpu() else { return };
+        let wrong = Recipe::new("norm").define("SOURCE", "nonsense");
+        let said = gpu.pipeline(&wrong).map(|_| ()).expect_err("it cannot compile");
+        assert_eq!(said.exit_code(), 4, "{said}");
+        assert!(said.to_string().contains("norm"), "{said}");
+        gpu.pipeline(&Recipe::new("moves")).map(|_| ()).expect("this one is fine");
+        gpu.check().expect("nothing else has failed");
+    }
+
+    /// After the device is gone every call is an error, and none a panic.
+    #[test]
+    fn a_device_that_is_lost() {
+        let Some(gpu) = gpu() else { return };
+        let before = gpu.buffer("a buffer", 64, BufferUsages::STORAGE).expect("it fits");
+        gpu.device.destroy();
+        drop(before);
+        // Losing it is told when it is next waited for, as each step is.
+        let said = gpu.wait().expect_err("a lost device works on");
+        assert!(said.to_string().contains("lost"), "{said}");
+        gpu.buffer("a buffer", 64, BufferUsages::STORAGE).map(|_| ()).expect_err("it has none");
+        gpu.pipeline(&Recipe::new("moves")).map(|_| ()).expect_err("it compiles nothing");
+    }
 }

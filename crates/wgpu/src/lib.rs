@@ -5,8 +5,11 @@
 //! - `gpu`: a device with its errors caught, buffers, pipelines
 //! - `format`, `weights`: formats as planes of words, cut into pieces that a kernel can see
 //! - `shader`, `kernels/*.wgsl`: the text of shaders
+//! - `shader/metal.rs`, `kernels/metal/*.metal`, `passthrough`: kernels written for Metal. They have never
+//!   run on Metal: nobody who worked on them had a machine with it
 //! - `plan`: a program as a list of dispatches
 //! - `context`: states, workspace, and what crosses the bus
+//! - `timer`, `tune`: how long each kernel takes, and shapes that suit an adapter
 //! - [`Wgpu`]: the contract
 
 pub mod adapter;
@@ -14,12 +17,16 @@ mod backend;
 mod context;
 mod format;
 mod gpu;
+mod passthrough;
 mod plan;
 mod shader;
+mod timer;
+mod tune;
 mod weights;
 
 pub use adapter::{Adapter, adapters, choose};
 pub use backend::{Wgpu, WgpuOptions};
 pub use context::Context;
 pub use plan::Plan;
+pub use tune::{Shapes, Tried, tune};
 pub use weights::Weights;

@@ -5,26 +5,30 @@
 //! rows that are really there.
 
 mod attention;
+mod denoise;
 mod experts;
 mod projection;
 pub(crate) mod recipes;
+mod recurrent;
 mod rows;
 
 use crate::context::integers::Bounds;
 use crate::context::{Context, Grown, StateMemory};
 use crate::gpu::{Gpu, Pipeline, mib};
 use crate::shader::Recipe;
+use crate::timer::Timer;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, Result};
 use gristmill_ir::arena::Arena;
 use gristmill_ir::{
-    Activations, Node, Op, Options, Output, Program, Rope, Rows, Shape, Size, StateKind, Value,
+    Activations, Node, Op, Options, Output, Program, Rope, Rows, Shape, Size, State, StateKind,
+    Value,
 };
 use std::sync::Arc;
 use wgpu::{BindGroup, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferUsages};
 
 /// Names of the operations that [`Plan::compile`] knows.
-pub(crate) const OPS: [&str; 15] = [
+pub(crate) const OPS: [&str; 24] = [
     "embed",
     "read",
     "norm",
@@ -40,6 +44,15 @@ pub(crate) const OPS: [&str; 15] = [
     "select_rows",
     "pool",
     "normalize",
+    "token_shift",
+    "low_rank",
+    "lerp",
+    "wkv7",
+    "time_embed",
+    "add_sequence",
+    "load_slot",
+    "store_slot",
+    "denoise",
 ];
 
 /// Where parts of a buffer that are bound must begin.
@@ -48,6 +61,8 @@ const ALIGN: usize = 256;
 /// A compiled program.
 pub struct Plan {
     calls: Vec<Call>,
+    /// Operations of the program.
+    nodes: usize,
     /// Parameters of all calls.
     uniforms: Buffer,
     pub(crate) placed: Vec<Placed>,
@@ -112,6 +127,8 @@ enum Count {
 
 /// One dispatch.
 struct Call {
+    /// The operation that it is part of.
+    node: u32,
     pipeline: Arc<Pipeline>,
     resources: Vec<(u32, Resource)>,
     params: Vec<u32>,
@@ -171,6 +188,8 @@ struct Compiler<'a> {
     /// Distinct rotations and where their tables lie.
     tables: Vec<(Rope, At)>,
     calls: Vec<Call>,
+    /// The operation that is being compiled.
+    at: u32,
 }
 
 impl<'a> Compiler<'a> {
@@ -212,6 +231,8 @@ impl<'a> Compiler<'a> {
                 self.products_bytes(&[*w], rows) + self.int8_bytes(*x, &[*w])
             }
             Op::Attention { heads, head_dim, .. } => self.shares_bytes(*heads, *head_dim),
+            Op::LowRank { x, a, b, .. } => self.low_rank_bytes(*x, *a, *b),
+            Op::Wkv7 { r, .. } => self.wkv7_bytes(self.program.shape(*r).width),
             _ => 0,
         }
     }
@@ -226,7 +247,8 @@ impl<'a> Compiler<'a> {
     ) -> Result<()> {
         let pipeline = self.gpu.pipeline(recipe)?;
         let resources = resources.to_vec();
-        self.calls.push(Call { pipeline, resources, params, grid, when: None });
+        let node = self.at;
+        self.calls.push(Call { node, pipeline, resources, params, grid, when: None });
         Ok(())
     }
 
@@ -268,6 +290,20 @@ impl<'a> Compiler<'a> {
             Op::SelectRows { x } => self.select_rows(at(*x), out),
             Op::Pool { x, how } => self.pool(at(*x), *how, out),
             Op::Normalize { x, .. } => self.normalize(at(*x), out),
+            Op::TokenShift { x, mix, state } => {
+                let outs: Vec<At> = n.outputs.iter().map(|&v| at(v)).collect();
+                self.token_shift(at(*x), *mix, *state, &outs)
+            }
+            Op::LowRank { x, a, mid, b, bias, act } => {
+                self.low_rank(at(*x), [*a, *b], *bias, [*mid, *act], out, scratch)
+            }
+            Op::Lerp { from, to, t } => self.lerp([at(*from), at(*to), at(*t)], out),
+            Op::Wkv7 { .. } => self.wkv7(&n.op, at, out, scratch),
+            Op::TimeEmbed { .. } => self.time_embed(out),
+            Op::AddSequence { x, y } => self.add_sequence(at(*x), at(*y), out),
+            Op::LoadSlot { state, .. } => self.slot_rows(*state, None, out),
+            Op::StoreSlot { x, state } => self.slot_rows(*state, Some(at(*x)), out),
+            Op::Denoise { .. } => self.denoise(&n.op, at, out),
             other => Err(Error::Device(format!(
                 "the wgpu backend has no kernel for `{}` yet; use --device cpu",
                 other.name()
@@ -285,10 +321,11 @@ impl Plan {
         size: Size,
         options: &Options,
     ) -> Result<Plan> {
-        if options.compute != DType::F32 {
+        let half = context.gpu.features.contains(wgpu::Features::SHADER_F16);
+        if options.compute != DType::F32 && (options.compute != DType::F16 || !half) {
             return Err(Error::Device(format!(
-                "the wgpu backend computes in F32 so far, not {}",
-                options.compute
+                "{} does not compute in {}; use F32",
+                context.gpu.name, options.compute
             )));
         }
         check_states(program, context)?;
@@ -310,6 +347,7 @@ impl Plan {
             capacity: context.layout.max.tokens.max(1),
             tables: vec![],
             calls: vec![],
+            at: 0,
         };
         let bytes = |v: Value| compiler.bytes(program.shape(v));
         let arena = Arena::plan(program, bytes, |n| compiler.scratch(n).next_multiple_of(ALIGN));
@@ -343,7 +381,8 @@ impl Plan {
                 workspace += compiler.rope(rope, workspace)?;
             }
         }
-        for (n, &scratch) in program.nodes.iter().zip(&arena.scratch) {
+        for (i, (n, &scratch)) in program.nodes.iter().zip(&arena.scratch).enumerate() {
+            compiler.at = i as u32;
             compiler.node(n, &at, scratch).map_err(|e| match e {
                 Error::Device(what) => Error::Device(format!("operation `{}`: {what}", n.name)),
                 Error::Memory(what) => Error::Memory(format!("operation `{}`: {what}", n.name)),
@@ -359,7 +398,7 @@ impl Plan {
         }
         let bytes = bytemuck::cast_slice(&parameters);
         let uniforms = gpu.filled("parameters of kernels", bytes, BufferUsages::UNIFORM)?;
-        let bounds = bounds(program);
+        let bounds = bounds(program, weights)?;
         let inputs: u64 = bounds.inputs.iter().flatten().map(|&w| u64::from(w)).sum();
         let ints = context.integers.expected(&context.layout) + inputs * u64::from(size.tokens);
         context.grow(Grown::Workspace, workspace as u64)?;
@@ -372,7 +411,8 @@ impl Plan {
         let number = context.bound.len();
         context.bound.push(None);
         let weights = weights.clone();
-        Ok(Plan { calls, uniforms, placed, size, bounds, number, _weights: weights })
+        let nodes = program.nodes.len();
+        Ok(Plan { calls, nodes, uniforms, placed, size, bounds, number, _weights: weights })
     }
 
     /// Bindings of every call over the buffers of a context.
@@ -415,36 +455,75 @@ impl Plan {
         self.calls.iter().enumerate().map(bind).collect()
     }
 
+    /// The dispatches of a step, each with its bindings and its grid.
+    fn dispatches<'p>(
+        &'p self,
+        groups: &'p [BindGroup],
+        actual: &'p Actual,
+    ) -> impl Iterator<Item = (&'p Call, &'p BindGroup, [u32; 3])> {
+        self.calls.iter().zip(groups).filter_map(|(call, group)| {
+            let (rows, least, most) = call.when.unwrap_or((Rows::Tokens, 0, u32::MAX));
+            let grid = call.grid.map(|c| actual.count(c));
+            let runs = (least..=most).contains(&actual.of(rows)) && !grid.contains(&0);
+            runs.then_some((call, group, grid))
+        })
+    }
+
     /// Puts the step into a command buffer.
     pub(crate) fn encode(
         &self,
-        pass: &mut wgpu::ComputePass<'_>,
+        encoder: &mut wgpu::CommandEncoder,
         groups: &[BindGroup],
         actual: &Actual,
     ) {
-        for (call, group) in self.calls.iter().zip(groups) {
-            if let Some((rows, least, most)) = call.when
-                && !(least..=most).contains(&actual.of(rows))
-            {
-                continue;
-            }
-            let [x, y, z] = call.grid.map(|c| actual.count(c));
-            if x * y * z == 0 {
-                continue;
-            }
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for (call, group, [x, y, z]) in self.dispatches(groups, actual) {
             pass.set_pipeline(&call.pipeline.pipeline);
             pass.set_bind_group(0, group, &[]);
             pass.dispatch_workgroups(x, y, z);
         }
     }
+
+    /// Operations of the program.
+    pub(crate) fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// The same, a pass for each dispatch, which is timed.
+    pub(crate) fn encode_timed(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        groups: &[BindGroup],
+        actual: &Actual,
+        timer: &mut Timer,
+    ) {
+        for (call, group, [x, y, z]) in self.dispatches(groups, actual) {
+            let mut pass = timer.pass(encoder, call.node);
+            pass.set_pipeline(&call.pipeline.pipeline);
+            pass.set_bind_group(0, group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+        timer.end(encoder);
+    }
 }
 
-/// What the tables and inputs of a program bound.
-fn bounds(program: &Program) -> Bounds {
+/// What the tables, inputs, slots and schedules of a program bound.
+///
+/// # Errors
+/// [`Error::Model`] for a schedule that is none.
+fn bounds(program: &Program, weights: &Weights) -> Result<Bounds> {
     let mut bounds = Bounds {
         windows: program.groups.iter().map(|g| g.window).collect(),
+        recurrent: program.states.iter().any(|s| matches!(s, StateKind::Slot { .. })),
         tables: [u32::MAX; 3],
         inputs: [None; 2],
+        slot_rows: u32::MAX,
+        timed: false,
+        schedules: vec![],
+    };
+    let rows = |state: &State, width: u32| match program.states[state.index()] {
+        StateKind::Slot { elems, .. } => elems / width.max(1),
+        StateKind::Paged { .. } => u32::MAX,
     };
     for n in &program.nodes {
         match &n.op {
@@ -457,10 +536,22 @@ fn bounds(program: &Program) -> Bounds {
                 }
             }
             Op::Read { input, width } => bounds.inputs[*input as usize] = Some(*width),
+            Op::LoadSlot { state, width } => {
+                bounds.slot_rows = bounds.slot_rows.min(rows(state, *width));
+            }
+            Op::StoreSlot { x, state } => {
+                let width = program.shape(*x).width;
+                bounds.slot_rows = bounds.slot_rows.min(rows(state, width));
+            }
+            Op::TimeEmbed { .. } => bounds.timed = true,
+            Op::Denoise { schedule, .. } => {
+                bounds.timed = true;
+                bounds.schedules.push(denoise::schedule(weights, program, *schedule)?.to_vec());
+            }
             _ => {}
         }
     }
-    bounds
+    Ok(bounds)
 }
 
 /// A program must name the states that the context holds.

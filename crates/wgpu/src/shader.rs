@@ -9,6 +9,8 @@ use gristmill_core::{Error, Result};
 const NUMBERS: &str = include_str!("kernels/numbers.wgsl");
 const STEP: &str = include_str!("kernels/step.wgsl");
 const FORMATS: &str = include_str!("kernels/formats.wgsl");
+const RANDOM: &str = include_str!("kernels/random.wgsl");
+const CHOICE: &str = include_str!("kernels/choice.wgsl");
 const PROJECTION: &str = include_str!("kernels/projection.wgsl");
 
 /// A kernel's name and text.
@@ -18,9 +20,12 @@ macro_rules! kernels {
     };
 }
 const KERNELS: &[(&str, &str)] = kernels!(
-    "attention" "attention_merge" "embed" "int8" "matmul" "matvec" "moves" "norm" "normalize"
-    "prepare" "qkv" "rope" "route" "rows" "sample"
+    "attention" "attention_merge" "denoise" "embed" "int8" "matmul" "matvec" "moves" "norm"
+    "normalize" "prepare" "qkv" "rope" "route" "rows" "sample" "slots" "time_embed" "token_shift"
+    "unmask" "wkv7" "wkv7_keys" "wkv7_out"
 );
+
+pub(crate) mod metal;
 
 /// Which shader is meant: a kernel, what is put into it, and the format of its weights.
 #[derive(Clone, Debug)]
@@ -48,6 +53,20 @@ impl Recipe {
         if holds { self.define(name, 1) } else { self }
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.value(name).is_some()
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.defines.iter().find(|d| d.0 == name).map(|d| d.1.as_str())
+    }
+
+    /// What is put into the text.
+    fn all_defines(&self) -> Vec<(&'static str, String)> {
+        let format = self.format.iter().flat_map(Format::defines);
+        self.defines.iter().cloned().chain(format).collect()
+    }
+
     /// Over weights of a format.
     pub fn over(mut self, format: &Format) -> Recipe {
         self.format = Some(format.clone());
@@ -62,13 +81,13 @@ impl Recipe {
         let slip = |what: String| Error::Runtime(format!("shader `{}`: {what}", self.kernel));
         let kernel = KERNELS.iter().find(|k| k.0 == self.kernel);
         let kernel = kernel.ok_or_else(|| slip("there is none of this name".into()))?.1;
-        let mut defines = self.defines.clone();
         let mut parts = vec![NUMBERS];
-        if self.kernel != "sample" {
-            parts.push(STEP);
-        }
+        parts.extend(match self.kernel {
+            "sample" | "unmask" => &[RANDOM, CHOICE][..],
+            "denoise" => &[STEP, RANDOM],
+            _ => &[STEP],
+        });
         if let Some(f) = &self.format {
-            defines.extend(f.defines());
             if self.kernel.starts_with("mat") {
                 parts.push(PROJECTION);
             }
@@ -77,7 +96,10 @@ impl Recipe {
             }
         }
         parts.push(kernel);
-        expand(&parts.concat(), &defines).map_err(slip)
+        let enables = if self.has("HALF") { "enable f16;\n" } else { "" };
+        expand(&parts.concat(), &self.all_defines())
+            .map(|text| format!("{enables}{text}"))
+            .map_err(slip)
     }
 }
 

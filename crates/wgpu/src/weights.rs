@@ -7,7 +7,7 @@ use gristmill_core::{DType, Error, HostTensor, Result, quant};
 use gristmill_ir::{Program, Tensor, TensorDecl};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use wgpu::{Buffer, BufferUsages};
+use wgpu::{Buffer, BufferUsages, Features};
 
 /// Shared by every program and plan of a model.
 #[derive(Clone)]
@@ -56,6 +56,7 @@ impl Weights {
         tensor: &mut dyn FnMut(&TensorDecl) -> Result<HostTensor>,
     ) -> Result<Weights> {
         let (mut matrices, mut vectors) = (HashMap::new(), HashMap::new());
+        let mut staged = 0;
         for program in uses {
             let declared =
                 program.tensors.iter().zip(program.used_tensors()).zip(program.matrices());
@@ -75,6 +76,11 @@ impl Weights {
                     e => Error::model(&decl.name, e.to_string()),
                 };
                 if is_matrix {
+                    staged += host.bytes().len();
+                    if staged > STAGED {
+                        give_back_staged(gpu)?;
+                        staged = 0;
+                    }
                     let matrix = upload(gpu, &host).map_err(named)?;
                     matrices.insert(decl.name.clone(), Arc::new(matrix));
                 } else {
@@ -84,9 +90,7 @@ impl Weights {
                 }
             }
         }
-        // What was staged for uploading is given back only by a submission.
-        gpu.queue.submit([]);
-        gpu.wait()?;
+        give_back_staged(gpu)?;
         let (derived, grids) = (Mutex::default(), Mutex::default());
         Ok(Weights(Arc::new(Inner { gpu: gpu.clone(), matrices, vectors, derived, grids })))
     }
@@ -113,8 +117,12 @@ impl Weights {
         Ok((self.derive(names.join(" | "), all)?, length))
     }
 
-    /// A vector computed from others, once.
-    pub(crate) fn derive(&self, key: String, values: impl FnOnce() -> Vec<f32>) -> Result<Buffer> {
+    /// Numbers computed from vectors, once.
+    pub(crate) fn derive<T: bytemuck::NoUninit>(
+        &self,
+        key: String,
+        values: impl FnOnce() -> Vec<T>,
+    ) -> Result<Buffer> {
         if let Some(known) = lock(&self.0.derived).get(&key) {
             return Ok(known.clone());
         }
@@ -138,6 +146,15 @@ impl Weights {
     }
 }
 
+/// Bytes on their way to a device with memory of its own before it is waited for.
+const STAGED: usize = 64 << 20;
+
+/// What was staged for uploading is given back only by a submission.
+fn give_back_staged(gpu: &Gpu) -> Result<()> {
+    gpu.queue.submit([]);
+    gpu.wait()
+}
+
 fn missing(name: &str) -> Error {
     Error::Runtime(format!("the weight {name} was not loaded"))
 }
@@ -152,7 +169,7 @@ fn upload(gpu: &Gpu, host: &HostTensor) -> Result<Matrix> {
     let blocks = host.cols.div_ceil(format.block);
     let zero_bytes = usize::from(format.zero.is_some());
     let row_bytes = blocks * (format.body.len() + format.scale.len() + zero_bytes);
-    let most = gpu.limits.max_storage_buffer_binding_size.min(gpu.limits.max_buffer_size);
+    let most = gpu.largest_piece;
     // Planes end at whole words.
     let fitting = (most.saturating_sub(64) as usize / row_bytes.max(1)).min(all_rows);
     if fitting == 0 {
@@ -163,8 +180,8 @@ fn upload(gpu: &Gpu, host: &HostTensor) -> Result<Matrix> {
             mib(most)
         )));
     }
-    // A number of rows that cuts no group of a kernel.
-    let fitting = if fitting < all_rows { (fitting / 64 * 64).max(1) } else { fitting };
+    // Whole groups of rows, as kernels take them, where there are some.
+    let fitting = if (64..all_rows).contains(&fitting) { fitting / 64 * 64 } else { fitting };
     let mut pieces = vec![];
     for first in (0..all_rows).step_by(fitting) {
         let rows = fitting.min(all_rows - first);
@@ -187,7 +204,11 @@ fn piece(
     let zeros_at = scales_at + words(rows * blocks * scale);
     let zeros = if format.zero.is_some() { rows * blocks } else { 0 };
     let total = zeros_at + words(zeros);
-    let buffer = gpu.mapped_buffer("a weight", 4 * total as u64, BufferUsages::STORAGE)?;
+    // Where memory is shared the buffer itself is mapped, else a staging one.
+    let direct = gpu.features.contains(Features::MAPPABLE_PRIMARY_BUFFERS);
+    let mapped = if direct { BufferUsages::MAP_WRITE } else { BufferUsages::empty() };
+    let usage = BufferUsages::STORAGE | mapped;
+    let buffer = gpu.mapped_buffer("a weight", 4 * total as u64, usage)?;
     {
         let view = buffer.get_mapped_range_mut(..);
         let mut view = view.map_err(|e| Error::Runtime(format!("a mapped buffer: {e}")))?;

@@ -1,5 +1,5 @@
 //! Tokens proposed for masked places, against the definition of [`gristmill_ir::Unmask`] in f64,
-//! one by one and by the frequencies of a million draws.
+//! one by one and by the frequencies of many draws.
 
 use super::definition::softmax;
 use super::frequencies::p_value;
@@ -196,23 +196,21 @@ fn refusals<B: Backend>(oracle: &Oracle, d: &mut Device<'_, B>) -> Checked {
     compare(oracle, d, &[1], &SampleBatch { unmask: &[u], ..SampleBatch::default() })
 }
 
-/// Draws of each kind.
-const DRAWS: usize = 1_000_000;
 /// Rows of a step.
 const ROWS: u32 = 100;
 
-/// A million proposals of each kind, as likely as they are.
+/// So many proposals of each kind, as likely as they are.
 ///
 /// # Errors
 /// The kind that is not, with the probability that a fair draw looks so.
-pub fn frequencies<B: Backend>(backend: &B) -> Checked {
+pub fn frequencies<B: Backend>(backend: &B, draws: usize) -> Checked {
     let oracle = Oracle::new(16);
     let mut d = oracle.device(backend, ROWS).map_err(|e| e.to_string())?;
     let hot = |w: &Unmask| w.temperature > 0.0 && w.plain && w.surety == Surety::Probability;
     for way in ways().into_iter().filter(hot) {
         let id = 3;
         let mut counts = vec![0u64; oracle.vocab];
-        for step in 0..DRAWS / ROWS as usize {
+        for step in 0..draws / ROWS as usize {
             let place = |row: u32| {
                 let n = step as u64 * u64::from(ROWS) + u64::from(row);
                 // Places of one text in passes one after the other, and seeds one after the other.

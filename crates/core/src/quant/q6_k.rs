@@ -67,10 +67,14 @@ impl IntFormat for Q6_K {
     }
 
     fn quants(&self, out: &mut [u8]) {
-        for (j, o) in out.iter_mut().enumerate() {
-            let (half, t, i) = (j / 128, j % 128 / 32, j % 32);
-            let low = self.low[half * 64 + t % 2 * 32 + i] >> (t / 2 * 4) & 15;
-            *o = low | (self.high[half * 32 + i] >> (2 * t) & 3) << 4;
+        for (half, out) in out.chunks_exact_mut(128).enumerate() {
+            let (low, high) = (&self.low[half * 64..][..64], &self.high[half * 32..][..32]);
+            for (t, out) in out.chunks_exact_mut(32).enumerate() {
+                let low = &low[t % 2 * 32..][..32];
+                for ((o, l), h) in out.iter_mut().zip(low).zip(high) {
+                    *o = (l >> (t / 2 * 4) & 15) | (h >> (2 * t) & 3) << 4;
+                }
+            }
         }
     }
 }

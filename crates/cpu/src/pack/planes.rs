@@ -9,8 +9,10 @@
 //! Eight-bit integers are stored signed, or with 128 added where the instruction set multiplies
 //! unsigned weights.
 
+use crate::simd::{Simd, WithSimd};
 use gristmill_core::f16;
 use gristmill_core::quant::IntFormat;
+use std::marker::PhantomData;
 
 /// Bytes of the scales of one block of `R` rows.
 pub(crate) const fn block_scales_bytes<F: IntFormat>(lanes: usize) -> usize {
@@ -120,47 +122,111 @@ pub(super) fn read_scales<F: IntFormat>(
     (d * f32::from(sc), m * f32::from(mn))
 }
 
-/// Stores the 32 integers of one row in the unit that `out` starts with.
-#[inline(always)]
-pub(super) fn write_unit<F: IntFormat>(
-    q: &[u8; 32],
-    biased: bool,
-    lane: usize,
-    lanes: usize,
-    out: &mut [u8],
-) {
-    let flip = if F::BITS == 8 && !biased { 0x8080_8080 } else { 0 };
-    let quads: [u32; 8] =
-        std::array::from_fn(|j| u32::from_le_bytes([0, 1, 2, 3].map(|i| q[4 * j + i])) ^ flip);
-    for_each_plane::<F>(|bits, shift, first| {
-        let mask = 0x0101_0101 * ((1u32 << bits) - 1);
-        for t in 0..bits {
-            let mut fragment = 0;
-            for u in 0..8 / bits {
-                fragment |= ((quads[t + u * bits] >> shift) & mask) << (u * bits);
-            }
-            let at = ((first + t) * lanes + lane) * 4;
-            out[at..at + 4].copy_from_slice(&fragment.to_le_bytes());
+/// The integers of one block of every row of a group, four to a word: what is packed at once.
+pub(super) struct Quads([[u32; Quads::LANES]; 64]);
+
+impl Quads {
+    /// The most rows of a group.
+    const LANES: usize = 16;
+
+    /// All zeros, which is what rows beyond the last of a matrix have.
+    pub(super) fn zeroed() -> Self {
+        Quads([[0; Self::LANES]; 64])
+    }
+
+    /// Takes the integers of the row `lane`.
+    #[inline(always)]
+    pub(super) fn set<F: IntFormat>(&mut self, lane: usize, biased: bool, q: &[u8]) {
+        for (quad, bytes) in self.0.iter_mut().zip(q.as_chunks().0) {
+            quad[lane] = u32::from_le_bytes(*bytes) ^ flip::<F>(biased);
         }
-    });
+    }
+}
+
+/// What turns the sign of whole bytes that are not stored with 128 added.
+const fn flip<F: IntFormat>(biased: bool) -> u32 {
+    if F::BITS == 8 && !biased { 0x8080_8080 } else { 0 }
+}
+
+/// Stores the units of a block, which `out` starts with.
+pub(super) struct WriteUnits<'a, F> {
+    pub(super) quads: &'a Quads,
+    pub(super) out: &'a mut [u8],
+    pub(super) format: PhantomData<F>,
+}
+
+impl<F: IntFormat> WithSimd for WriteUnits<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let units = self.out.chunks_exact_mut(unit_bytes::<F>(S::LANES));
+        for (quads, out) in self.quads.0[..F::BLOCK / 4].as_chunks::<8>().0.iter().zip(units) {
+            for_each_plane::<F>(|bits, shift, first| {
+                let mask = 0x0101_0101 * ((1u32 << bits) - 1);
+                for t in 0..bits {
+                    let out = out[(first + t) * S::LANES * 4..].as_chunks_mut().0;
+                    for (lane, out) in out.iter_mut().take(S::LANES).enumerate() {
+                        let mut fragment = 0;
+                        for u in 0..8 / bits {
+                            fragment |= ((quads[t + u * bits][lane] >> shift) & mask) << (u * bits);
+                        }
+                        *out = u32::to_le_bytes(fragment);
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// Reads the values of one row of a block, whose units are given.
+pub(super) struct ReadUnits<'a, F> {
+    pub(super) units: &'a [u8],
+    pub(super) biased: bool,
+    pub(super) lane: usize,
+    /// Scale and minimum of each run of `SUB` elements.
+    pub(super) runs: &'a [(f32, f32); 16],
+    pub(super) out: &'a mut [f32],
+    pub(super) format: PhantomData<F>,
+}
+
+impl<F: IntFormat> WithSimd for ReadUnits<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let units = self.units.chunks_exact(unit_bytes::<F>(S::LANES));
+        let runs = self.runs.chunks_exact(32 / F::SUB);
+        for ((unit, runs), out) in units.zip(runs).zip(self.out.as_chunks_mut::<32>().0) {
+            let q = read_unit::<F>(unit, self.biased, self.lane, S::LANES);
+            let runs = runs.iter().zip(out.chunks_exact_mut(F::SUB)).zip(q.chunks_exact(F::SUB));
+            for ((&(scale, min), out), q) in runs {
+                for (o, &q) in out.iter_mut().zip(q) {
+                    *o = scale * (i32::from(q) - F::ZERO) as f32;
+                    if F::HAS_MIN {
+                        *o -= min;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// The 32 integers of one row of the unit that `unit` starts with.
-pub(super) fn read_unit<F: IntFormat>(
-    unit: &[u8],
-    biased: bool,
-    lane: usize,
-    lanes: usize,
-) -> [u8; 32] {
-    let flip = if F::BITS == 8 && !biased { 0x8080_8080 } else { 0 };
-    let mut quads = [0u32; 8];
+#[inline(always)]
+fn read_unit<F: IntFormat>(unit: &[u8], biased: bool, lane: usize, lanes: usize) -> [u8; 32] {
+    let mut quads = [flip::<F>(biased); 8];
+    let fragments = unit.as_chunks().0;
     for_each_plane::<F>(|bits, shift, first| {
         let mask = 0x0101_0101 * ((1u32 << bits) - 1);
-        for (j, quad) in quads.iter_mut().enumerate() {
-            let at = ((first + j % bits) * lanes + lane) * 4;
-            let fragment = u32::from_le_bytes([0, 1, 2, 3].map(|i| unit[at + i]));
-            *quad |= ((fragment >> (j / bits * bits)) & mask) << shift;
+        for t in 0..bits {
+            let fragment = u32::from_le_bytes(fragments[(first + t) * lanes + lane]);
+            for u in 0..8 / bits {
+                quads[t + u * bits] ^= ((fragment >> (u * bits)) & mask) << shift;
+            }
         }
     });
-    std::array::from_fn(|i| (quads[i / 4] ^ flip).to_le_bytes()[i % 4])
+    let mut q = [0; 32];
+    for (q, quad) in q.as_chunks_mut().0.iter_mut().zip(quads) {
+        *q = quad.to_le_bytes();
+    }
+    q
 }

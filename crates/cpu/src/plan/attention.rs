@@ -278,10 +278,7 @@ impl Attention {
             scale: *scale,
             softcap: softcap.unwrap_or(0.0),
             window: window.unwrap_or(0),
-            sinks: match sinks {
-                Some(t) => c.weights.vector(&c.program.decl(*t).name, 0.0)?,
-                None => std::ptr::null(),
-            },
+            sinks: c.vector(*sinks, 0.0)?,
             q,
             out,
             scratch,

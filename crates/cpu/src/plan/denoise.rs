@@ -8,9 +8,8 @@ use super::rows::{row, row_mut};
 use super::{At, Compiler, Step};
 use crate::context::{Integers, StateMemory};
 use crate::pool::Team;
-use gristmill_core::{DType, Error, Result, philox};
+use gristmill_core::{DType, Error, Result, normals};
 use gristmill_ir::{self as ir, DenoiseRule, StateKind};
-use std::f64::consts::PI;
 
 /// In place of a time: the end, where alpha is 1. In place of a slot: none.
 const NONE: u32 = u32::MAX;
@@ -262,14 +261,14 @@ impl Denoise {
                     continue;
                 }
                 let seed = ints.seeds.get(s).copied().unwrap_or(0);
-                let place = [ints.kv_index[t], ints.times[s][0]];
+                let (place, time) = (ints.kv_index[t], ints.times[s][0]);
                 let mut drawn = [0.0; 4];
                 for (i, ((o, &x), &e)) in pairs.enumerate() {
                     let z = match noise {
                         Some(z) => f64::from(z[i]),
                         None => {
                             if i % 4 == 0 {
-                                drawn = normals(seed, i as u32 / 4, place);
+                                drawn = normals(seed, [i as u32 / 4, place, time, 4]);
                             }
                             drawn[i % 4]
                         }
@@ -279,17 +278,4 @@ impl Denoise {
             }
         });
     }
-}
-
-/// Four elements of standard normal noise of a token at a time.
-fn normals(seed: u64, block: u32, [token, time]: [u32; 2]) -> [f64; 4] {
-    let words = philox(seed, [block, token, time, 4]);
-    let uniform = |i: usize| (f64::from(words[i]) + 0.5) / 4_294_967_296.0;
-    let pair = |i: usize| {
-        let radius = (-2.0 * uniform(i).ln()).sqrt();
-        let (sin, cos) = (2.0 * PI * uniform(i + 1)).sin_cos();
-        [radius * cos, radius * sin]
-    };
-    let ([a, b], [c, d]) = (pair(0), pair(2));
-    [a, b, c, d]
 }

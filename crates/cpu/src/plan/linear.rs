@@ -40,14 +40,10 @@ impl Linear {
         out: At,
         scratch: usize,
     ) -> Result<Self> {
-        let bias = match f.bias {
-            Some(t) => c.weights.vector(&c.program.decl(t).name, 0.0)?,
-            None => std::ptr::null(),
-        };
         let finish = EpilogueArgs {
             y: std::ptr::null_mut(),
             stride: out.width,
-            bias,
+            bias: c.vector(f.bias, 0.0)?,
             act: f.act,
             scale: f.scale,
             softcap: f.softcap,

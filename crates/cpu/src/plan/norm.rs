@@ -9,14 +9,10 @@ use std::ops::Range;
 
 /// The norm of a program as the kernels take it.
 pub(super) fn spec(c: &Compiler<'_>, n: &ir::Norm) -> Result<NormSpec> {
-    let vector = |t: Option<ir::Tensor>, offset: f32| match t {
-        Some(t) => c.weights.vector(&c.program.decl(t).name, offset),
-        None => Ok(std::ptr::null()),
-    };
     Ok(NormSpec {
         centred: n.kind == ir::NormKind::Layer,
-        weight: vector(n.weight, n.offset)?,
-        bias: vector(n.bias, 0.0)?,
+        weight: c.vector(n.weight, n.offset)?,
+        bias: c.vector(n.bias, 0.0)?,
         eps: n.eps,
     })
 }

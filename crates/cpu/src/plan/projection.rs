@@ -56,7 +56,8 @@ impl Share {
 const MIN_GROUPS: usize = 4;
 
 fn kernel(c: &Compiler<'_>, matrix: &Packed) -> Result<MatmulKernel> {
-    select(matrix.layout().isa(), matrix.layout().dtype(), c.options.activations)
+    let kernel = select(matrix.layout().isa(), matrix.layout().dtype(), c.options.activations)?;
+    Ok(kernel.with_prefill(c.options.prefill))
 }
 
 /// Bytes of scratch for `rows` rows.

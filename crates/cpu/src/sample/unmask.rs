@@ -3,7 +3,7 @@
 
 use super::pick::{Candidate, keep_most_likely, likelier};
 use crate::kernels::logits::Peak;
-use gristmill_core::philox;
+use gristmill_core::{philox, unit_f64};
 use gristmill_ir::{Picked, Surety, Unmask};
 
 /// Proposes a token from `logits`, of which one at least is finite. `kept` is scratch with room for
@@ -102,7 +102,7 @@ fn draw(kept: &[Candidate], temperature: f64, u: &Unmask) -> u32 {
             let counter = [u.counter as u32, (u.counter >> 32) as u32, id / 4, 2];
             noise = (id / 4, philox(u.seed, counter));
         }
-        let uniform = (f64::from(noise.1[id as usize % 4]) + 0.5) / 4_294_967_296.0;
+        let uniform = unit_f64(noise.1[id as usize % 4]);
         let score = f64::from(l - top) / temperature - (-uniform.ln()).ln();
         if score > best.0 || (score == best.0 && id < best.1) {
             best = (score, id);

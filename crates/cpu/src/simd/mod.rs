@@ -106,7 +106,7 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// Row groups of the register tile of a kernel for several tokens, if there are registers for so
     /// many.
     const TILE_GROUPS: usize;
-    /// Tokens of the register tile.
+    /// Tokens of the register tile: one, or a multiple of four.
     const TILE_TOKENS: usize;
 
     /// `LANES` f32.

@@ -4,10 +4,9 @@ use super::{DiffuseRequest, Diffusion, Pass};
 use crate::batch::Span;
 use crate::engine::Engine;
 use crate::pages::Table;
-use crate::waker::block_on;
+use crate::waker::block_until;
 use gristmill_core::{Error, Result};
 use gristmill_ir::{Backend, Size, UNMASK};
-use std::task::Poll;
 
 /// Called after every pass with the text as it stands. An error ends the diffusion.
 pub type Watch<'w> = dyn FnMut(&Diffusion) -> Result<()> + 'w;
@@ -66,28 +65,12 @@ impl<B: Backend> Engine<B> {
     ) -> Result<()> {
         let total = d.ids().len() as u32;
         for tables in tables.iter_mut() {
-            self.take_all_pages(tables, total)?;
+            self.grow_tables(tables, 0..total)?;
         }
         while let Some(pass) = d.next_pass() {
             self.run_pass(d, &pass, tables)?;
             d.apply(&self.scratch.results.picked)?;
             watch(d)?;
-        }
-        Ok(())
-    }
-
-    /// Pages for a whole text in every group.
-    fn take_all_pages(&mut self, tables: &mut [Table], tokens: u32) -> Result<()> {
-        let step = self.runner.next_step();
-        for (group, table) in tables.iter_mut().enumerate() {
-            loop {
-                let (page_tokens, pool) = (self.memory.page_tokens, &mut self.memory.pages[group]);
-                let moves = &mut self.runner.arrays.moves;
-                if table.grow(pool, 0..tokens, page_tokens, step, group as u8, moves) {
-                    break;
-                }
-                self.evict_oldest_kept("pages")?;
-            }
         }
         Ok(())
     }
@@ -117,10 +100,9 @@ impl<B: Backend> Engine<B> {
         let step = self.runner.launch()?;
         let sampled = self.runner.sample(step);
         let waker = self.thread.get();
-        let ready = |done: bool| if done { Poll::Ready(()) } else { Poll::Pending };
         let (runner, results) = (&mut self.runner, &mut self.scratch.results);
         results.picked.clear();
-        let finished = block_on(|| runner.finish(step, results, &waker).map(ready));
+        let finished = block_until(|| runner.finish(step, results, &waker));
         self.memory.finished(number);
         self.counters.steps += 1;
         self.counters.tokens +=

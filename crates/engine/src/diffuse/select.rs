@@ -1,11 +1,11 @@
 //! Which of the proposed tokens are committed.
 
-use gristmill_core::philox;
+use gristmill_core::{philox, unit_f64};
 
 /// A number strictly between 0 and 1 for a place of a step: the first word of Philox at `[place,
 /// step, 0, 3]`, where the noise of tokens has 2 in place of 3.
 pub(super) fn uniform(seed: u64, step: u32, place: u32) -> f64 {
-    (f64::from(philox(seed, [place, step, 0, 3])[0]) + 0.5) / 4_294_967_296.0
+    unit_f64(philox(seed, [place, step, 0, 3])[0])
 }
 
 /// Adds the noise that turns "the largest" into a draw without putting back, with probabilities

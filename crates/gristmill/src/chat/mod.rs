@@ -14,7 +14,7 @@ use crate::term::{Done, Stop, be_patient, forget_interrupts, note};
 use crate::verbs::run::RunArgs;
 use grammar::{COMMANDS, Command, Entry, Reader};
 use gristmill::{
-    Continued, Conversation, Cpu, Engine, Error, Exchange, Finish, Prompter, Result, Saved,
+    Continued, Conversation, Device, Engine, Error, Exchange, Finish, Prompter, Result, Saved,
     Tokenizer,
 };
 use input::{Input, Typed};
@@ -32,7 +32,7 @@ const MORE: &str = "... ";
 pub struct Chat {
     args: RunArgs,
     options: Options,
-    engine: Engine<Cpu>,
+    engine: Engine<Device>,
     tokenizer: Arc<Tokenizer>,
     prompter: Prompter,
     conversation: Conversation,
@@ -51,7 +51,7 @@ impl Chat {
     /// Those of the template.
     pub fn new(
         (args, options): (RunArgs, Options),
-        engine: Engine<Cpu>,
+        engine: Engine<Device>,
         tokenizer: Arc<Tokenizer>,
         mut prompter: Prompter,
         conversation: Conversation,

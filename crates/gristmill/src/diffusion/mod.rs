@@ -9,7 +9,7 @@ use crate::answer::{ms, rate};
 use crate::term::{Done, check_interrupt, json, note};
 use canvas::Canvas;
 use gristmill::engine::diffuse::{DiffuseRequest, Diffusion};
-use gristmill::{Cpu, Decoder, Engine, Tokenizer};
+use gristmill::{Decoder, Device, Engine, Tokenizer};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub struct Show {
 
 /// Fills in an answer and shows how it comes.
 pub fn fill_in(
-    engine: &mut Engine<Cpu>,
+    engine: &mut Engine<Device>,
     request: DiffuseRequest,
     tokenizer: &Arc<Tokenizer>,
     show: &Show,
@@ -72,7 +72,7 @@ pub fn fill_in(
             "fill_ms": ms(time),
             "load_ms": ms(show.loaded),
             "passes": passes,
-            "device": format!("cpu ({})", show.device),
+            "device": show.device,
         }))?;
     } else {
         canvas.finish(&text)?;

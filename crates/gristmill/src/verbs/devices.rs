@@ -26,10 +26,15 @@ pub fn show(device: Wanted) -> Done {
 
 pub fn run(args: DevicesArgs) -> Done {
     let devices = device::list()?;
-    let why = device::choose(args.device);
+    let mut why = device::choose(args.device);
+    if let (Wanted::Auto, Ok((_, why))) = (args.device, &mut why)
+        && !devices.iter().any(|d| d.candidate)
+    {
+        *why = "there is no GPU that is taken without being named";
+    }
     if args.json {
         let list: Vec<_> = devices.iter().map(entry_json).collect();
-        let chosen = why.as_ref().ok().map(|_| "cpu");
+        let chosen = why.as_ref().ok().map(|c| &c.0);
         json(&json!({ "chosen": chosen, "devices": list, "cpu": cpu_json() }))?;
     } else {
         out(&text(&devices, &why))?;
@@ -46,6 +51,7 @@ fn entry_json(e: &Entry) -> serde_json::Value {
         "kind": e.kind,
         "usable": e.usable,
         "reason": e.reason,
+        "offers": e.offers,
         "memory": e.memory,
     })
 }
@@ -58,15 +64,19 @@ fn cpu_json() -> serde_json::Value {
     json!({ "instruction_sets": sets, "flags": states })
 }
 
-fn text(devices: &[Entry], why: &Result<&'static str>) -> String {
+fn text(devices: &[Entry], why: &Result<(String, &'static str)>) -> String {
     let mut out = String::new();
     for e in devices {
-        let mark = if e.usable && why.is_ok() { '*' } else { ' ' };
+        let chosen = why.as_ref().is_ok_and(|c| e.id == c.0);
+        let mark = if e.usable && chosen { '*' } else { ' ' };
         let memory = e.memory.map(|m| format!(", {}", size(m))).unwrap_or_default();
-        out.push_str(&format!("{mark} {:5} {}{memory}: {}\n", e.id, e.name, e.reason));
+        out.push_str(&format!("{mark} {:6} {}{memory}: {}\n", e.id, e.name, e.reason));
+        if !e.offers.is_empty() {
+            out.push_str(&format!("         {}\n", e.offers));
+        }
     }
-    if let Ok(why) = why {
-        out.push_str(&format!("\nchosen: cpu: {why}\n"));
+    if let Ok((id, why)) = why {
+        out.push_str(&format!("\nchosen: {id}: {why}\n"));
     }
     let runs: Vec<&str> = Isa::available().map(Isa::name).collect();
     out.push_str(&format!("\nGRISTMILL_CPU may be: {}\n", runs.join(", ")));

@@ -4,12 +4,13 @@
 //! computes, and shows how far they are apart; the first that departs beyond the tolerance is
 //! where to look. Sides differ in settings, in the file, or in both.
 
-use crate::args::{ActivationsArg, Ids, KvArg, Loading, loading_bar, open, parse_ids};
+use crate::args::{ActivationsArg, ComputeArg, Ids, KvArg, Loading, loading_bar, open, parse_ids};
+use crate::device::{self, Layers, Wanted};
 use crate::resolve::Source;
 use crate::term::{Done, catch_interrupts, check_interrupt, json, note, out, usage};
 use clap::{Args, ValueEnum};
 use gristmill::ir::Shape;
-use gristmill::{Activations, Cpu, CpuOptions, Error, Isa, KvTypes, Model, Result, Settings};
+use gristmill::{Activations, CpuOptions, DType, Error, Isa, KvTypes, Model, Result, Settings};
 use serde_json::json;
 
 #[derive(Args)]
@@ -18,8 +19,10 @@ use serde_json::json;
   gristmill diff model.gguf -p \"Once\" --a cpu=scalar --b cpu=avx2 --tolerance 1e-5
   gristmill diff model-f16.gguf model-q4_k.gguf --ids 1,2,3 --tolerance 0.1
 
-A side is a list of key=value: cpu (naive, scalar, avx2 and so on), activations (int8, f32), cache
-(f16, f32, bf16), threads, model (a file). What it leaves out is as `run` has it. Without --a, side
+  gristmill diff model.gguf --ids 1,2,3 --device cpu,wgpu    the processor against a GPU
+
+A side is a list of key=value: device (cpu, wgpu, wgpu:1), cpu (naive, scalar, avx2 and so on),
+activations (int8, f32), compute (f32, f16), cache (f16, f32, bf16), threads, model (a file). What it leaves out is as `run` has it. Without --a, side
 A is the reference, cpu=naive,activations=f32,cache=f32, where the sides run one file; with two
 files it is as side B.
 
@@ -51,6 +54,10 @@ pub struct DiffArgs {
     #[arg(long, value_name = "SETTINGS", value_parser = parse_side)]
     b: Option<Side>,
 
+    /// The devices of side A and side B, both with activations=f32,cache=f32 unless said otherwise
+    #[arg(long, env = "GRISTMILL_DIFF_DEVICES", value_name = "A,B", value_parser = parse_devices)]
+    device: Option<(Wanted, Wanted)>,
+
     /// What still counts as the same: a part of a value's largest magnitude
     #[arg(long, value_name = "T", default_value_t = 1e-3)]
     tolerance: f64,
@@ -74,11 +81,19 @@ pub struct DiffArgs {
 /// How one side runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Side {
+    device: Option<Wanted>,
     cpu: Option<Isa>,
     activations: Option<ActivationsArg>,
+    compute: Option<ComputeArg>,
     cache: Option<KvArg>,
     threads: Option<usize>,
     model: Option<String>,
+}
+
+/// Reads two devices, as `cpu,wgpu`.
+fn parse_devices(text: &str) -> Result<(Wanted, Wanted), String> {
+    let two = text.split_once(',').ok_or("it must be two devices, as cpu,wgpu")?;
+    Ok((device::parse(two.0.trim())?, device::parse(two.1.trim())?))
 }
 
 /// The side to compare with where none is named.
@@ -95,6 +110,7 @@ fn parse_side(text: &str) -> Result<Side, String> {
             return Err(format!("'{part}' is no key=value"));
         };
         match key.trim() {
+            "device" => side.device = Some(device::parse(value)?),
             "cpu" => {
                 let isa = Isa::from_name(value).filter(|i| i.is_available());
                 side.cpu = Some(isa.ok_or_else(|| {
@@ -103,6 +119,7 @@ fn parse_side(text: &str) -> Result<Side, String> {
                 })?);
             }
             "activations" => side.activations = Some(ActivationsArg::from_str(value, true)?),
+            "compute" => side.compute = Some(ComputeArg::from_str(value, true)?),
             "cache" => side.cache = Some(KvArg::from_str(value, true)?),
             "threads" => {
                 let n = value.parse().ok().filter(|n| (1..=1024).contains(n));
@@ -111,7 +128,7 @@ fn parse_side(text: &str) -> Result<Side, String> {
             "model" => side.model = Some(value.to_owned()),
             other => {
                 return Err(format!(
-                    "'{other}' is none of cpu, activations, cache, threads, model"
+                    "'{other}' is none of device, cpu, activations, compute, cache, threads, model"
                 ));
             }
         }
@@ -129,7 +146,9 @@ impl Side {
             _ => Activations::Int8,
         };
         let t = self.cache.unwrap_or(KvArg::F16).dtype();
-        Ok(Settings { cpu, activations, kv: KvTypes { k: t, v: t }, ..Settings::default() })
+        let compute = self.compute.map_or(DType::F32, ComputeArg::dtype);
+        let kv = KvTypes { k: t, v: t };
+        Ok(Settings { cpu, activations, compute, kv, ..Settings::default() })
     }
 
     fn describe(&self, model: &Model, settings: &Settings) -> String {
@@ -139,7 +158,11 @@ impl Side {
         };
         let (isa, n) = (settings.cpu.isa, settings.cpu.threads);
         let (file, cache) = (model.gguf().name(), settings.kv.k.name().to_lowercase());
-        format!("{file}: cpu={isa},activations={activations},cache={cache},threads={n}")
+        let compute = match settings.compute {
+            DType::F32 => String::new(),
+            other => format!("compute={},", other.name().to_lowercase()),
+        };
+        format!("{file}: cpu={isa},activations={activations},{compute}cache={cache},threads={n}")
     }
 }
 
@@ -207,6 +230,16 @@ pub fn run(args: DiffArgs) -> Done {
         None if b.model.is_some() => Side { model: None, ..b.clone() },
         None => parse_side(REFERENCE).map_err(Error::Usage)?,
     };
+    if let Some((first, second)) = args.device {
+        for (side, device) in [(&mut a, first), (&mut b, second)] {
+            side.device = Some(device);
+            side.activations = side.activations.or(Some(ActivationsArg::F32));
+            side.cache = side.cache.or(Some(KvArg::F32));
+        }
+        if args.a.is_none() {
+            a.cpu = None;
+        }
+    }
     a.model = a.model.or_else(|| args.model.clone());
     b.model = b.model.or_else(|| a.model.clone());
     let source = |m: &Option<String>| m.clone().map_or(Source::Bundled, Source::Named);
@@ -276,10 +309,14 @@ fn pass(
     };
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let options = settings.engine_options(tokens).options;
-    let cpu = Cpu::new(settings.cpu)?;
+    let (device, line) =
+        device::open(side.device.unwrap_or(Wanted::Cpu), Layers::Auto, &settings, model)?;
+    if !args.quiet && side.device.is_some() {
+        note(line);
+    }
     let mut bar = loading_bar();
     let watched = program.watched();
-    let mut probe = model.probe_on(cpu, watched, tokens, &options, &mut |a, b| bar.at(a, b))?;
+    let mut probe = model.probe_on(device, watched, tokens, &options, &mut |a, b| bar.at(a, b))?;
     bar.end();
     probe.run(ids, &mut |seen| {
         check_interrupt()?;

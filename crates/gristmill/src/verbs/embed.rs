@@ -1,8 +1,8 @@
 //! `gristmill embed`: texts into vectors.
 
-use crate::args::{Loading, RunsOn, Threads, loading_bar, open};
+use crate::args::{Loading, RunsOn, Threads, open};
 use crate::resolve::Source;
-use crate::term::{Done, catch_interrupts, check_interrupt, note, out, usage};
+use crate::term::{Done, note, out, usage};
 use crate::texts::{self, Named};
 use clap::{Args, ValueEnum};
 use gristmill::ir::Output;
@@ -104,9 +104,6 @@ impl From<PoolingArg> for Pooling {
     }
 }
 
-/// Tokens of a step: enough for the kernels for many tokens, where texts are short.
-pub const STEP: usize = 512;
-
 impl EmbedArgs {
     fn format(&self) -> Format {
         let ending = self.output.as_ref().and_then(|p| p.extension()?.to_str());
@@ -191,21 +188,9 @@ pub fn run(args: EmbedArgs) -> Done {
         }
         inputs.push(ids.into());
     }
-    let longest = inputs.iter().map(|t| t.ids.len()).max().unwrap_or(1);
-    let all: usize = inputs.iter().map(|t| t.ids.len()).sum();
-    let tokens = longest.max(STEP.min(all)) as u32;
-
-    let cpu = args.runs_on.open(&settings, args.quiet)?;
-    catch_interrupts();
-    let options = settings.engine_options(tokens).options;
-    let mut bar = loading_bar();
-    let mut encoder = model.encoder_on(cpu, program, tokens, &options, &mut |a, b| bar.at(a, b))?;
-    bar.end();
     let mut vectors = vec![];
-    encoder.run(&inputs, &mut |_, v| {
-        check_interrupt()?;
+    texts::run(&model, program, &inputs, (&args.runs_on, &settings, args.quiet), &mut |_, v| {
         vectors.push(truncated(v, dimensions as usize, !args.no_normalize));
-        Ok(())
     })?;
 
     let bytes = match args.format() {

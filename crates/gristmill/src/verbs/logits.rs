@@ -7,7 +7,7 @@ use crate::args::{Ids, ModelArgs, RunsOn, Threads, load, loading_bar, parse_ids,
 use crate::term::{Done, catch_interrupts, check_interrupt, note, out, usage};
 use clap::Args;
 use gristmill::ir::Rows;
-use gristmill::{Cpu, Error, Model, Program, Settings, npy};
+use gristmill::{Device, Error, Model, Program, Settings, npy};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -60,10 +60,10 @@ pub fn run(args: LogitsArgs) -> Done {
         (None, Some(text)) => model.tokenizer()?.prompt(text),
         (None, None) => return usage("give --ids or --prompt"),
     };
-    let cpu = args.runs_on.open(&settings, args.quiet)?;
+    let device = args.runs_on.open(&settings, &model, args.quiet)?;
     catch_interrupts();
     if let Some(node) = &args.stop_after {
-        return stop_after(&args, &model, cpu, &program, &settings, &ids, node);
+        return stop_after(&args, &model, device, &program, &settings, &ids, node);
     }
     let info = model.info(settings.kv)?;
     let vocab = info.vocab_size as usize;
@@ -72,7 +72,7 @@ pub fn run(args: LogitsArgs) -> Done {
     let chunk = if whole { context } else { (HELD / vocab.max(1)).clamp(16, 512) as u32 };
     let settings = Settings { context, whole, ..settings };
     plan(&model, &program, &settings, chunk, args.quiet)?;
-    let mut engine = load(&model, cpu, program, settings.engine_options(context))?;
+    let mut engine = load(&model, device, program, &settings, settings.engine_options(context))?;
 
     let file = args.output.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
     let io = |source| Error::Io { what: format!("writing {file}"), source };
@@ -115,7 +115,7 @@ pub fn run(args: LogitsArgs) -> Done {
 fn stop_after(
     args: &LogitsArgs,
     model: &Model,
-    cpu: Cpu,
+    device: Device,
     program: &Program,
     settings: &Settings,
     ids: &[u32],
@@ -133,7 +133,7 @@ fn stop_after(
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let options = settings.engine_options(tokens).options;
     let mut bar = loading_bar();
-    let mut probe = model.probe_on(cpu, cut, tokens, &options, &mut |a, b| bar.at(a, b))?;
+    let mut probe = model.probe_on(device, cut, tokens, &options, &mut |a, b| bar.at(a, b))?;
     bar.end();
     let mut found = None;
     probe.run(ids, &mut |seen| {

@@ -13,3 +13,5 @@ pub mod quantize;
 pub mod rerank;
 pub mod run;
 pub mod tokenize;
+#[cfg(feature = "wgpu")]
+pub mod tune;

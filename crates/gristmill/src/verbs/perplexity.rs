@@ -96,12 +96,12 @@ pub fn run(args: PerplexityArgs) -> Done {
         (None, Some(path)) => of_text(&model, path, n)?,
         (None, None) => return usage("give --file or --ids-file"),
     };
-    let cpu = args.runs_on.open(&settings, args.quiet)?;
+    let device = args.runs_on.open(&settings, &model, args.quiet)?;
     catch_interrupts();
     let settings = Settings { context: n, ..settings };
     let chunk = (HELD / info.vocab_size.max(1) as usize).clamp(16, 512) as u32;
     plan(&model, &program, &settings, chunk, args.quiet)?;
-    let mut engine = load(&model, cpu, program, settings.engine_options(n))?;
+    let mut engine = load(&model, device, program, &settings, settings.engine_options(n))?;
 
     let mut sums = Sums::default();
     for (ids, scored) in windows {

@@ -3,8 +3,10 @@
 use crate::args::{Loading, byte_bar};
 use crate::term::{Done, catch_interrupts, check_interrupt, note, size, usage};
 use clap::Args;
-use gristmill::{DType, Error, Gguf, quantize};
-use std::fs::{self, File};
+use gristmill::files::write_whole;
+use gristmill::quantize::{self, Written};
+use gristmill::{DType, Gguf};
+use std::fs;
 use std::io::BufWriter;
 use std::path::PathBuf;
 
@@ -43,15 +45,10 @@ pub fn run(args: QuantizeArgs) -> Done {
         return usage(format!("{file} is the model itself; write to another file"));
     }
     catch_interrupts();
-    // Written beside its place and moved there when whole.
-    let mut part = args.output.clone().into_os_string();
-    part.push(".part");
-    let io = |source| Error::Io { what: format!("writing {file}"), source };
     let total = gguf.tensors().map(|t| t.bytes as u64).sum();
     let bar = (!args.quiet && !args.verbose).then(|| byte_bar("quantizing", total));
     let (mut before, mut after) = (0, 0);
-    let out = BufWriter::new(File::create(&part).map_err(io)?);
-    let done = quantize::quantize(&gguf, out, &file, args.target, &mut |t| {
+    let mut see = |t: Written| -> gristmill::Result<()> {
         check_interrupt()?;
         before += t.bytes.0;
         after += t.bytes.1;
@@ -79,17 +76,14 @@ pub fn run(args: QuantizeArgs) -> Done {
             ));
         }
         Ok(())
+    };
+    let done = write_whole(&args.output, |out| {
+        quantize::quantize(&gguf, BufWriter::new(out), &file, args.target, &mut see).map(|_| ())
     });
-    if let Some(bar) = bar {
+    if let Some(bar) = &bar {
         bar.finish_and_clear();
     }
-    match done.and_then(|_| fs::rename(&part, &args.output).map_err(io)) {
-        Ok(()) => {}
-        Err(e) => {
-            let _ = fs::remove_file(&part);
-            return Err(e.into());
-        }
-    }
+    done?;
     if !args.quiet {
         note(format_args!("wrote {file}: {} of tensors, from {}", size(after), size(before)));
     }

@@ -1,10 +1,9 @@
 //! `gristmill rerank`: texts sorted by how well they answer a query.
 
-use crate::args::{Loading, RunsOn, Threads, loading_bar, open};
+use crate::args::{Loading, RunsOn, Threads, open};
 use crate::resolve::{self, Source, Word};
-use crate::term::{Done, catch_interrupts, check_interrupt, json, out, usage};
+use crate::term::{Done, json, out, usage};
 use crate::texts;
-use crate::verbs::embed::STEP;
 use clap::Args;
 use gristmill::ir::Output;
 use gristmill::{Encoding, Reranker};
@@ -92,21 +91,9 @@ pub fn run(args: RerankArgs) -> Done {
         let asked = [query.as_str(), args.instruction.as_str()];
         inputs.push(reranker.text(&tokenizer, asked, &n.text, (most, args.truncate))?);
     }
-    let longest = inputs.iter().map(|t| t.ids.len()).max().unwrap_or(1);
-    let all: usize = inputs.iter().map(|t| t.ids.len()).sum();
-    let tokens = longest.max(STEP.min(all)) as u32;
-
-    let cpu = args.runs_on.open(&settings, args.quiet)?;
-    catch_interrupts();
-    let options = settings.engine_options(tokens).options;
-    let mut bar = loading_bar();
-    let mut encoder = model.encoder_on(cpu, program, tokens, &options, &mut |a, b| bar.at(a, b))?;
-    bar.end();
     let mut found = vec![];
-    encoder.run(&inputs, &mut |i, numbers| {
-        check_interrupt()?;
-        found.push((i, reranker.relevance(numbers)));
-        Ok(())
+    texts::run(&model, program, &inputs, (&args.runs_on, &settings, args.quiet), &mut |i, n| {
+        found.push((i, reranker.relevance(n)));
     })?;
     // The best first; of equals the one that came first.
     found.sort_by(|a, b| b.1.score.total_cmp(&a.1.score));

@@ -16,7 +16,7 @@ use crate::term::{Done, Stop, catch_interrupts, json, note, out, usage};
 use clap::Args;
 use gristmill::state::{self, Fingerprint};
 use gristmill::{
-    Backend, ChatTemplate, Conversation, Cpu, Decoder, Engine, Error, Finish, Model, ModelInfo,
+    Backend, ChatTemplate, Conversation, Decoder, Device, Engine, Error, Finish, Model, ModelInfo,
     Parent, Prompter, Request, SamplingParams, SavedState, SequenceId, Settings, Tokenizer, files,
 };
 use serde_json::json;
@@ -261,10 +261,10 @@ impl RunArgs {
 
 pub fn run(args: RunArgs, started: Instant) -> Done {
     if args.list_devices {
-        return crate::verbs::devices::show(args.runs_on.device);
+        return crate::verbs::devices::show(args.runs_on.device.one()?);
     }
     args.sampling_params()?;
-    device::choose(args.runs_on.device)?; // before anything is read
+    device::choose(args.runs_on.device.one()?)?; // before anything is read
     args.predict()?;
     let exists = |p: &str| Path::new(p).exists();
     let (source, mut text) = resolve::model_and_prompt(
@@ -298,9 +298,9 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         return fill_in(&args, &model, info, settings, text.as_deref(), started);
     }
     args.diffusion.check_unused(model.name())?;
-    let cpu = args.runs_on.open(&settings, args.quiet)?;
-    let device = cpu.capabilities().name;
-    let profiling = Profiling::asked(args.profile.as_ref(), &cpu, &settings)?;
+    let device = args.runs_on.open(&settings, &model, args.quiet)?;
+    let named = format!("{} ({})", device.kind(), device.capabilities().name);
+    let profiling = Profiling::asked(args.profile.as_ref(), &settings)?;
     let program = model.program(settings.kv)?;
     let plan = plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
     let tokenizer = model.tokenizer()?;
@@ -322,7 +322,8 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     };
     if chats {
         let prompter = args.prompter(&model, &tokenizer)?;
-        let engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
+        let engine =
+            load(&model, device, program, &settings, settings.engine_options(plan.context))?;
         let history = args.history.clone().or_else(chat::history_file);
         let history = history.filter(|_| !args.no_history);
         let talk = Conversation { system: args.system.clone(), ..Conversation::default() };
@@ -331,7 +332,8 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         return chat.run(text, history);
     }
     let (ids, mut voice) = prompt(&model, &tokenizer, &args, text.as_deref())?;
-    let mut engine = load(&model, cpu, program, settings.engine_options(plan.context))?;
+    let mut engine =
+        load(&model, device, program, &settings, settings.engine_options(plan.context))?;
     let load_time = started.elapsed();
     if args.verbose {
         note(format_args!("prompt: {ids:?}"));
@@ -369,7 +371,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
             "prefill_ms": ms(answer.prefill),
             "prefill_tok_s": rate(prompt_ids.len(), answer.prefill),
             "decode_tok_s": rate(answer.ids.len().saturating_sub(1), answer.decode),
-            "device": format!("cpu ({device})"),
+            "device": named,
         });
         if !answer.thinking.is_empty() && args.think != Some(Think::Hide) {
             shown["thinking"] = json!(answer.thinking);
@@ -389,7 +391,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
 
 /// Makes a request go on from a saved state.
 fn go_on(
-    engine: &mut Engine<Cpu>,
+    engine: &mut Engine<Device>,
     request: &mut Request,
     saved: &SavedState,
     bos: Option<u32>,
@@ -425,20 +427,21 @@ fn fill_in(
     let copies = if request.guidance > 0.0 { 2 } else { 1 };
     let context = request.total();
     let settings = Settings { context, max_seqs: copies, whole: true, ..settings };
-    let cpu = args.runs_on.open(&settings, args.quiet)?;
-    let device = cpu.capabilities().name;
-    let profiling = Profiling::asked(args.profile.as_ref(), &cpu, &settings)?;
+    let device = args.runs_on.open(&settings, model, args.quiet)?;
+    let named = format!("{} ({})", device.kind(), device.capabilities().name);
+    let profiling = Profiling::asked(args.profile.as_ref(), &settings)?;
     let program = model.program(settings.kv)?;
     let rows = request.block_length.min(request.length) * copies;
     let plan = plan(model, &program, &settings, rows, args.quiet)?;
-    let mut engine = load(model, cpu, program, settings.engine_options(plan.context))?;
+    let mut engine =
+        load(model, device, program, &settings, settings.engine_options(plan.context))?;
     let loaded = started.elapsed();
     if args.verbose {
         note(format_args!("seed: {}", request.seed));
         note(format_args!("prompt: {:?}", request.prompt));
         note(format_args!("loaded in {:.0} ms", ms(loaded)));
     }
-    let show = diffusion::Show { json: args.json, quiet: args.quiet, device, loaded };
+    let show = diffusion::Show { json: args.json, quiet: args.quiet, device: named, loaded };
     engine.profile(profiling.is_some())?;
     diffusion::fill_in(&mut engine, request, &tokenizer, &show)?;
     profiling.map_or(Ok(()), |p| Ok(p.show(&mut engine, model)?))

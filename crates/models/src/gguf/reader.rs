@@ -163,6 +163,12 @@ impl Gguf {
         files.or(self.parts.first()).map_or(("", ""), |p| p.source.choice())
     }
 
+    /// Gives back the memory that tensor data takes in this process: to be called where a device has
+    /// taken its copy. What is read once more comes from the file again.
+    pub fn release(&self) {
+        self.parts.iter().for_each(|part| part.source.release());
+    }
+
     /// That the files are still those that were opened: to be asked after tensor data was used,
     /// and before what came of it is.
     ///

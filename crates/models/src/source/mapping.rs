@@ -36,6 +36,14 @@ impl Mapping {
         })
     }
 
+    /// Gives back the memory of all pages; whoever reads one again has it read from the file again.
+    pub fn release(&self) {
+        // SAFETY: the mapping is of a file and nobody can write to it, so its pages hold nothing that
+        // the file does not; that the file may have changed meanwhile is so at every read.
+        #[cfg(unix)]
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+
     /// The first byte that was read and that the file did not have.
     pub fn lost(&self) -> Option<usize> {
         #[cfg(unix)]

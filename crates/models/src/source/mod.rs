@@ -214,6 +214,15 @@ impl Source {
         }
     }
 
+    /// Gives back the memory of what was mapped and read so far, where a copy of it is in use now.
+    pub fn release(&self) {
+        if let Kind::File(f) = &self.kind
+            && let Some(mapping) = &f.mapping
+        {
+            mapping.release();
+        }
+    }
+
     /// Where the mapping turned out to lack a page of the file, in bytes from its start.
     pub fn lost_at(&self) -> Option<usize> {
         match &self.kind {

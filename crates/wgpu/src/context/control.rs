@@ -1,11 +1,13 @@
 //! What sampling is told, laid out as `kernels/sample.wgsl` reads it.
 
-use gristmill_ir::{SampleBatch, Sampling};
+use gristmill_ir::{SampleBatch, Sampling, Unmask};
 
 /// Words of the head.
 const HEAD: usize = 16;
 /// Words of a row's parameters.
 const PARAMS: usize = 14;
+/// Words of a masked place.
+const UNMASK: usize = 10;
 
 /// Words for a step of so many rows with a few adjustments: more is made room for when it comes.
 pub(crate) fn expected(rows: u32) -> u32 {
@@ -44,7 +46,25 @@ pub(crate) fn fill(w: &mut Vec<u32>, b: &SampleBatch<'_>, vocab: usize) {
     begin(w, 11, b.want.len());
     w[12] = b.want.len() as u32;
     w.extend(b.want.iter().flat_map(|&(row, token)| [row, token]));
+    begin(w, 14, b.unmask.len());
+    w[15] = b.unmask.len() as u32;
+    w.extend(b.unmask.iter().flat_map(place));
     w[13] = (b.top_logprobs as usize).min(vocab) as u32;
+}
+
+fn place(u: &Unmask) -> [u32; UNMASK] {
+    [
+        u.row,
+        u.surety as u32,
+        u.plain.into(),
+        u.temperature.to_bits(),
+        u.top_p.to_bits(),
+        u.top_k,
+        u.seed as u32,
+        (u.seed >> 32) as u32,
+        u.counter as u32,
+        (u.counter >> 32) as u32,
+    ]
 }
 
 fn params(p: &Sampling) -> [u32; PARAMS] {

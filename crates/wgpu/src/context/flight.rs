@@ -70,6 +70,8 @@ fn map(buffer: &Buffer, mode: MapMode, bytes: u64, flag: &Arc<Flag>) {
 /// The numbers of a sampled step.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sampled {
+    /// Whether rows are masked places.
+    pub proposes: bool,
     pub rows: usize,
     pub top: usize,
     pub wanted: usize,
@@ -210,13 +212,26 @@ pub(crate) struct Reading {
     bytes: u64,
 }
 
-/// Pages on their way to the host.
+/// A part of a page or a slot to copy: the bytes of one state.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub state: usize,
+    /// Where it begins in the state's buffer.
+    pub at: u64,
+    pub bytes: usize,
+    /// The page group in host memory, or the slot there.
+    pub group: Option<usize>,
+    /// Where it begins in host memory.
+    pub host: usize,
+}
+
+/// Pages or slots on their way to the host.
 pub(crate) struct Saving {
     number: u64,
     buffer: Buffer,
     flag: Arc<Flag>,
-    /// Group, place in host memory, bytes: one after the other in the buffer.
-    parts: Vec<(usize, usize, usize)>,
+    /// One after the other in the buffer.
+    parts: Vec<Part>,
 }
 
 impl Context {
@@ -296,23 +311,27 @@ impl Context {
         Ok(true)
     }
 
-    /// Starts copying pages, given as (state, byte there, group, byte in host memory, bytes).
-    pub(crate) fn start_saving(
-        &mut self,
-        pages: &[(usize, u64, usize, usize, usize)],
-    ) -> Result<u64> {
+    /// The host's memory of a part.
+    pub(crate) fn host_part(&mut self, p: &Part) -> &mut [u8] {
+        let all = match p.group {
+            Some(group) => &mut self.host[group],
+            None => &mut self.host_slot,
+        };
+        &mut all[p.host..p.host + p.bytes]
+    }
+
+    /// Starts copying to the host.
+    pub(crate) fn start_saving(&mut self, parts: Vec<Part>) -> Result<u64> {
         let gpu = self.gpu.clone();
         self.copies += 1;
-        let total: usize = pages.iter().map(|p| p.4).sum();
+        let total: usize = parts.iter().map(|p| p.bytes).sum();
         let buffer = gpu.large_buffer("pages to save", total as u64, DOWNLOAD)?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let mut at = 0;
-        let mut parts = vec![];
-        for &(state, from, group, to, bytes) in pages {
-            let source = &self.states[state].buffer;
-            encoder.copy_buffer_to_buffer(source, from, &buffer, at, bytes as u64);
-            parts.push((group, to, bytes));
-            at += bytes as u64;
+        for p in &parts {
+            let source = &self.states[p.state].buffer;
+            encoder.copy_buffer_to_buffer(source, p.at, &buffer, at, p.bytes as u64);
+            at += p.bytes as u64;
         }
         let index = gpu.queue.submit([encoder.finish()]);
         let flag = Arc::default();
@@ -329,22 +348,22 @@ impl Context {
         let gpu = self.gpu.clone();
         let _ = gpu.device.poll(PollType::Poll);
         let Some(i) = self.saving.iter().position(|s| s.number == number) else { return Ok(true) };
-        let saving = &self.saving[i];
-        if !saving.parts.is_empty() {
-            if !saving.flag.ready(&gpu, wake)? {
-                return Ok(false);
-            }
-            let total: usize = saving.parts.iter().map(|p| p.2).sum();
-            let view = saving.buffer.get_mapped_range(0..total as u64);
-            let view = view.map_err(|e| Error::Runtime(format!("saved pages: {e}")))?;
-            let mut rest: &[u8] = &view;
-            for &(group, to, bytes) in &saving.parts {
-                let (page, more) = rest.split_at(bytes);
-                self.host[group][to..to + bytes].copy_from_slice(page);
-                rest = more;
-            }
+        if !self.saving[i].parts.is_empty() && !self.saving[i].flag.ready(&gpu, wake)? {
+            return Ok(false);
         }
-        self.saving.remove(i);
+        let saving = self.saving.remove(i);
+        let total: usize = saving.parts.iter().map(|p| p.bytes).sum();
+        if total == 0 {
+            return Ok(true);
+        }
+        let view = saving.buffer.get_mapped_range(0..total as u64);
+        let view = view.map_err(|e| Error::Runtime(format!("saved pages: {e}")))?;
+        let mut rest: &[u8] = &view;
+        for p in &saving.parts {
+            let (part, more) = rest.split_at(p.bytes);
+            self.host_part(p).copy_from_slice(part);
+            rest = more;
+        }
         Ok(true)
     }
 }

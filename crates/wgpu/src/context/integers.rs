@@ -21,11 +21,20 @@ pub(crate) struct Bounds {
     pub tables: [u32; 3],
     /// Elements of a row of each input that is read.
     pub inputs: [Option<u32>; 2],
+    /// Whether states lie in slots.
+    pub recurrent: bool,
+    /// Tokens of a sequence that slots have rows for.
+    pub slot_rows: u32,
+    /// Whether sequences need times, and the cumulative alphas that these are of.
+    pub timed: bool,
+    pub schedules: Vec<Vec<f32>>,
 }
 
 /// Built anew in each step, in the same memory.
 pub(crate) struct Integers {
     pub words: Vec<u32>,
+    /// Which sequence writes each slot.
+    writers: Vec<u32>,
 }
 
 fn bad(what: impl Into<String>) -> Error {
@@ -34,7 +43,7 @@ fn bad(what: impl Into<String>) -> Error {
 
 impl Integers {
     pub fn new(layout: &Layout) -> Integers {
-        let mut new = Integers { words: vec![] };
+        let mut new = Integers { words: vec![], writers: vec![0; layout.slots as usize] };
         new.words.reserve(new.expected(layout) as usize);
         new
     }
@@ -46,7 +55,7 @@ impl Integers {
         let groups = layout.pages.len() as u64;
         HEAD as u64
             + 12 * tokens
-            + 4 * (seqs + 1)
+            + 10 * (seqs + 1)
             + pages
             + groups * seqs
             + u64::from(layout.max.rows)
@@ -69,6 +78,10 @@ impl Integers {
         check_arrays(b)?;
         check_tables(b, bounds, sampled)?;
         check_moves(b.moves, layout)?;
+        if bounds.recurrent {
+            check_slots(b, &mut self.writers)?;
+        }
+        check_times(b, bounds)?;
         for (g, &window) in bounds.windows.iter().enumerate() {
             check_group(b, layout, g, window, bounds.windows.len())?;
         }
@@ -101,6 +114,12 @@ impl Integers {
         array(16, b.pages);
         array(17, b.page_starts);
         array(18, b.rows);
+        if bounds.recurrent {
+            array(22, b.state_in);
+            array(23, b.state_out);
+        }
+        array(24, b.times.as_flattened());
+        array(25, bytemuck::cast_slice(b.seeds));
         begin(w, 19, b.moves.len());
         for m in b.moves {
             w.extend(match *m {
@@ -157,6 +176,15 @@ fn check_arrays(b: &Batch<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The slot whose content a slot has once the copies are done.
+fn moved_from(moves: &[Move], slot: u32) -> u32 {
+    let back = |held: u32, m: &Move| match *m {
+        Move::Slot { from, to } if to == held => from,
+        _ => held,
+    };
+    moves.iter().rev().fold(slot, back)
+}
+
 /// Ids, positions and types within the model's tables, slots that have sampled.
 fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> {
     let [ids, positions, types] = bounds.tables;
@@ -166,7 +194,7 @@ fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> 
     for t in b.tokens {
         match *t {
             Token::Id(id) if id >= ids || id >= SLOT => return outside("token id", id, ids),
-            Token::Last(slot) if sampled.get(slot as usize) != Some(&true) => {
+            Token::Last(slot) if sampled.get(moved_from(b.moves, slot) as usize) != Some(&true) => {
                 return Err(bad("a slot whose last token was never sampled"));
             }
             _ => {}
@@ -179,6 +207,62 @@ fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> 
         Some(&t) => outside("token type", t, types),
         None => Ok(()),
     }
+}
+
+/// Every sequence has a slot of its own to write, which no other reads.
+fn check_slots(b: &Batch<'_>, writers: &mut [u32]) -> Result<()> {
+    let seqs = b.kv_len.len();
+    if b.state_in.len() != seqs || b.state_out.len() != seqs {
+        return Err(bad("an array of state slots has another length than the sequences"));
+    }
+    let missing = |slot: u32| Err(bad(format!("state slot {slot} does not exist")));
+    writers.fill(u32::MAX);
+    for (s, &slot) in b.state_out.iter().enumerate() {
+        match writers.get_mut(slot as usize) {
+            Some(writer) if *writer == u32::MAX => *writer = s as u32,
+            Some(_) => return Err(bad(format!("two sequences write state slot {slot}"))),
+            None => return missing(slot),
+        }
+    }
+    for (s, &slot) in b.state_in.iter().enumerate().filter(|s| *s.1 != u32::MAX) {
+        match writers.get(slot as usize) {
+            Some(&writer) if writer == u32::MAX || writer == s as u32 => {}
+            Some(_) => return Err(bad(format!("state slot {slot} is read and written by two"))),
+            None => return missing(slot),
+        }
+    }
+    Ok(())
+}
+
+/// Sequences fit into their slots, and every one has times from which and to which there is a step.
+fn check_times(b: &Batch<'_>, bounds: &Bounds) -> Result<()> {
+    let most = bounds.slot_rows;
+    if let Some(w) = b.seq_starts.windows(2).find(|w| w[1] - w[0] > most) {
+        return Err(bad(format!("{} tokens for a slot of {most} rows", w[1] - w[0])));
+    }
+    if !bounds.timed {
+        return Ok(());
+    }
+    let (got, seqs) = (b.times.len(), b.kv_len.len());
+    if got != seqs {
+        return Err(bad(format!("times of {got} of {seqs} sequences")));
+    }
+    if !b.seeds.is_empty() && b.seeds.len() != seqs {
+        return Err(bad("seeds of another number of sequences"));
+    }
+    for alphas in &bounds.schedules {
+        for &[from, to] in b.times {
+            let alpha = |t: u32| alphas.get(t as usize).copied();
+            let next = if to == u32::MAX { Some(1.0) } else { alpha(to) };
+            if alpha(from).is_none_or(|a| next.is_none_or(|n| n < a)) {
+                return Err(bad(format!(
+                    "from time {from} to {to}, which is none of {} or has more noise",
+                    alphas.len()
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_moves(moves: &[Move], layout: &Layout) -> Result<()> {

@@ -1,5 +1,6 @@
-// Activations as signed bytes in units of 32: integers by the largest of the unit, then the scale that
-// is best for them by least squares. A thread makes a unit.
+// Activations as signed bytes in units of 32: the largest of a unit becomes 127, 126, 125 or 124,
+// whichever leaves the least error; then the scale is the best for these integers by least squares.
+// A thread makes a unit.
 
 struct Parameters {
     units: u32,
@@ -13,6 +14,10 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> x: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<u32>;
 
+fn rounded(x: f32) -> f32 {
+    return trunc(x + select(0.5, -0.5, x < 0.0));
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let unit = wg.x * 64u + thread;
@@ -22,7 +27,25 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let to = (row * p.units + unit) * 10u;
     var peak = 0.0;
     for (var i = 0u; i < 32u; i++) { peak = max(peak, abs(x[at + i])); }
-    let inverse = select(0.0, 127.0 / peak, peak > 0.0);
+    // Errors in units of the step for 127.
+    var errors = vec4<f32>(0.0);
+    let tops = vec4<f32>(127.0, 126.0, 125.0, 124.0);
+    let steps = vec4<f32>(1.0, 127.0 / 126.0, 127.0 / 125.0, 127.0 / 124.0);
+    if peak > 0.0 {
+        for (var i = 0u; i < 32u; i++) {
+            let scaled = x[at + i] / peak * tops;
+            let off = (scaled - vec4<f32>(rounded(scaled.x), rounded(scaled.y), rounded(scaled.z), rounded(scaled.w))) * steps;
+            errors += off * off;
+        }
+    }
+    var top = tops.x;
+    var least = errors.x;
+    for (var i = 1u; i < 4u; i++) {
+        if errors[i] < least {
+            least = errors[i];
+            top = tops[i];
+        }
+    }
     var products = 0.0;
     var squares = 0;
     var sums = array<i32, 2>(0, 0);
@@ -30,8 +53,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         var word = 0u;
         for (var i = 0u; i < 4u; i++) {
             let v = x[at + 4u * j + i];
-            let scaled = v * inverse;
-            let q = i32(scaled + select(0.5, -0.5, scaled < 0.0));
+            let q = i32(select(0.0, rounded(v / peak * top), peak > 0.0));
             products += v * f32(q);
             squares += q * q;
             sums[j / 4u] += q;

@@ -9,8 +9,8 @@ var<workgroup> xs: array<u32, $X_QUADS>;
 var<workgroup> ds: array<f32, $TOKENS>;
 var<workgroup> sums: array<u32, $TOKENS>;
 #else
-var<workgroup> ws: array<vec4<f32>, $W_QUADS>;
-var<workgroup> xs: array<vec4<f32>, $X_QUADS>;
+var<workgroup> ws: array<quad_, $W_QUADS>;
+var<workgroup> xs: array<quad_, $X_QUADS>;
 #endif
 
 const R: u32 = $ROWSu / 16u;
@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
             if j < $RUNSu { ss[j * $ROWSu + r] = factors(i, b, u, j); }
             if j == 0u { zs[r] = signed_zero(i); }
 #else
-            ws[j * $ROWSu + r] = weight4(i, b, u, j);
+            ws[j * $ROWSu + r] = quad_(weight4(i, b, u, j));
 #endif
         }
         for (var q = thread; q < $TOKENSu * 8u; q += $THREADSu) {
@@ -62,7 +62,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
 #else
             value = x[from_row * p.x_stride + unit * 8u + j];
 #endif
-            xs[j * $TOKENSu + t] = value;
+            xs[j * $TOKENSu + t] = quad_(value);
 #endif
         }
         workgroupBarrier();
@@ -93,7 +93,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
             for (var r = 0u; r < R; r++) {
                 let weight = ws[j * $ROWSu + my_row + r * 16u];
                 for (var t = 0u; t < T; t++) {
-                    acc[t * R + r] += dot(weight, xs[j * $TOKENSu + my_token * T + t]);
+                    acc[t * R + r] += f32(dot(weight, xs[j * $TOKENSu + my_token * T + t]));
                 }
             }
         }

@@ -5,6 +5,10 @@ var<workgroup> sums: array<f32, $PARTIAL>;
 
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>,
+#if SUBGROUPS
+        @builtin(subgroup_id) subgroup: u32, @builtin(num_subgroups) subgroups: u32,
+        @builtin(subgroup_invocation_id) lane: u32,
+#endif
         @builtin(local_invocation_index) thread: u32) {
     let t = wg.y;
     let row = p.begin + (wg.x + wg.z * n.x) * $ROWSu;
@@ -44,25 +48,38 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
         }
 #else
         let from_quad = t / p.x_share * p.x_stride + unit * 8u;
-        var xs: array<vec4<f32>, 8>;
+        var xs: array<quad_, 8>;
         for (var j = 0u; j < 8u; j++) {
 #if TAIL
             let left = vec4<i32>(i32(p.cols) - i32(unit * 32u + j * 4u)) - vec4<i32>(0, 1, 2, 3);
-            xs[j] = vec4<f32>(0.0);
-            if left.x > 0 { xs[j] = select(vec4<f32>(0.0), x[from_quad + j], left > vec4<i32>(0)); }
+            var value = vec4<f32>(0.0);
+            if left.x > 0 { value = select(value, x[from_quad + j], left > vec4<i32>(0)); }
+            xs[j] = quad_(value);
 #else
-            xs[j] = x[from_quad + j];
+            xs[j] = quad_(x[from_quad + j]);
 #endif
         }
         for (var r = 0u; r < $ROWSu; r++) {
             let i = at[r] + block;
             let b = i * $WORDSu;
             var sum = 0.0;
-            for (var j = 0u; j < 8u; j++) { sum += dot(weight4(i, b, u, j), xs[j]); }
+            for (var j = 0u; j < 8u; j++) { sum += f32(dot(quad_(weight4(i, b, u, j)), xs[j])); }
             acc[r] += sum;
         }
 #endif
     }
+#if SUBGROUPS
+    for (var r = 0u; r < $ROWSu; r++) {
+        let sum = subgroupAdd(acc[r]);
+        if lane == 0u { sums[r * $THREADSu + subgroup] = sum; }
+    }
+    workgroupBarrier();
+    if thread < $ROWSu {
+        var sum = 0.0;
+        for (var i = 0u; i < subgroups; i++) { sum += sums[thread * $THREADSu + i]; }
+        sums[thread * $THREADSu] = sum;
+    }
+#else
     for (var r = 0u; r < $ROWSu; r++) { sums[r * $THREADSu + thread] = acc[r]; }
     for (var half = $THREADSu / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
@@ -73,6 +90,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
         }
     }
     workgroupBarrier();
+#endif
     if thread < $ROWSu && row + thread < p.end && t < rows_of(p.kind, p.k) {
         let flat = e * p.rows + row + thread - p.first;
         if flat < p.count { finish(t, e, row + thread, sums[thread * $THREADSu]); }

@@ -127,3 +127,23 @@ fn product(a: u32, b: u32) -> vec2<u32> {
     let n = x.y * y.x + (m & 0xffffu);
     return vec2<u32>(a * b, x.y * y.y + (m >> 16u) + (n >> 16u));
 }
+
+// cos and sin of `r`, |r| <= 0.79, and so many quarter turns.
+fn circle(r: f32, quarter: u32) -> vec2<f32> {
+    let s = r * r;
+    let sine = r * (1.0 + s * (-0.16666667 + s * (0.008333334 + s * (-0.00019841270 + s * 2.7557319e-6))));
+    let cosine = 1.0 + s * (-0.5 + s * (0.041666668 + s * (-0.0013888889 + s * (2.4801587e-5 + s * -2.755732e-7))));
+    switch quarter & 3u {
+        case 1u: { return vec2<f32>(-sine, cosine); }
+        case 2u: { return vec2<f32>(-cosine, -sine); }
+        case 3u: { return vec2<f32>(sine, -cosine); }
+        default: { return vec2<f32>(cosine, sine); }
+    }
+}
+
+// cos and sin of so many 2^-32 turns, whose remainder is exact.
+fn turn(turns: u32) -> vec2<f32> {
+    let quarter = (turns + 0x20000000u) >> 30u;
+    let rest = bitcast<i32>(turns - (quarter << 30u));
+    return circle(f32(rest) * 1.4629181e-9, quarter); // pi/2 2^-30
+}

@@ -41,6 +41,13 @@ struct Parameters {
 @group(0) @binding(7) var<storage, read> grid: array<u32>;
 #endif
 
+// Four numbers as they are multiplied; sums of such products are f32.
+#if HALF
+alias quad_ = vec4<f16>;
+#else
+alias quad_ = vec4<f32>;
+#endif
+
 fn finish(t: u32, e: u32, row: u32, sum: f32) {
     var y = sum;
     if p.biases != 0u { y += bias[e * p.biases + p.bias_at + row]; }

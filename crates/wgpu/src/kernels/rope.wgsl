@@ -18,34 +18,19 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read_write> out: array<vec2<f32>>;
 
 // cos and sin of an angle of 0 up to 2^24.
-fn turn(angle: f32) -> vec2<f32> {
-    var r = angle;
-    var quarter = 0u;
-    if angle > 0.75 {
-        let bits = bitcast<u32>(angle);
-        let m = (bits & 0x7fffffu) | 0x800000u;
-        // angle = m 2^-(23 - e); 2/pi = 0.A2F9836E 4E44152A... in base 2^32.
-        let down = 150u - (bits >> 23u);
-        let a = product(m, 0xA2F9836Eu);
-        let b = product(m, 0x4E44152Au);
-        let low = a.x + b.y;
-        let high = a.y + select(0u, 1u, low < a.x);
-        // high.low is the angle in quarter turns, times 2^down with `down` up to 24. To 2.30 bits:
-        let up = 30u - down;
-        let turns = (high << up) | (low >> (32u - up));
-        quarter = (turns + 0x20000000u) >> 30u;
-        let rest = bitcast<i32>(turns - (quarter << 30u));
-        r = f32(rest) * 1.4629181e-9; // pi/2 2^-30
-    }
-    let s = r * r;
-    let sine = r * (1.0 + s * (-0.16666667 + s * (0.008333334 + s * (-0.00019841270 + s * 2.7557319e-6))));
-    let cosine = 1.0 + s * (-0.5 + s * (0.041666668 + s * (-0.0013888889 + s * (2.4801587e-5 + s * -2.755732e-7))));
-    switch quarter & 3u {
-        case 1u: { return vec2<f32>(-sine, cosine); }
-        case 2u: { return vec2<f32>(-cosine, -sine); }
-        case 3u: { return vec2<f32>(sine, -cosine); }
-        default: { return vec2<f32>(cosine, sine); }
-    }
+fn rotation(angle: f32) -> vec2<f32> {
+    if angle <= 0.75 { return circle(angle, 0u); }
+    let bits = bitcast<u32>(angle);
+    let m = (bits & 0x7fffffu) | 0x800000u;
+    // angle = m 2^-(23 - e); 2/pi = 0.A2F9836E 4E44152A... in base 2^32.
+    let down = 150u - (bits >> 23u);
+    let a = product(m, 0xA2F9836Eu);
+    let b = product(m, 0x4E44152Au);
+    let low = a.x + b.y;
+    let high = a.y + select(0u, 1u, low < a.x);
+    // high.low is the angle in quarter turns, times 2^down with `down` up to 24. To 2.30 bits:
+    let up = 30u - down;
+    return turn((high << up) | (low >> (32u - up)));
 }
 
 @compute @workgroup_size(64)
@@ -57,5 +42,5 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     if i >= p.first { component = 1u; }
     if i >= p.second { component = 2u; }
     let position = ints[ints[AT_POSITIONS] + 3u * t + component];
-    out[t * p.pairs + i] = p.magnitude * turn(f32(position) * frequencies[i]);
+    out[t * p.pairs + i] = p.magnitude * rotation(f32(position) * frequencies[i]);
 }

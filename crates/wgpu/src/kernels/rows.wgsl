@@ -6,7 +6,7 @@ struct Parameters {
     x_stride: u32,
     y_stride: u32,
     kind: u32,
-    k: u32,
+    k: u32,        // choices of a token; with SEQUENCE, the capacity
     act: u32,
     gated: u32,
     input: u32,    // which input of the host
@@ -17,7 +17,11 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
+#if SEQUENCE
+@group(0) @binding(5) var<storage, read> derived: array<u32>;
+#else
 @group(0) @binding(5) var<storage, read_write> gate: array<f32>;
+#endif
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -32,6 +36,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     var factor = 1.0;
     if p.gated != 0u { factor = sigmoid(gate[row * p.y_stride]); }
     out[to] = x[to] + factor * y[to];
+#endif
+#if SEQUENCE
+    out[to] = x[to] + y[derived[p.k + row] * p.y_stride + i];
+#endif
+#if LERP
+    out[to] = x[to] + gate[to] * (y[to] - x[to]);
 #endif
 #if SELECT
     out[to] = x[ints[ints[AT_ROWS] + row] * p.x_stride + i];

@@ -19,6 +19,10 @@ const AT_PAGE_STARTS: u32 = 17u;
 const AT_ROWS: u32 = 18u;
 const AT_MOVES: u32 = 19u;
 const AT_INPUTS: u32 = 20u;
+const AT_STATE_IN: u32 = 22u;
+const AT_STATE_OUT: u32 = 23u;
+const AT_TIMES: u32 = 24u;
+const AT_SEEDS: u32 = 25u;
 
 // Rows of a value: 0 tokens, 1 sequences, 2 wanted rows, 3 choices of experts.
 fn rows_of(kind: u32, k: u32) -> u32 {

@@ -1,10 +1,10 @@
 //! Products with matrices: one row of activations at a time, or tiles of many.
 
-use super::recipes::{self, ROWS, TILE_ROWS, TILE_TOKENS};
+use super::recipes;
 use super::{At, Call, Compiler, Count, Resource, is_int8, kind};
 use crate::shader::Recipe;
 use crate::weights::{Matrix, Piece};
-use gristmill_core::Result;
+use gristmill_core::{DType, Result};
 use gristmill_ir::{Act, Rows, Tensor, Value};
 
 /// Up to so many rows of activations go one by one.
@@ -37,8 +37,13 @@ impl Compiler<'_> {
     /// Scratch for activations as signed bytes, where some matrix takes them.
     pub(super) fn int8_bytes(&self, x: Value, w: &[Tensor]) -> usize {
         let s = self.program.shape(x);
+        self.int8_bytes_of(s.rows, s.width as usize, w)
+    }
+
+    /// The same for rows of so many elements.
+    pub(super) fn int8_bytes_of(&self, rows: Rows, width: usize, w: &[Tensor]) -> usize {
         match w.iter().any(|&w| self.is_int8(w).unwrap_or(false)) {
-            true => self.part(s.rows, s.width.div_ceil(32) as usize * INT8_UNIT),
+            true => self.part(rows, width.div_ceil(32) * INT8_UNIT),
             false => 0,
         }
     }
@@ -134,10 +139,14 @@ impl Compiler<'_> {
                 ];
                 resources.extend(route.map(|r| (6, Resource::Part(r.offset, r.bytes))));
                 resources.extend(grid.clone().map(|g| (7, Resource::Held(g))));
+                let subgroups = self.gpu.features.contains(wgpu::Features::SUBGROUP);
+                let ways = [subgroups, self.options.compute == DType::F16];
                 let tail = !matrix.cols.is_multiple_of(32);
-                let [vector, tile] = recipes::products(&matrix.format, int8, tail, route.is_some());
+                let shapes = self.gpu.shapes;
+                let kinds = [int8, tail, route.is_some()];
+                let [vector, tile] = recipes::products(&matrix.format, kinds, ways, shapes);
                 let tall = route.is_none() && self.bound(out.rows) as u32 > FEW;
-                let groups = (end - begin).div_ceil(ROWS);
+                let groups = (end - begin).div_ceil(shapes.rows);
                 let [gx, gz] = spread(groups);
                 let rows = Count::Rows(out.rows, 1);
                 let grid = [Count::Fixed(gx), rows, Count::Fixed(gz)];
@@ -146,8 +155,8 @@ impl Compiler<'_> {
                     continue;
                 }
                 self.only_when(out.rows, 0, FEW);
-                let [gx, gz] = spread((end - begin).div_ceil(TILE_ROWS));
-                let rows = Count::Rows(out.rows, TILE_TOKENS);
+                let [gx, gz] = spread((end - begin).div_ceil(shapes.tile_rows));
+                let rows = Count::Rows(out.rows, shapes.tile_tokens);
                 let grid = [Count::Fixed(gx), rows, Count::Fixed(gz)];
                 self.call(&tile, &resources, params, grid)?;
                 self.only_when(out.rows, FEW + 1, u32::MAX);

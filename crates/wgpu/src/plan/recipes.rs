@@ -2,39 +2,63 @@
 
 use crate::format::Format;
 use crate::shader::Recipe;
+use crate::tune::{Shapes, TILE_THREADS};
 
-/// Rows of weights that a workgroup of `matvec` reads, and its threads.
-pub(crate) const ROWS: u32 = 4;
-const THREADS: u32 = 64;
-/// Outputs, rows of activations and threads of a tile of `matmul`.
-pub(crate) const TILE_ROWS: u32 = 64;
-pub(crate) const TILE_TOKENS: u32 = 32;
-const TILE_THREADS: u32 = 256;
 /// Queries that a workgroup of `attention` takes at most.
 const SLOTS: u32 = 8;
 
-/// The kernels of a product: for one row of activations, and for many.
-pub(crate) fn products(format: &Format, int8: bool, tail: bool, experts: bool) -> [Recipe; 2] {
+/// The kernels of a product: for one row of activations, and for many. Activations may be `int8`, a row
+/// may end in the middle of a unit, matrices may be experts'. Sums may be taken in
+/// `subgroups`, numbers multiplied as `half` as long ones.
+pub(crate) fn products(
+    format: &Format,
+    [int8, tail, experts]: [bool; 3],
+    [subgroups, half]: [bool; 2],
+    shapes: Shapes,
+) -> [Recipe; 2] {
+    let Shapes { rows, threads, tile_rows, tile_tokens, .. } = shapes;
     let of = |kernel| {
         Recipe::new(kernel)
             .over(format)
             .flag("INT8", int8)
             .flag("TAIL", tail)
             .flag("EXPERTS", experts)
+            .flag("HALF", half && !int8)
     };
     let vector = of("matvec")
-        .define("ROWS", ROWS)
-        .define("THREADS", THREADS)
-        .define("PARTIAL", ROWS * THREADS);
+        .flag("SUBGROUPS", subgroups)
+        .define("ROWS", rows)
+        .define("THREADS", threads)
+        .define("PARTIAL", rows * threads);
     let tile = of("matmul")
-        .define("ROWS", TILE_ROWS)
-        .define("TOKENS", TILE_TOKENS)
+        .define("ROWS", tile_rows)
+        .define("TOKENS", tile_tokens)
         .define("THREADS", TILE_THREADS)
-        .define("W_QUADS", TILE_ROWS * 8)
-        .define("W_RUNS", TILE_ROWS * 2)
-        .define("X_QUADS", TILE_TOKENS * 8)
-        .define("MINE", TILE_ROWS * TILE_TOKENS / TILE_THREADS);
+        .define("W_QUADS", tile_rows * 8)
+        .define("W_RUNS", tile_rows * 2)
+        .define("X_QUADS", tile_tokens * 8)
+        .define("MINE", tile_rows * tile_tokens / TILE_THREADS);
     [vector, tile]
+}
+
+/// The mix with the token before: so many results, and whether slots are written.
+pub(crate) fn token_shift(outs: usize, stores: bool) -> Recipe {
+    Recipe::new("token_shift")
+        .flag("MIX", outs > 0)
+        .flag("SECOND", outs > 1)
+        .flag("THIRD", outs > 2)
+        .flag("STORE", stores)
+}
+
+/// A step of a Gaussian diffusion: its noise given, or drawn.
+pub(crate) fn denoise(given: bool) -> Recipe {
+    Recipe::new("denoise").flag("GIVEN", given).flag("DRAWN", !given)
+}
+
+/// The recurrence of heads of so many elements.
+pub(crate) fn wkv7(dim: u32) -> Recipe {
+    let parts = dim.div_ceil(64);
+    Recipe::new("wkv7").define("DIM", dim).define("PARTS", parts).define("STATE", dim * parts)
 }
 
 /// What follows the projection of queries, keys and values.

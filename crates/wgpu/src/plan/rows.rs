@@ -179,8 +179,35 @@ impl Compiler<'_> {
         self.each("READ", out, [None; 3], [0, input as u32])
     }
 
+    /// The row of each token's sequence added to the token's.
+    pub(super) fn add_sequence(&mut self, x: At, y: At, out: At) -> Result<()> {
+        let params = vec![
+            out.width as u32,
+            out.stride() as u32,
+            x.stride() as u32,
+            y.stride() as u32,
+            kind(Rows::Tokens)[0],
+            self.capacity,
+        ];
+        let resources = [
+            (1, Resource::Ints),
+            (2, part(out)),
+            (3, part(x)),
+            (4, part(y)),
+            (5, Resource::Derived),
+        ];
+        let groups = Count::Fixed((out.width as u32).div_ceil(64));
+        let grid = [groups, Count::Rows(Rows::Tokens, 1), Count::Fixed(1)];
+        self.call(&Recipe::new("rows").flag("SEQUENCE", true), &resources, params, grid)
+    }
+
     pub(super) fn add(&mut self, [x, y]: [At; 2], gate: Option<At>, out: At) -> Result<()> {
         self.each("ADD", out, [Some(x), Some(y), gate], [0, 0])
+    }
+
+    /// `from + t ⊙ (to - from)`.
+    pub(super) fn lerp(&mut self, [from, to, t]: [At; 3], out: At) -> Result<()> {
+        self.each("LERP", out, [Some(from), Some(to), Some(t)], [0, 0])
     }
 
     pub(super) fn select_rows(&mut self, x: At, out: At) -> Result<()> {

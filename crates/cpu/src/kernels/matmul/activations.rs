@@ -18,6 +18,9 @@
 //!   | 1 | f32 | `d · Σ q` over the block, for minima |
 //!   | 2 | i32 | `-Σ q` over the block, for the zero point of the weights |
 //!   | 3, 4 | i32 | `-Σ q` over the first and the second 16 |
+//!
+//!   The same with blocks of 256, `[64][N][4]` and the words, of which 3 and 4 are then over halves of
+//!   the block, is what [coarse panels](super::coarse) meet.
 
 use crate::kernels::norm::map;
 use crate::simd::{Simd, WithSimd};
@@ -25,8 +28,13 @@ use gristmill_ir::Activations;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Bytes of one token in one block of 32: the integers and the five words.
-pub(super) const BLOCK_BYTES: usize = 32 + 5 * 4;
+/// Bytes of one token in one block of `k`: the integers and the five words.
+pub(super) const fn block_bytes(k: usize) -> usize {
+    k + 5 * 4
+}
+
+/// Elements of a coarse block.
+pub(super) const COARSE: usize = 256;
 
 /// Tokens of the widest tile.
 const MOST_TOKENS: usize = 16;
@@ -37,15 +45,15 @@ const MOST_LANES: usize = 16;
 /// What the largest magnitude of a block may become. Whole numbers, so that it has no error itself.
 const TOPS: [f32; 4] = [127.0, 126.0, 125.0, 124.0];
 
-/// The words of a block, as offsets for a tile of `n` tokens.
+/// Word `i` of a block, as an offset from its first word in a tile of `n` tokens.
 pub(super) const fn word(i: usize, n: usize) -> usize {
-    (32 + 4 * i) * n
+    4 * i * n
 }
 
 /// Bytes of one token of `cols` elements.
 pub(super) fn token_bytes(form: Activations, cols: usize) -> usize {
     match form {
-        Activations::Int8 => cols / 32 * BLOCK_BYTES,
+        Activations::Int8 => cols / 32 * block_bytes(32),
         Activations::F32 => cols * 4,
     }
 }
@@ -106,16 +114,18 @@ pub type PrepareFn = unsafe fn(&PrepareArgs);
 /// The preparation of `form` on instruction set `S`.
 pub(super) fn prepare_fn<S: Simd>(form: Activations) -> PrepareFn {
     match form {
-        Activations::Int8 => quantize_tiles::<S>,
+        Activations::Int8 => quantize_tiles::<S, 32>,
         Activations::F32 => arrange_tiles::<S>,
     }
 }
 
+/// Quantizes in blocks of `K`.
+///
 /// # Safety
-/// The token's instructions exist; pointers and sizes as [`PrepareArgs`] says.
-unsafe fn quantize_tiles<S: Simd>(args: &PrepareArgs) {
+/// The token's instructions exist; pointers and sizes as [`PrepareArgs`] says, with whole blocks.
+pub(super) unsafe fn quantize_tiles<S: Simd, const K: usize>(args: &PrepareArgs) {
     // SAFETY: the caller's promise.
-    unsafe { S::assume() }.vectorize(Quantize(args));
+    unsafe { S::assume() }.vectorize(Quantize::<K>(args));
 }
 
 /// # Safety
@@ -125,24 +135,24 @@ unsafe fn arrange_tiles<S: Simd>(args: &PrepareArgs) {
     unsafe { S::assume() }.vectorize(Arrange(args));
 }
 
-struct Quantize<'a>(&'a PrepareArgs);
+struct Quantize<'a, const K: usize>(&'a PrepareArgs);
 
-impl WithSimd for Quantize<'_> {
+impl<const K: usize> WithSimd for Quantize<'_, K> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let PrepareArgs { tokens, cols, out, ref tiles, .. } = *self.0;
         // A lane has a block of its own, so that no sum goes across lanes: neighbours are the same
         // block of the tile's tokens, then its next block.
-        let mut lanes = Lanes::<S>::new();
+        let mut lanes = Lanes::<S, K>::new();
         for i in tiles.clone() {
             let (start, n) = tile(tokens, S::TILE_TOKENS, i);
-            for b in 0..cols / 32 {
+            for b in 0..cols / K {
                 for t in 0..n {
                     // SAFETY: token `start + t < tokens` and block `b` lie within both arrays.
                     unsafe {
-                        let x = self.0.row(start + t).add(32 * b);
-                        let block = out.add((start * (cols / 32) + b * n) * BLOCK_BYTES);
+                        let x = self.0.row(start + t).add(K * b);
+                        let block = out.add((start * (cols / K) + b * n) * block_bytes(K));
                         lanes.push(s, x, block.add(4 * t), n);
                     }
                 }
@@ -153,35 +163,38 @@ impl WithSimd for Quantize<'_> {
     }
 }
 
-/// Blocks to quantize, one a lane.
-struct Lanes<S: Simd> {
+/// Blocks of `K` to quantize, one a lane.
+struct Lanes<S: Simd, const K: usize> {
     count: usize,
-    /// `[32][LANES]`
-    x: [f32; 32 * MOST_LANES],
+    /// `[K][LANES]`
+    x: [[f32; MOST_LANES]; K],
     /// The first quad of each block's token.
     out: [*mut u8; MOST_LANES],
+    /// Quads and words, before they go to their places.
+    words: [[u32; MOST_LANES]; COARSE / 4 + 5],
     set: PhantomData<S>,
 }
 
-impl<S: Simd> Lanes<S> {
+impl<S: Simd, const K: usize> Lanes<S, K> {
     #[inline(always)]
     fn new() -> Self {
-        const { assert!(S::LANES <= MOST_LANES) };
+        const { assert!(S::LANES <= MOST_LANES && K <= COARSE) };
         let out = [std::ptr::null_mut(); MOST_LANES];
-        Lanes { count: 0, x: [0.0; 32 * MOST_LANES], out, set: PhantomData }
+        let words = [[0; MOST_LANES]; COARSE / 4 + 5];
+        Lanes { count: 0, x: [[0.0; MOST_LANES]; K], out, words, set: PhantomData }
     }
 
-    /// Adds the 32 values at `x` as a token of a block of `n`, whose first quad is at `out`.
+    /// Adds the `K` values at `x` as a token of a block of `n`, whose first quad is at `out`.
     ///
     /// # Safety
-    /// Both stay valid until the lanes are flushed: `x` readable for 32 values, `out` writable as a
+    /// Both stay valid until the lanes are flushed: `x` readable for `K` values, `out` writable as a
     /// token of a block. All since the last flush have the same `n`.
     #[inline(always)]
     unsafe fn push(&mut self, s: S, x: *const f32, out: *mut u8, n: usize) {
         let lane = self.count;
-        for k in 0..32 {
+        for (k, values) in self.x.iter_mut().enumerate() {
             // SAFETY: the caller's promise, and `lane < LANES`.
-            unsafe { *self.x.get_unchecked_mut(k * S::LANES + lane) = *x.add(k) };
+            unsafe { *values.get_unchecked_mut(lane) = *x.add(k) };
         }
         self.out[lane] = out;
         self.count += 1;
@@ -191,11 +204,11 @@ impl<S: Simd> Lanes<S> {
         }
     }
 
-    /// Value `k < 32` of each block.
+    /// Value `k < K` of each block.
     #[inline(always)]
     fn value(&self, s: S, k: usize) -> S::F32 {
-        // SAFETY: `x` has 32 rows of lanes, and the remainder changes no `k` of these.
-        unsafe { s.load(self.x.as_ptr().add(k % 32 * S::LANES)) }
+        // SAFETY: `x` has `K` rows of lanes, and the remainder changes no `k` of these.
+        unsafe { s.load(self.x.as_ptr().add(k % K).cast()) }
     }
 
     /// Quantizes what there is.
@@ -205,7 +218,7 @@ impl<S: Simd> Lanes<S> {
     #[inline(always)]
     unsafe fn flush(&mut self, s: S, n: usize) {
         let mut largest = s.zero();
-        for k in 0..32 {
+        for k in 0..K {
             largest = s.max(s.abs(self.value(s, k)), largest);
         }
         let (zero, one) = (s.zero(), s.splat(1.0));
@@ -216,7 +229,7 @@ impl<S: Simd> Lanes<S> {
         for t in TOPS {
             let factor = s.mul(inverse, s.splat(t));
             let mut error = zero;
-            for k in 0..32 {
+            for k in 0..K {
                 let exact = s.mul(self.value(s, k), factor);
                 let rest = s.sub(exact, s.round(exact));
                 error = s.fma(rest, rest, error);
@@ -227,41 +240,41 @@ impl<S: Simd> Lanes<S> {
         }
         let step = s.select_lt(tiny, largest, s.div(largest, top), zero);
         let factor = s.mul(inverse, top);
-        // Sums of at most 32 integers up to 127, and of their squares, are exact in f32.
+        // Sums of at most 256 integers up to 127, and of their squares, are exact in f32.
         let (mut halves, mut products, mut squares) = ([zero; 2], zero, zero);
-        // Eight quads and five words, `[13][LANES]`.
-        let mut words = [0u32; 13 * MOST_LANES];
-        let rows = words.as_mut_ptr();
-        for j in 0..8 {
+        let quads = K / 4;
+        let row = self.words.as_mut_ptr();
+        for j in 0..quads {
             let mut quad = s.words_splat(0);
             for i in 0..4 {
                 let exact = s.mul(self.value(s, 4 * j + i), factor);
                 let v = s.round(exact);
-                halves[j / 4] = s.add(halves[j / 4], v);
+                let half = 2 * j / quads;
+                halves[half] = s.add(halves[half], v);
                 products = s.fma(exact, v, products);
                 squares = s.fma(v, v, squares);
                 let byte = s.words_and(s.words_of(v), 255);
                 quad = s.bytes_or(quad, s.words_shl(byte, 8 * i as u32));
             }
-            // SAFETY: `words` has 13 rows of lanes.
-            unsafe { s.bytes_store(rows.add(j * S::LANES).cast(), quad) };
+            // SAFETY: there is a row of lanes for each quad and each of five words.
+            unsafe { s.bytes_store(row.add(j).cast(), quad) };
         }
         // The largest is `top` steps, so the squares are 0 only where everything is.
         let scale = s.mul(step, s.div(products, s.max(squares, one)));
         let sum = s.add(halves[0], halves[1]);
         // SAFETY: as above.
         unsafe {
-            s.store(rows.add(8 * S::LANES).cast(), scale);
-            s.store(rows.add(9 * S::LANES).cast(), s.mul(scale, sum));
+            s.store(row.add(quads).cast(), scale);
+            s.store(row.add(quads + 1).cast(), s.mul(scale, sum));
             for (i, sum) in [sum, halves[0], halves[1]].into_iter().enumerate() {
-                s.bytes_store(rows.add((10 + i) * S::LANES).cast(), s.words_of(s.sub(zero, sum)));
+                s.bytes_store(row.add(quads + 2 + i).cast(), s.words_of(s.sub(zero, sum)));
             }
         }
         for (lane, out) in self.out[..self.count].iter().enumerate() {
-            for i in 0..13 {
+            for (i, row) in self.words[..quads + 5].iter().enumerate() {
                 // SAFETY: the caller's promise: quads and words of a token lie `n` words apart, and
                 // blocks are aligned to 4.
-                unsafe { *out.add(4 * i * n).cast() = *rows.add(i * S::LANES + lane) };
+                unsafe { *out.add(4 * i * n).cast() = row[lane] };
             }
         }
         self.count = 0;
@@ -321,6 +334,8 @@ mod tests {
                 }
                 assert_eq!(next, tokens);
             }
+            let broken = tile_count(width - 1, width);
+            assert!((0..width).all(|rest| tile_count(rest, width) <= broken), "see `most_tiles`");
         }
     }
 }

@@ -11,7 +11,7 @@
 //! The zero point costs nothing: accumulators start at `-ZERO · Σ x`, which the activations carry.
 //! So the integer sums are those of the true weights, on every instruction set, bias or not.
 
-use super::activations::{self, BLOCK_BYTES, word};
+use super::activations::{self, block_bytes, word};
 use super::fragments::{PackedGroup, Source};
 use super::panel::{AnyPanel, Format, PIECE};
 use super::{GroupSet, MatmulArgs, Output, group_sets, groups_at_once, with_gemv, with_tile};
@@ -140,7 +140,7 @@ unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
     unsafe { S::assume() }.vectorize(Tile::<W, M, N> {
         weights: std::array::from_fn(source),
         // SAFETY: the tile's tokens lie within x.
-        x: unsafe { args.x.add((start * (args.cols / 32) + units.start * N) * BLOCK_BYTES) },
+        x: unsafe { args.x.add((start * (args.cols / 32) + units.start * N) * block_bytes(32)) },
         resume: units.start > 0,
         units: units.len(),
         out: Output::new::<S>(args, start, set),
@@ -148,15 +148,15 @@ unsafe fn run_tile<S: Simd, W: Source, const M: usize, const N: usize>(
 }
 
 /// `M` row groups by `N` tokens.
-struct Tile<W, const M: usize, const N: usize> {
-    weights: [W; M],
+pub(super) struct Tile<W, const M: usize, const N: usize> {
+    pub(super) weights: [W; M],
     /// The prepared token tile, from the first of the units on.
-    x: *const u8,
+    pub(super) x: *const u8,
     /// Units of 32 elements.
-    units: usize,
+    pub(super) units: usize,
     /// Whether y holds the sum over earlier units.
-    resume: bool,
-    out: Output<M>,
+    pub(super) resume: bool,
+    pub(super) out: Output<M>,
 }
 
 impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
@@ -172,27 +172,28 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
         // SAFETY: whoever made the tile gave sources and activations of `units` units.
         unsafe {
             for u in 0..self.units {
-                let x = self.x.add(u * BLOCK_BYTES * N);
+                let x = self.x.add(u * block_bytes(32) * N);
+                let words = x.add(32 * N);
                 for w in self.weights {
                     w.prefetch(s, u);
                 }
                 let mut chains = [[s.i32_zero(); N]; M];
                 if W::SUB == 16 {
-                    let mut dots = start::<S, W, M, N>(s, x.add(word(3, N)));
+                    let mut dots = start::<S, W, M, N>(s, words.add(word(3, N)));
                     self.steps::<S, 0, 1>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 2, 3>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 0, x, &dots, &mut sums);
-                    let mut dots = start::<S, W, M, N>(s, x.add(word(4, N)));
+                    self.finish(s, u, 0, words, &dots, &mut sums);
+                    let mut dots = start::<S, W, M, N>(s, words.add(word(4, N)));
                     self.steps::<S, 4, 5>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 6, 7>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 1, x, &dots, &mut sums);
+                    self.finish(s, u, 1, words, &dots, &mut sums);
                 } else {
-                    let mut dots = start::<S, W, M, N>(s, x.add(word(2, N)));
+                    let mut dots = start::<S, W, M, N>(s, words.add(word(2, N)));
                     self.steps::<S, 0, 1>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 2, 3>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 4, 5>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 6, 7>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 0, x, &dots, &mut sums);
+                    self.finish(s, u, 0, words, &dots, &mut sums);
                 }
             }
         }
@@ -203,7 +204,7 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
 
 /// Accumulators that already hold `-ZERO · Σ x`; `minus_sums` are the tokens' `-Σ x`.
 #[inline(always)]
-unsafe fn start<S: Simd, W: Source, const M: usize, const N: usize>(
+pub(super) unsafe fn start<S: Simd, W: Source, const M: usize, const N: usize>(
     s: S,
     minus_sums: *const u8,
 ) -> [[S::I32; N]; M] {
@@ -249,7 +250,7 @@ const fn in_pairs<S: Simd>(n: usize) -> bool {
 impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
     /// Multiplies quads `J` and `K` of unit `u` of all rows by those of all tokens.
     #[inline(always)]
-    unsafe fn steps<S: Simd, const J: usize, const K: usize>(
+    pub(super) unsafe fn steps<S: Simd, const J: usize, const K: usize>(
         &self,
         s: S,
         u: usize,
@@ -320,12 +321,12 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
 
     /// Scales the dot products of run `run` and adds them to the sums.
     #[inline(always)]
-    unsafe fn finish<S: Simd>(
+    pub(super) unsafe fn finish<S: Simd>(
         &self,
         s: S,
         u: usize,
         run: usize,
-        x: *const u8,
+        words: *const u8,
         dots: &[[S::I32; N]; M],
         sums: &mut [[S::F32; N]; M],
     ) {
@@ -335,7 +336,7 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                 let scale = self.weights[m].scale(s, u, run);
                 let min = if W::HAS_MIN { self.weights[m].min(s, u, run) } else { s.zero() };
                 for n in 0..N {
-                    let token = s.broadcast(x.add(word(0, N) + 4 * n).cast());
+                    let token = s.broadcast(words.add(word(0, N) + 4 * n).cast());
                     let dot = if in_pairs::<S>(N) {
                         s.dots_of_pair([dots[m][n & !1], dots[m][n | 1]])[n & 1]
                     } else {
@@ -344,10 +345,10 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
                     let dot = s.i32_to_f32(dot);
                     let mut sum = s.fma(dot, s.mul(scale, token), sums[m][n]);
                     if W::HAS_MIN && W::SUB == 32 {
-                        let token = s.broadcast(x.add(word(1, N) + 4 * n).cast());
+                        let token = s.broadcast(words.add(word(1, N) + 4 * n).cast());
                         sum = s.neg_fma(min, token, sum);
                     } else if W::HAS_MIN {
-                        let minus = s.i32_broadcast(x.add(word(3 + run, N) + 4 * n).cast());
+                        let minus = s.i32_broadcast(words.add(word(3 + run, N) + 4 * n).cast());
                         sum = s.fma(min, s.mul(token, s.i32_to_f32(minus)), sum);
                     }
                     sums[m][n] = sum;

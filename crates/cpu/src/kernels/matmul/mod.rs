@@ -6,16 +6,19 @@
 //!
 //! * [`activations`](self::Activations): rows of f32 become int8 blocks or f32 panels;
 //! * `matmul_int8`: integer dot products of 16 or 32 elements, scaled and summed in f32;
+//! * `coarse`: integer dot products of 256 elements, of weights and activations rounded once more;
 //! * `matmul_f32`: weights are widened in registers, products summed in f32.
 //!
 //! **Order of operations.** For one row and one token, the sequence of f32 operations depends on
 //! the instruction set, the format and `cols` only: not on the number of tokens, the tile, the
 //! worker's share, or whether weights were read packed or through a panel. So the results of a
-//! token are the same bits in any batch.
+//! token are the same bits in any batch. The exception is `coarse`, which runs for many tokens, where a
+//! kernel was [asked to](MatmulKernel::with_prefill).
 // A register tile is indexed by row group and token throughout: that is what the loops say.
 #![allow(clippy::needless_range_loop)]
 
 mod activations;
+mod coarse;
 mod codes;
 mod fragments;
 mod matmul_f32;
@@ -27,7 +30,7 @@ pub use activations::{PrepareArgs, PrepareFn};
 use crate::simd::{Isa, IsaVisitor, Simd};
 use fragments::{PackedGroup, Source};
 use gristmill_core::{DType, Error, Result, for_each_format};
-use gristmill_ir::Activations;
+use gristmill_ir::{Activations, Prefill};
 use panel::{Format, with_panel};
 use std::ops::Range;
 
@@ -74,9 +77,31 @@ pub struct MatmulKernel {
     prepare: PrepareFn,
     run: Run,
     scratch_bytes: fn(cols: usize) -> usize,
+    coarse: Option<Coarse>,
+    prefill: Prefill,
+}
+
+/// The functions for many tokens, with a scale for each 256 elements.
+#[derive(Clone, Copy, Debug)]
+struct Coarse {
+    prepare: PrepareFn,
+    run: OverPanelsFn,
+    format: Format,
+    scratch_bytes: fn(cols: usize) -> usize,
 }
 
 impl MatmulKernel {
+    /// The kernel as `prefill` says; exact unless this is called.
+    pub fn with_prefill(self, prefill: Prefill) -> MatmulKernel {
+        MatmulKernel { prefill, ..self }
+    }
+
+    /// The functions for so many tokens with one scale for 256 elements, where they are to be used.
+    fn coarse(&self, tokens: usize, cols: usize) -> Option<&Coarse> {
+        let fits = tokens >= coarse::TOKENS && cols.is_multiple_of(activations::COARSE);
+        self.coarse.as_ref().filter(|_| fits && self.prefill == Prefill::Fast)
+    }
+
     /// The form of activations it takes: what was asked for, but f32 for dense weights. Kernels
     /// of one instruction set and one form can share prepared activations.
     pub fn activations(&self) -> Activations {
@@ -92,13 +117,14 @@ impl MatmulKernel {
     }
     /// Tiles that so many tokens in so many shares have at most, when no tile holds tokens of two.
     pub fn most_tiles(&self, tokens: usize, shares: usize) -> usize {
-        let broken = (0..self.tile_tokens).map(|n| self.tiles(n)).max().unwrap_or(0);
-        tokens / self.tile_tokens + shares * broken
+        // One token less than a whole tile makes the most, whichever of its widths a tile has.
+        tokens / self.tile_tokens + shares * self.tiles(self.tile_tokens - 1)
     }
 
     /// Bytes of scratch that each worker gives to [`MatmulKernel::matmul`].
     pub fn scratch_bytes(&self, cols: usize) -> usize {
-        (self.scratch_bytes)(cols)
+        let coarse = self.coarse(usize::MAX, cols).map_or(0, |c| (c.scratch_bytes)(cols));
+        coarse.max((self.scratch_bytes)(cols))
     }
 
     /// Prepares the activations of `args.tiles`.
@@ -109,7 +135,7 @@ impl MatmulKernel {
     #[inline]
     pub unsafe fn prepare(&self, args: &PrepareArgs) {
         // SAFETY: the caller's promise; `select` has seen the instruction set detected.
-        unsafe { (self.prepare)(args) }
+        unsafe { self.coarse(args.tokens, args.cols).map_or(self.prepare, |c| c.prepare)(args) }
     }
 
     /// Computes the rows of `args.groups`.
@@ -122,6 +148,9 @@ impl MatmulKernel {
     pub unsafe fn matmul(&self, args: &MatmulArgs) {
         // SAFETY: the caller's promise; `select` has seen the instruction set detected.
         unsafe {
+            if let Some(coarse) = self.coarse(args.tokens, args.cols) {
+                return (coarse.run)(args, &coarse.format);
+            }
             match &self.run {
                 Run::Direct(matmul) => matmul(args),
                 Run::Panels(_, _, Some(one)) if args.tokens == 1 => one(args),
@@ -192,14 +221,22 @@ fn kernel<S: Simd>(
     scratch_bytes: fn(cols: usize) -> usize,
 ) -> MatmulKernel {
     let prepare = activations::prepare_fn::<S>(activations);
-    MatmulKernel { activations, tile_tokens: S::TILE_TOKENS, prepare, run, scratch_bytes }
+    MatmulKernel {
+        activations,
+        tile_tokens: S::TILE_TOKENS,
+        prepare,
+        run,
+        scratch_bytes,
+        coarse: None,
+        prefill: Prefill::Exact,
+    }
 }
 
 /// The kernel for a block format.
 fn block_kernel<S: Simd, W: PackedGroup>(activations: Activations) -> MatmulKernel {
     let format = Format::new::<S, W>();
     let direct = if W::DIRECT { Some(matmul_int8::direct::<S, W> as MatmulFn) } else { None };
-    match (activations, direct) {
+    let exact = match (activations, direct) {
         (Activations::Int8, Some(direct)) if W::Source::WHOLE_BYTES => {
             kernel::<S>(activations, Run::Direct(direct), |_| 0)
         }
@@ -211,7 +248,15 @@ fn block_kernel<S: Simd, W: PackedGroup>(activations: Activations) -> MatmulKern
             let run = Run::Panels(matmul_f32::over_panels::<S, P>, format, None);
             kernel::<S>(activations, run, matmul_f32::scratch_bytes::<S, P>)
         }),
-    }
+    };
+    let coarse = with_panel!(W, |P| Coarse {
+        prepare: activations::quantize_tiles::<S, { activations::COARSE }>,
+        run: coarse::over_panels::<S, P>,
+        format,
+        scratch_bytes: coarse::scratch_bytes::<S, P>,
+    });
+    let coarse = (activations == Activations::Int8).then_some(coarse);
+    MatmulKernel { coarse, ..exact }
 }
 
 /// Evaluates `$call` with constants `M` and `N` for a number of tokens known at run time, in kernels

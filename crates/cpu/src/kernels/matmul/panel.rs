@@ -29,6 +29,11 @@ pub(super) struct Panel<const SUB: usize, const HAS_MIN: bool, const ZERO: i32>(
 pub(super) trait AnyPanel: Source {
     /// The converted row group at `at`.
     fn at(at: *const u8) -> Self;
+    /// Quad `j` of the unit, as [`Source::quad`] gives it.
+    ///
+    /// # Safety
+    /// As for [`Source::quad`].
+    unsafe fn any_quad<S: Simd>(self, s: S, unit: usize, j: usize) -> S::Bytes;
     /// Bytes of one unit.
     fn unit_bytes<S: Simd>() -> usize {
         let kinds = if Self::HAS_MIN { 2 } else { 1 };
@@ -52,6 +57,11 @@ impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> AnyPanel
     fn at(at: *const u8) -> Self {
         Panel(at)
     }
+    #[inline(always)]
+    unsafe fn any_quad<S: Simd>(self, s: S, unit: usize, j: usize) -> S::Bytes {
+        // SAFETY: the unit starts with eight fragments.
+        unsafe { s.bytes_load(self.0.add(unit * Self::unit_bytes::<S>() + j * 4 * S::LANES)) }
+    }
 }
 
 impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Source for Panel<SUB, HAS_MIN, ZERO> {
@@ -63,8 +73,8 @@ impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Source for Panel<SU
 
     #[inline(always)]
     unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes {
-        // SAFETY: the unit starts with eight fragments.
-        unsafe { s.bytes_load(self.0.add(unit * Self::unit_bytes::<S>() + J * 4 * S::LANES)) }
+        // SAFETY: the caller's promise.
+        unsafe { self.any_quad(s, unit, J) }
     }
     #[inline(always)]
     unsafe fn scale<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {

@@ -13,7 +13,7 @@ const LEAST: f64 = 0.95;
 const LONGEST: u64 = 256 << 20;
 
 /// Fields that say that two rows are the same test.
-const SAME: [&str; 9] = [
+const SAME: [&str; 10] = [
     "model_type",
     "model_size",
     "n_prompt",
@@ -23,6 +23,7 @@ const SAME: [&str; 9] = [
     "n_threads",
     "isa",
     "activations",
+    "gpu_info",
 ];
 
 /// The rows of a file: an array of objects, or an object a line.

@@ -40,13 +40,14 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A line of a plot.
+/// A line of a plot, or points without one.
 struct Series {
     name: String,
     /// Whether it is of an earlier run.
     old: bool,
     points: Vec<(f64, f64)>,
-    /// What a point says when pointed at; the series' name where it is empty.
+    /// What each point says when pointed at, if they are points without a line; a point of a line
+    /// says the series' name.
     labels: Vec<String>,
 }
 
@@ -138,14 +139,15 @@ fn plot(title: &str, [x, y]: [&str; 2], series: &[Series], logarithmic: bool) ->
         });
         let colour = COLOURS[known % COLOURS.len()];
         let places: Vec<(f64, f64)> = s.points.iter().copied().map(at).collect();
-        let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let class = if s.old { " class=\"old\"" } else { "" };
-        let _ = write!(
-            svg,
-            "<polyline{class} {} points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
-            if s.labels.is_empty() { "" } else { "stroke-opacity=\"0\"" },
-            path.join(" ")
-        );
+        if s.labels.is_empty() {
+            let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+            let class = if s.old { " class=\"old\"" } else { "" };
+            let _ = write!(
+                svg,
+                "<polyline{class} points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+                path.join(" ")
+            );
+        }
         for (i, ((px, py), (vx, vy))) in places.iter().zip(&s.points).enumerate() {
             let name = s.labels.get(i).unwrap_or(&s.name);
             let _ = write!(

@@ -1,12 +1,14 @@
 //! `gristmill bench --kernels`: single operations by format and instruction set, beside what the
-//! machine can do and the scalar build of the same kernels.
+//! machine can do and the scalar build of the same kernels; or on the devices that `--device` names, as
+//! their own clocks have it.
 
 use super::{BenchArgs, Format};
-use crate::device;
+use crate::device::{self, Wanted};
 use crate::term::{Done, check_interrupt, note, out, usage};
 use gristmill::cpu::Ceilings;
+use gristmill::ir::Options;
 use gristmill::kernels::{Case, Running, Shape, medians};
-use gristmill::{Activations, Cpu, CpuOptions, DType, Isa};
+use gristmill::{Activations, Backend, Cpu, CpuOptions, DType, Device, Isa};
 use serde_json::{Value, json};
 
 /// Formats that are timed unless others are named.
@@ -22,11 +24,20 @@ const FORMATS: [DType; 9] = [
     DType::MXFP4,
 ];
 
-/// One operation on one instruction set.
+/// Where operations are timed: on an instruction set, or on a device that is no processor.
+struct Side {
+    name: String,
+    isa: Option<Isa>,
+    device: Device,
+}
+
+/// One operation on one of them.
 struct Row {
     name: String,
     dtype: DType,
-    isa: Isa,
+    side: String,
+    /// Whether the measured ceilings are those of the side.
+    is_cpu: bool,
     /// Nanoseconds, the median.
     time: f64,
     bytes: f64,
@@ -35,92 +46,152 @@ struct Row {
     over: [Option<f64>; 2],
 }
 
-fn cases(formats: &[DType]) -> gristmill::Result<Vec<Case>> {
-    let product = |dtype, rows, cols, tokens, from_memory| {
-        Case::product(dtype, Shape { rows, cols, tokens, from_memory })
-    };
-    let mut cases = vec![product(DType::F32, 256, 1024, 1, false)?];
-    for &dtype in formats {
-        cases.push(Case::dequantize(dtype, 4096, 64)?);
-        cases.push(product(dtype, 4096, 4096, 1, true)?);
-        cases.push(product(dtype, 1024, 4096, 1, false)?);
-        cases.push(product(dtype, 256, 4096, 16, false)?);
-        cases.push(product(dtype, 256, 4096, 256, false)?);
-    }
-    cases.push(Case::norm(4096, 64)?);
-    cases.push(Case::softmax(4096)?);
-    cases.push(Case::attention(1, 2047, DType::F16)?);
-    cases.push(Case::attention(128, 896, DType::F16)?);
-    Ok(cases)
+/// What the words of `--kernels` ask for; everything of a kind of which none is named.
+#[derive(Default)]
+struct Words {
+    isas: Vec<Isa>,
+    formats: Vec<DType>,
+    /// Parts of names.
+    names: Vec<String>,
 }
 
-/// Whether a case was asked for: each word is a format or a part of a name.
-fn wanted(case: &Case, words: &[String]) -> bool {
-    let format = |w: &&String| DType::from_name(&w.to_uppercase()).is_some();
-    let (formats, names): (Vec<_>, Vec<_>) = words.iter().partition(format);
-    let of = |w: &&String| case.dtype.name().eq_ignore_ascii_case(w);
-    (formats.is_empty() || formats.iter().any(of))
-        && (names.is_empty() || names.iter().any(|w| case.name.contains(w.as_str())))
+impl Words {
+    fn read(words: &[String]) -> Words {
+        let mut wanted = Words::default();
+        for word in words {
+            if let Some(isa) = Isa::from_name(word) {
+                wanted.isas.push(isa);
+            } else if let Some(format) = DType::from_name(&word.to_uppercase()) {
+                wanted.formats.push(format);
+            } else {
+                wanted.names.push(word.clone());
+            }
+        }
+        wanted
+    }
+
+    fn has(&self, case: &Case) -> bool {
+        (self.formats.is_empty() || self.formats.contains(&case.dtype))
+            && (self.names.is_empty() || self.names.iter().any(|n| case.name.contains(n)))
+    }
+
+    fn cases(&self) -> gristmill::Result<Vec<Case>> {
+        let product = |dtype, rows, cols, tokens, from_memory| {
+            Case::product(dtype, Shape { rows, cols, tokens, from_memory })
+        };
+        let or =
+            |some: &'static [DType]| if self.formats.is_empty() { some } else { &self.formats };
+        let mut cases = vec![product(DType::F32, 256, 1024, 1, false)?];
+        for &dtype in or(&FORMATS) {
+            cases.push(Case::dequantize(dtype, 4096, 64)?);
+            cases.push(product(dtype, 4096, 4096, 1, true)?);
+            cases.push(product(dtype, 1024, 4096, 1, false)?);
+            cases.push(product(dtype, 256, 4096, 16, false)?);
+            cases.push(product(dtype, 256, 4096, 256, false)?);
+        }
+        for &dtype in or(&[DType::Q4_K]) {
+            for (down, tokens) in [(false, 1), (true, 1), (false, 16), (true, 16)] {
+                cases.push(Case::experts(dtype, down, tokens)?);
+            }
+        }
+        cases.push(Case::norm(4096, 64)?);
+        cases.push(Case::softmax(4096)?);
+        cases.push(Case::attention(1, 2047, DType::F16)?);
+        cases.push(Case::attention(128, 896, DType::F16)?);
+        cases.retain(|case| self.has(case));
+        Ok(cases)
+    }
 }
 
 pub fn run(args: &BenchArgs, words: &[String]) -> Done {
-    let named = |w: &String| DType::from_name(&w.to_uppercase());
-    let isas = |w: &String| Isa::from_name(w);
-    let (levels, words): (Vec<_>, Vec<_>) = words.iter().cloned().partition(|w| isas(w).is_some());
-    let mut formats: Vec<DType> = words.iter().filter_map(named).collect();
-    if formats.is_empty() {
-        formats = FORMATS.to_vec();
-    }
-    let all: Vec<Isa> = match &levels[..] {
-        [] => Isa::available().collect(),
-        some => some.iter().filter_map(isas).collect(),
-    };
-    let cases: Vec<Case> = cases(&formats)?.into_iter().filter(|c| wanted(c, &words)).collect();
+    let asked = Words::read(words);
+    let cases = asked.cases()?;
     if cases.is_empty() {
         return usage(format!(
             "--kernels {}: there is no such kernel; words are parts of names (matvec, matmul, \
-             dequantize, norm, softmax, attention), formats and instruction sets",
+             experts, dequantize, norm, softmax, attention), formats and instruction sets",
             words.join(",")
         ));
     }
+    let all = if asked.isas.is_empty() { Isa::available().collect() } else { asked.isas.clone() };
     crate::term::catch_interrupts();
     let default = device::cpu_options(None)?;
     let threads = args.threads.first().map_or(1, |&n| n as usize);
     let open = |isa| Cpu::new(CpuOptions { isa, threads, ..default });
-    let cpus: Vec<Cpu> = all.iter().map(|&isa| open(isa)).collect::<gristmill::Result<_>>()?;
     let ceilings = open(default.isa)?.ceilings()?;
+    // Instruction sets beside each other, unless devices are named: then the best one stands for the
+    // processor.
+    let named = &args.runs_on.device.0;
+    let mut sides = vec![];
+    for &wanted in named {
+        let best = [default.isa];
+        let isas = match wanted {
+            Wanted::Auto | Wanted::Cpu if named.len() == 1 || !asked.isas.is_empty() => &all[..],
+            Wanted::Auto | Wanted::Cpu => &best[..],
+            other => {
+                sides.push(gpu(other, !args.runs_on.no_passthrough)?);
+                continue;
+            }
+        };
+        for &isa in isas {
+            let (name, device) = (isa.name().to_owned(), open(isa)?.into());
+            sides.push(Side { name, isa: Some(isa), device });
+        }
+    }
     if !args.quiet {
         note(format_args!("{threads} threads; {ceilings}"));
+        for side in sides.iter().filter(|s| s.isa.is_none()) {
+            note(format_args!("{}: {}", side.name, side.device.capabilities().name));
+        }
     }
-    let activations = args.runs_on.activations();
+    let options = Options {
+        activations: args.runs_on.activations(),
+        compute: args.runs_on.compute.dtype(),
+        prefill: args.runs_on.prefill(),
+        ..Options::default()
+    };
     let mut first = true;
     for case in &cases {
-        let mut running: Vec<_> = cpus
+        let mut running: Vec<_> = sides
             .iter()
-            .map(|cpu| Running::new(cpu, case, activations))
+            .map(|side| Running::new(&side.device, case, &options))
             .collect::<gristmill::Result<_>>()?;
         let times = medians(&mut running, args.repetitions, check_interrupt)?;
-        let of = |isa: Isa| all.iter().position(|&i| i == isa).map(|i| times[i]);
-        for (&isa, &time) in all.iter().zip(&times) {
+        let of = |isa| sides.iter().position(|s| s.isa == Some(isa)).map(|i| times[i]);
+        for (side, &time) in sides.iter().zip(&times) {
             let over = [Isa::Scalar, Isa::Naive].map(|slow| Some(of(slow)? / time));
-            let (name, dtype) = (case.name.clone(), case.dtype);
-            let row = Row { name, dtype, isa, time, bytes: case.bytes, ops: case.ops, over };
-            row.write(args.output, first, (activations, threads, &ceilings))?;
+            let row = Row {
+                name: case.name.clone(),
+                dtype: case.dtype,
+                side: side.name.clone(),
+                is_cpu: side.isa.is_some(),
+                time,
+                bytes: case.bytes,
+                ops: case.ops,
+                over,
+            };
+            row.write(args.output, first, (options.activations, threads, &ceilings))?;
             first = false;
         }
     }
     if args.output == Format::Json { out("\n]\n") } else { Ok(()) }
 }
 
+/// A device that is no processor.
+fn gpu(wanted: Wanted, passthrough: bool) -> Done<Side> {
+    let (name, device) = device::open_alone(wanted, passthrough)?;
+    Ok(Side { name, isa: None, device })
+}
+
 type Common<'c> = (Activations, usize, &'c Ceilings);
 
 impl Row {
-    /// The share of the ceiling: the least time the machine needs over the time it took.
-    fn share(&self, (activations, _, ceilings): Common<'_>) -> f64 {
+    /// The share of the ceiling: the least time the processor needs over the time it took.
+    fn share(&self, (activations, _, ceilings): Common<'_>) -> Option<f64> {
         let int8 = activations == Activations::Int8 && self.dtype.block_len() > 1;
         let peak = if int8 { ceilings.int8_ops } else { ceilings.f32_ops };
         let least = (self.bytes / ceilings.read_bytes).max(self.ops / peak);
-        least * 1e9 / self.time
+        self.is_cpu.then_some(least * 1e9 / self.time)
     }
 
     fn write(&self, format: Format, first: bool, common: Common<'_>) -> Done {
@@ -175,12 +246,12 @@ impl Row {
             ("kernel", json!(self.name)),
             ("type", json!(self.dtype.name())),
             ("activations", json!(activations)),
-            ("isa", json!(self.isa.name())),
-            ("threads", json!(common.1)),
+            ("isa", json!(self.side)),
+            ("threads", json!(self.is_cpu.then_some(common.1))),
             ("us", rounded(self.time / 1e3, 2)),
             ("GB/s", rate(self.bytes, 2)),
             ("GOP/s", rate(self.ops, 1)),
-            ("% ceiling", rounded(100.0 * self.share(common), 1)),
+            ("% ceiling", self.share(common).map_or(json!(null), |s| rounded(100.0 * s, 1))),
             ("x scalar", over(self.over[0])),
             ("x naive", over(self.over[1])),
         ]

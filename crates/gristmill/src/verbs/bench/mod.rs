@@ -12,19 +12,25 @@ mod record;
 mod table;
 
 use crate::args::{ModelArgs, RunsOn, load, plan};
+use crate::device::Devices;
 use crate::term::{Done, catch_interrupts, check_interrupt, note, usage};
 use clap::{Args, ValueEnum};
 use gristmill::cpu::Ceilings;
 use gristmill::engine::{Parent, SequenceId};
 use gristmill::work::Work;
-use gristmill::{Cpu, Engine, EngineOptions, Error, Model, Request, Settings};
+use gristmill::{Backend, Device, Engine, EngineOptions, Error, Model, Request, Settings};
 use record::Record;
 use std::path::PathBuf;
 use std::time::Instant;
 use table::Table;
 
 #[derive(Args)]
-#[command(after_help = "Example: gristmill bench model.gguf -p 512 -n 128 -r 5 -o md")]
+#[command(after_help = "Examples:
+  gristmill bench model.gguf -p 512 -n 128 -r 5 -o md
+  gristmill bench model.gguf --device wgpu,cpu     the same tests on both, in turns
+  gristmill bench --kernels --device wgpu,cpu      single operations, by the devices' own clocks
+
+Shares (% read, % peak) are of what the processor can do, so rows of other devices have none.")]
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -46,8 +52,8 @@ pub struct BenchArgs {
     n_depth: Vec<u32>,
 
     /// Time single operations instead of a model, by format and instruction set, beside the scalar
-    /// build of the same kernels; words choose: parts of names (matvec, matmul, dequantize, norm,
-    /// softmax, attention), formats, instruction sets
+    /// build of the same kernels, or on the devices that --device names; words choose: parts of names
+    /// (matvec, matmul, experts, dequantize, norm, softmax, attention), formats, instruction sets
     #[arg(long, value_name = "WORDS", value_delimiter = ',', num_args = 0..=1,
           require_equals = true, default_missing_value = "")]
     kernels: Option<Vec<String>>,
@@ -168,6 +174,10 @@ pub struct Setup<'m> {
     pub options: &'m EngineOptions,
     pub ceilings: Ceilings,
     pub work: Work,
+    /// What `--device` calls it.
+    pub device: &'static str,
+    /// Its name, where it is no processor.
+    pub gpu: &'m str,
 }
 
 pub fn run(args: BenchArgs) -> Done {
@@ -200,9 +210,8 @@ pub fn run(args: BenchArgs) -> Done {
     for threads in threads {
         let settings = Settings { context, max_seqs: parallel, ..args.runs_on.settings(threads)? };
         let program = model.program(settings.kv)?;
-        let cpu = args.runs_on.open(&settings, args.quiet)?;
         plan(&model, &program, &settings, settings.max_seqs, args.quiet)?;
-        let ceilings = cpu.ceilings()?;
+        let ceilings = gristmill::Cpu::new(settings.cpu)?.ceilings()?;
         check_interrupt()?;
         if !args.quiet {
             note(ceilings);
@@ -212,16 +221,28 @@ pub fn run(args: BenchArgs) -> Done {
             note("this model fits in the caches, which are faster than the memory measured above");
         }
         let options = options(&settings, context);
-        let mut engine = load(&model, cpu, program, options.clone())?;
-        let setup = Setup { model: &model, settings: &settings, options: &options, ceilings, work };
+        let mut sides = vec![];
+        for &wanted in &args.runs_on.device.0 {
+            let on = RunsOn { device: Devices(vec![wanted]), ..args.runs_on.clone() };
+            let device = on.open(&settings, &model, args.quiet)?;
+            let kind = device.kind();
+            let gpu = if kind == "cpu" { String::new() } else { device.capabilities().name };
+            let engine = load(&model, device, program.clone(), &settings, options.clone())?;
+            sides.push(Side { kind, gpu, engine });
+        }
         for test in &tests {
-            let samples = measure(&mut engine, test, &args)?;
-            let record = Record::new(&setup, test, &samples, [&args.title, &args.note]);
-            table.row(&record)?;
-            if let Some(path) = &args.append {
-                record::append(path, Some(&record))?;
+            let times = measure(&mut sides, test, &args)?;
+            for (side, samples) in sides.iter().zip(&times) {
+                let (model, settings, options) = (&model, &settings, &options);
+                let (device, gpu) = (side.kind, side.gpu.as_str());
+                let setup = Setup { model, settings, options, ceilings, work, device, gpu };
+                let record = Record::new(&setup, test, samples, [&args.title, &args.note]);
+                table.row(&record)?;
+                if let Some(path) = &args.append {
+                    record::append(path, Some(&record))?;
+                }
+                records.push(record);
             }
-            records.push(record);
         }
     }
     table.end()?;
@@ -258,8 +279,30 @@ fn tests(args: &BenchArgs) -> Vec<Test> {
     all
 }
 
-/// Nanoseconds of each repetition.
-fn measure(engine: &mut Engine<Cpu>, test: &Test, args: &BenchArgs) -> Done<Vec<u64>> {
+/// A device with the model on it.
+struct Side {
+    kind: &'static str,
+    gpu: String,
+    engine: Engine<Device>,
+}
+
+/// Nanoseconds of each repetition on each device, the devices taking turns.
+fn measure(sides: &mut [Side], test: &Test, args: &BenchArgs) -> Done<Vec<Vec<u64>>> {
+    let mut requests = vec![];
+    for side in &mut *sides {
+        requests.push(prepare(&mut side.engine, test, args)?);
+    }
+    let mut times = vec![vec![]; sides.len()];
+    for _ in 0..args.repetitions {
+        for ((side, request), times) in sides.iter_mut().zip(&requests).zip(&mut times) {
+            times.push(go(&mut side.engine, request)?.0);
+        }
+    }
+    Ok(times)
+}
+
+/// The requests of a test, after what comes before them.
+fn prepare(engine: &mut Engine<Device>, test: &Test, args: &BenchArgs) -> Done<Vec<Request>> {
     let vocab = engine.vocab().max(1);
     let mut state = 1u32;
     let mut ids = |n: u32| -> Vec<u32> {
@@ -288,11 +331,11 @@ fn measure(engine: &mut Engine<Cpu>, test: &Test, args: &BenchArgs) -> Done<Vec<
     if !args.no_warmup {
         go(engine, &requests)?;
     }
-    (0..args.repetitions).map(|_| Ok(go(engine, &requests)?.0)).collect()
+    Ok(requests)
 }
 
 /// Runs requests to their end: nanoseconds, and the sequence that the last leaves.
-fn go(engine: &mut Engine<Cpu>, requests: &[Request]) -> Done<(u64, Option<SequenceId>)> {
+fn go(engine: &mut Engine<Device>, requests: &[Request]) -> Done<(u64, Option<SequenceId>)> {
     let expected = requests.iter().map(|r| r.max_tokens).sum();
     let mut events = Vec::with_capacity(expected);
     let requests = requests.to_vec();

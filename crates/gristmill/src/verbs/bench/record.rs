@@ -22,12 +22,15 @@ pub struct Record {
     pub model_bytes: u64,
     pub parameters: u64,
     pub threads: usize,
+    pub backend: String,
     /// Tokens a second: mean and standard deviation.
     pub speed: (f64, f64),
-    /// Bytes read a second, and the share of the ceiling, where generating is what was measured.
-    pub read: Option<(f64, f64)>,
-    /// Operations a second, and the share of the ceiling, where a prompt is what was measured.
-    pub ops: Option<(f64, f64)>,
+    /// Bytes read a second, and the processor's share of its ceiling, where generating is what was
+    /// measured.
+    pub read: Option<(f64, Option<f64>)>,
+    /// Operations a second, and the processor's share of its ceiling, where a prompt is what was
+    /// measured.
+    pub ops: Option<(f64, Option<f64>)>,
     /// Operations for each byte that must be read, and operations a second, of any test.
     pub intensity: f64,
     pub total_ops: f64,
@@ -50,7 +53,7 @@ impl Record {
         samples: &[u64],
         [title, remark]: [&str; 2],
     ) -> Record {
-        let Setup { model, settings, options, ceilings, work } = setup;
+        let Setup { model, settings, options, ceilings, work, device, gpu } = setup;
         let ns: Vec<f64> = samples.iter().map(|&s| s as f64).collect();
         let per_second: Vec<f64> = ns.iter().map(|t| 1e9 * f64::from(test.tokens()) / t).collect();
         let (time, speed) = (spread(&ns), spread(&per_second));
@@ -58,15 +61,17 @@ impl Record {
         let depth = u64::from(test.depth);
         let int8 = settings.activations == Activations::Int8 && work.quantized;
         let peak = if int8 { ceilings.int8_ops } else { ceilings.f32_ops };
+        // The ceilings are the processor's.
+        let share = |rate: f64, most: f64| gpu.is_empty().then_some(rate / most);
         let read = (test.prompt == 0).then(|| {
             let bytes = work.decode_bytes(depth, test.generate.into(), test.parallel.into());
             let rate = bytes / seconds;
-            (rate, rate / ceilings.read_bytes)
+            (rate, share(rate, ceilings.read_bytes))
         });
         let ops = (test.generate == 0).then(|| {
             let ops = work.ops(depth, test.prompt.into(), 1);
             let rate = f64::from(test.parallel) * ops / seconds;
-            (rate, rate / peak)
+            (rate, share(rate, peak))
         });
         let seqs = u64::from(test.parallel);
         let all_ops = seqs as f64
@@ -85,8 +90,8 @@ impl Record {
             ("build_commit", json!(COMMIT)),
             ("build_number", json!(0)),
             ("cpu_info", json!(detect::model_name())),
-            ("gpu_info", json!("")),
-            ("backends", json!("CPU")),
+            ("gpu_info", json!(gpu)),
+            ("backends", json!(device.to_uppercase())),
             ("model_filename", json!(model.gguf().name())),
             ("model_type", json!(name)),
             ("model_size", json!(bytes)),
@@ -103,15 +108,15 @@ impl Record {
             ("n_cpu_moe", json!(0)),
             ("split_mode", json!("none")),
             ("main_gpu", json!(0)),
-            ("no_kv_offload", json!(true)),
+            ("no_kv_offload", json!(gpu.is_empty())),
             ("flash_attn", json!(true)),
-            ("devices", json!("cpu")),
+            ("devices", json!(device)),
             ("tensor_split", json!("0.00")),
             ("tensor_buft_overrides", json!("none")),
             ("use_mmap", json!(true)),
             ("use_direct_io", json!(false)),
             ("embeddings", json!(false)),
-            ("no_op_offload", json!(true)),
+            ("no_op_offload", json!(gpu.is_empty())),
             ("no_host", json!(false)),
             ("repack", json!(true)),
             ("fit_target", json!(0)),
@@ -129,9 +134,9 @@ impl Record {
             ("isa", json!(settings.cpu.isa.name())),
             ("activations", json!(if int8 { "int8" } else { "f32" })),
             ("read_gb_s", json!(read.map(|r| giga(r.0)))),
-            ("read_share", json!(read.map(|r| rounded(r.1)))),
+            ("read_share", json!(read.and_then(|r| r.1.map(rounded)))),
             ("gop_s", json!(ops.map(|o| giga(o.0)))),
-            ("gop_share", json!(ops.map(|o| rounded(o.1)))),
+            ("gop_share", json!(ops.and_then(|o| o.1.map(rounded)))),
             ("n_parallel", json!(test.parallel)),
             ("title", json!(title)),
             ("note", json!(remark)),
@@ -145,6 +150,7 @@ impl Record {
             model_bytes: bytes,
             parameters: model.parameters(),
             threads: settings.cpu.threads,
+            backend: device.to_uppercase(),
             speed,
             read,
             ops,

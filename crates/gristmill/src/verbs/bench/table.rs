@@ -67,8 +67,9 @@ impl Table {
 }
 
 fn cells(r: &Record) -> [String; 11] {
-    let share = |x: Option<(f64, f64)>| match x {
-        Some((rate, share)) => [format!("{:.2}", rate / 1e9), format!("{:.1}", share * 100.0)],
+    let percent = |x: Option<f64>| x.map_or(String::new(), |x| format!("{:.1}", x * 100.0));
+    let share = |x: Option<(f64, Option<f64>)>| match x {
+        Some((rate, share)) => [format!("{:.2}", rate / 1e9), percent(share)],
         None => [String::new(), String::new()],
     };
     let [read, read_share] = share(r.read);
@@ -77,7 +78,7 @@ fn cells(r: &Record) -> [String; 11] {
         r.model.clone(),
         size(r.model_bytes),
         count(r.parameters),
-        "CPU".into(),
+        r.backend.clone(),
         r.threads.to_string(),
         r.test.clone(),
         format!("{:.2} ± {:.2}", r.speed.0, r.speed.1),

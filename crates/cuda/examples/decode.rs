@@ -115,7 +115,7 @@ fn main() -> Result<()> {
     let program = model.record()?;
     let cuda = Cuda::open(&take(devices()?, "")?, CudaOptions::default())?;
     let activations = Activations::Int8;
-    let options = Options { compute, activations, batch_invariant: false };
+    let options = Options { compute, activations, batch_invariant: false, ..Options::default() };
     let mut streamed = 0u64;
     let began = Instant::now();
     let weights = cuda.load(

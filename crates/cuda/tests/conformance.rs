@@ -137,7 +137,7 @@ fn narrow_caches(compute: DType) {
             name: format!("{heads} heads on {kv_heads} of {head_dim} in {kv}"),
             program,
             weights,
-            options: Options { compute, activations, batch_invariant: false },
+            options: Options { compute, activations, batch_invariant: false, ..Options::default() },
             room: Room::of(100, 2),
             works,
             rows: None,

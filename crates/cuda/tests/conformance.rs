@@ -1,4 +1,5 @@
-//! The suite on the very kernels, played on the host; on a GPU where `GRISTMILL_TEST_CUDA` is set.
+//! The suite on the very kernels: on a GPU where `GRISTMILL_TEST_CUDA` is set, played on the host where
+//! `GRISTMILL_TEST_PLAYED` is, which takes minutes; else it is left out.
 
 mod emulator;
 
@@ -15,9 +16,13 @@ use gristmill_cuda::{Cuda, CudaOptions, devices};
 use gristmill_ir::{Activations, Backend, Layout, Options, SampleBatch, Sampling, Size};
 use std::sync::OnceLock;
 
+fn asked(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|v| !v.is_empty())
+}
+
 /// Whether a GPU must be there.
 fn on_a_gpu() -> bool {
-    std::env::var_os("GRISTMILL_TEST_CUDA").is_some_and(|v| !v.is_empty())
+    asked("GRISTMILL_TEST_CUDA")
 }
 
 /// One device for all tests.
@@ -30,6 +35,10 @@ fn device() -> Option<&'static Cuda> {
             let device = gristmill_cuda::driver::choose::take(all, "").expect("one can be used");
             println!("on {}", device.name());
             return Some(Cuda::open(&device, options).expect("the device opens"));
+        }
+        if !asked("GRISTMILL_TEST_PLAYED") {
+            println!("SKIPPED: GRISTMILL_TEST_PLAYED=1 plays a device on the host");
+            return None;
         }
         Some(Cuda::over(Box::new(Emulator::new()?), options))
     };

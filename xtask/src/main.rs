@@ -5,6 +5,7 @@
 
 mod bundle;
 mod codegen;
+mod cubin;
 mod disassembly;
 mod fuzz;
 mod layers;
@@ -42,6 +43,12 @@ const COMMANDS: &[Command] = &[
         options: "[--type q8_0]",
         help: "quantize the trained model, fill its card, ship it in the binary",
         run: bundle::run,
+    },
+    Command {
+        name: "cubin",
+        options: "[--setup] [TARGET...]",
+        help: "compile the CUDA kernels for every target, with pinned compilers",
+        run: cubin::run,
     },
     Command {
         name: "fuzz",

@@ -1,0 +1,241 @@
+//! Everything with a fixed address: states, the workspace, the integers of a step, and the memory that
+//! crosses the bus, each made once.
+
+pub(crate) mod control;
+pub(crate) mod flight;
+pub(crate) mod integers;
+
+use crate::driver::memory::{Buffer, Gpu};
+use crate::plan::Placed;
+use flight::{Flight, Reading, Saving, Watcher};
+use gristmill_core::{DType, Error, Result};
+use gristmill_ir::{Layout, Ledger, StateKind};
+use integers::Integers;
+use std::sync::Arc;
+
+/// Memory of one state.
+pub(crate) struct StateMemory {
+    pub buffer: Buffer,
+    pub kind: StateKind,
+    /// Words of a page or a slot.
+    pub words: u32,
+}
+
+/// How a type of the cache is called in kernels.
+pub(crate) fn kind_of(dtype: DType) -> Option<u32> {
+    match dtype {
+        DType::F32 => Some(0),
+        DType::F16 => Some(1),
+        DType::BF16 => Some(2),
+        _ => None,
+    }
+}
+
+/// Words of `elems` elements of a type.
+pub(crate) fn words_of(dtype: DType, elems: u32) -> u32 {
+    if dtype == DType::F32 { elems } else { elems.div_ceil(2) }
+}
+
+/// What is known of the latest step.
+#[derive(Default)]
+pub(crate) struct Latest {
+    pub step: u64,
+    pub tokens: usize,
+    pub seqs: usize,
+    pub rows: usize,
+    pub placed: Vec<Placed>,
+}
+
+/// A plan as it runs over the buffers of a context.
+pub(crate) struct Bound {
+    gpu: Arc<Gpu>,
+    /// What the driver kept.
+    pub graph: u64,
+}
+
+impl Bound {
+    pub fn new(gpu: &Arc<Gpu>, graph: u64) -> Bound {
+        Bound { gpu: gpu.clone(), graph }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.gpu.driver.forget(self.graph);
+    }
+}
+
+/// States, workspace and rings of one engine.
+pub struct Context {
+    pub(crate) gpu: Arc<Gpu>,
+    pub(crate) layout: Layout,
+    pub(crate) states: Vec<StateMemory>,
+    pub(crate) workspace: Buffer,
+    /// The integers of a step, and what follows from them.
+    pub(crate) ints: Buffer,
+    pub(crate) derived: Buffer,
+    /// The last sampled token of each slot, and whether there is one.
+    pub(crate) last: Buffer,
+    pub(crate) sampled: Vec<bool>,
+    /// What sampling is told, its logits after changes, and what came of it.
+    pub(crate) control: Buffer,
+    pub(crate) work: Buffer,
+    pub(crate) picked: Buffer,
+    pub(crate) integers: Integers,
+    /// Rows written by the host, for each input.
+    pub(crate) inputs: [Vec<f32>; 2],
+    /// Before the marks that it waits for.
+    pub(crate) watcher: Watcher,
+    pub(crate) flights: Vec<Flight>,
+    pub(crate) latest: Latest,
+    pub(crate) reading: Option<Reading>,
+    pub(crate) step: u64,
+    /// Copies to and from host memory so far, and those on their way.
+    pub(crate) copies: u64,
+    pub(crate) saving: Vec<Saving>,
+    pub(crate) host: Vec<Vec<u8>>,
+    /// A slot of every state, one after the other.
+    pub(crate) host_slot: Vec<u8>,
+    /// Graphs of plans, made anew when a buffer has grown.
+    pub(crate) bound: Vec<Option<Bound>>,
+    pub(crate) ledger: Ledger,
+    /// Graphs replayed so far.
+    pub(crate) replays: u64,
+    pub(crate) poison: bool,
+}
+
+impl Context {
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        states: &[StateKind],
+        layout: &Layout,
+        poison: bool,
+    ) -> Result<Context> {
+        let mut memories = vec![];
+        for &kind in states {
+            let (words, count) = match kind {
+                StateKind::Paged { group, k, v, k_type, v_type } => {
+                    let pages = *layout.pages.get(usize::from(group)).ok_or_else(|| {
+                        Error::Runtime(format!("no page count for group {group}"))
+                    })?;
+                    (page_words([k, v], [k_type, v_type], layout)?, pages)
+                }
+                StateKind::Slot { elems, dtype } => (words_of(dtype, elems), layout.slots),
+            };
+            let bytes = 4 * u64::from(words) * u64::from(count);
+            let buffer = gpu.zeroed("the state of a layer", bytes)?;
+            memories.push(StateMemory { buffer, kind, words });
+        }
+        let of_group = |m: &StateMemory, g: usize| match m.kind {
+            StateKind::Paged { group, .. } if usize::from(group) == g => 4 * m.words as usize,
+            _ => 0,
+        };
+        let page_bytes = |g: usize| -> usize { memories.iter().map(|m| of_group(m, g)).sum() };
+        let host = (0..layout.pages.len())
+            .map(|g| vec![0; page_bytes(g) * layout.host_pages.get(g).map_or(0, |&n| n as usize)])
+            .collect();
+        let of_slot = |m: &StateMemory| match m.kind {
+            StateKind::Slot { .. } => 4 * m.words as usize,
+            StateKind::Paged { .. } => 0,
+        };
+        let host_slot = vec![0; memories.iter().map(of_slot).sum()];
+        let integers = Integers::new(layout);
+        let ints_words = integers.expected(layout);
+        let derived_words = (2 + layout.pages.len() as u64) * u64::from(layout.max.tokens.max(1));
+        let rows = layout.max.rows.max(1);
+        let control_words = u64::from(control::expected(rows));
+        let flights = (0..layout.in_flight.max(1) + 1)
+            .map(|_| {
+                Flight::new(gpu, 4 * (ints_words + control_words) as usize, 12 * rows as usize)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Context {
+            workspace: gpu.buffer("the workspace", 16)?,
+            ints: gpu.buffer("the integers of a step", 4 * ints_words)?,
+            derived: gpu.buffer("the integers of a step", 4 * derived_words)?,
+            control: gpu.buffer("the parameters of sampling", 4 * control_words)?,
+            work: gpu.buffer("logits to sample", 16)?,
+            picked: gpu.buffer("sampled tokens", 12 * u64::from(rows))?,
+            last: gpu.zeroed("the last tokens", 4 * u64::from(layout.slots))?,
+            gpu: gpu.clone(),
+            states: memories,
+            sampled: vec![false; layout.slots as usize],
+            integers,
+            inputs: [vec![], vec![]],
+            flights,
+            watcher: Watcher::new(gpu),
+            latest: Latest::default(),
+            reading: None,
+            step: 0,
+            copies: 0,
+            saving: vec![],
+            host,
+            host_slot,
+            bound: vec![],
+            ledger: Ledger::default(),
+            replays: 0,
+            layout: layout.clone(),
+            poison,
+        })
+    }
+
+    /// Graphs replayed so far: one for each launched step.
+    pub fn replays(&self) -> u64 {
+        self.replays
+    }
+
+    /// Makes one of the buffers at least so long. Graphs are made anew when it was not.
+    pub(crate) fn grow(&mut self, which: Grown, bytes: u64) -> Result<()> {
+        let (buffer, what) = match which {
+            Grown::Workspace => (&mut self.workspace, "the workspace"),
+            Grown::Ints => (&mut self.ints, "the integers of a step"),
+            Grown::Control => (&mut self.control, "the parameters of sampling"),
+            Grown::Work => (&mut self.work, "logits to sample"),
+            Grown::Picked => (&mut self.picked, "sampled tokens"),
+        };
+        if buffer.bytes() < bytes {
+            self.bound.iter_mut().for_each(|b| *b = None);
+            // The old one is given back first, once nothing in flight uses it.
+            *buffer = self.gpu.buffer(what, 16)?;
+            *buffer = self.gpu.buffer(what, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The flight of a step.
+    pub(crate) fn flight(&mut self, step: u64) -> &mut Flight {
+        let n = self.flights.len() as u64;
+        &mut self.flights[(step % n) as usize]
+    }
+
+    /// Bytes of a page of a group, every layer.
+    pub(crate) fn page_bytes(&self, group: usize) -> usize {
+        let of = |m: &StateMemory| match m.kind {
+            StateKind::Paged { group: g, .. } if usize::from(g) == group => 4 * m.words as usize,
+            _ => 0,
+        };
+        self.states.iter().map(of).sum()
+    }
+}
+
+/// Which buffer is to grow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grown {
+    Workspace,
+    Ints,
+    Control,
+    Work,
+    Picked,
+}
+
+/// Words of a page: keys, then values.
+fn page_words(widths: [u32; 2], types: [DType; 2], layout: &Layout) -> Result<u32> {
+    let mut words = 0u32;
+    for (width, dtype) in widths.into_iter().zip(types) {
+        let of_page = words_of(dtype, width).checked_mul(layout.page_tokens);
+        words = of_page
+            .and_then(|n| words.checked_add(n))
+            .ok_or_else(|| Error::Memory("a page of that size".into()))?;
+    }
+    Ok(words)
+}

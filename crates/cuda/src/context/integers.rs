@@ -1,0 +1,329 @@
+//! The integers of a step: checked, and laid out as `kernels/step.h` reads them.
+
+use gristmill_core::{Error, Result};
+use gristmill_ir::{Batch, Layout, Move, Token};
+
+/// Words of the head.
+const HEAD: usize = 32;
+/// The topmost bit tells a slot from an id.
+const SLOT: u32 = 1 << 31;
+
+/// Bounds that a plan sets.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bounds {
+    /// Windows of the page groups.
+    pub windows: Vec<Option<u32>>,
+    /// Rows of the tables of ids, positions and types.
+    pub tables: [u32; 3],
+    /// Elements of a row of each input that is read.
+    pub inputs: [Option<u32>; 2],
+    /// Whether states lie in slots.
+    pub recurrent: bool,
+    /// Rows of the slots that hold rows of tokens: the fewest.
+    pub slot_rows: Option<u32>,
+    /// Times that there are, and the cumulative alphas of a schedule.
+    pub times: Option<u32>,
+    /// See [`Bounds::times`].
+    pub schedule: Vec<f32>,
+}
+
+/// Built anew in each step, in the same memory.
+pub(crate) struct Integers {
+    pub words: Vec<u32>,
+    /// Which sequence writes each slot.
+    writers: Vec<u32>,
+}
+
+fn bad(what: impl Into<String>) -> Error {
+    Error::Runtime(format!("batch: {}", what.into()))
+}
+
+impl Integers {
+    pub fn new(layout: &Layout) -> Integers {
+        let mut new = Integers { words: vec![], writers: vec![0; layout.slots as usize] };
+        new.words.reserve(new.expected(layout) as usize);
+        new
+    }
+
+    /// Words that a step of the layout takes, where sequences share no pages.
+    pub fn expected(&self, layout: &Layout) -> u64 {
+        let (tokens, seqs) = (u64::from(layout.max.tokens), u64::from(layout.max.seqs));
+        let pages: u64 = layout.pages.iter().map(|&p| u64::from(p)).sum();
+        let groups = layout.pages.len() as u64;
+        HEAD as u64
+            + 12 * tokens
+            + 10 * (seqs + 1)
+            + pages
+            + groups * seqs
+            + u64::from(layout.max.rows)
+            + 64
+    }
+
+    /// Checks a batch and lays it out. Gives nothing if it is refused.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] for what does not exist or does not fit; [`Error::Usage`] for ids and
+    /// positions outside of the model's tables.
+    pub fn fill(
+        &mut self,
+        b: &Batch<'_>,
+        layout: &Layout,
+        bounds: &Bounds,
+        sampled: &[bool],
+        inputs: &[Vec<f32>; 2],
+    ) -> Result<()> {
+        check_arrays(b)?;
+        check_tables(b, bounds, sampled)?;
+        check_moves(b.moves, layout)?;
+        if bounds.recurrent {
+            check_slots(b, &mut self.writers)?;
+        }
+        check_latents(b, bounds)?;
+        for (g, &window) in bounds.windows.iter().enumerate() {
+            check_group(b, layout, g, window, bounds.windows.len())?;
+        }
+        let (tokens, seqs) = (b.tokens.len(), b.kv_len.len());
+        let w = &mut self.words;
+        w.clear();
+        w.resize(HEAD, 0);
+        (w[0], w[1], w[2]) = (tokens as u32, seqs as u32, b.rows.len() as u32);
+        w[4] = b.moves.len() as u32;
+        let begin = |w: &mut Vec<u32>, place: usize, n: usize| {
+            w[place] = if n > 0 { w.len() as u32 } else { 0 };
+        };
+        begin(w, 8, tokens);
+        w.extend(b.tokens.iter().map(|t| match *t {
+            Token::Id(id) => id,
+            Token::Last(slot) => slot | SLOT,
+        }));
+        let mut array = |place: usize, values: &[u32]| {
+            begin(w, place, values.len());
+            w.extend_from_slice(values);
+        };
+        array(9, b.types);
+        array(10, b.positions.as_flattened());
+        array(11, b.kv_index);
+        array(12, b.visible.as_flattened());
+        array(13, bytemuck::cast_slice(b.ancestors));
+        array(14, b.seq_starts);
+        array(15, b.tree_base);
+        array(16, b.pages);
+        array(17, b.page_starts);
+        array(18, b.rows);
+        if bounds.recurrent {
+            array(22, b.state_in);
+            array(23, b.state_out);
+        }
+        if bounds.times.is_some() {
+            let mut array = |place: usize, values: &[u32]| {
+                begin(w, place, values.len());
+                w.extend_from_slice(values);
+            };
+            array(24, b.times.as_flattened());
+            array(25, bytemuck::cast_slice(b.seeds));
+        }
+        begin(w, 19, b.moves.len());
+        for m in b.moves {
+            w.extend(match *m {
+                Move::Row { group, from, to } => [u32::from(group), from, to],
+                Move::Page { group, from, to } => [1 << 8 | u32::from(group), from, to],
+                Move::Slot { from, to } => [2 << 8, from, to],
+            });
+        }
+        for (i, width) in bounds.inputs.iter().enumerate() {
+            let Some(width) = *width else { continue };
+            let (got, needed) = (inputs[i].len(), tokens * width as usize);
+            if got != needed {
+                return Err(Error::Runtime(format!(
+                    "{got} numbers were written where the step reads {needed}"
+                )));
+            }
+            begin(w, 20 + i, got);
+            w.extend(inputs[i].iter().map(|v| v.to_bits()));
+        }
+        Ok(())
+    }
+}
+
+fn check_arrays(b: &Batch<'_>) -> Result<()> {
+    let tokens = b.tokens.len();
+    let seqs = b.seq_starts.len().saturating_sub(1);
+    let starts_ok = b.seq_starts.first() == Some(&0)
+        && b.seq_starts.last() == Some(&(tokens as u32))
+        && b.seq_starts.windows(2).all(|w| w[0] < w[1]);
+    if tokens == 0 || !starts_ok {
+        return Err(bad("seq_starts do not divide the tokens"));
+    }
+    let optional = |n: usize| n == 0 || n == tokens;
+    if b.positions.len() != tokens
+        || b.kv_index.len() != tokens
+        || b.visible.len() != tokens
+        || !optional(b.types.len())
+        || !optional(b.ancestors.len())
+    {
+        return Err(bad("an array over tokens has another length"));
+    }
+    if b.kv_len.len() != seqs || (!b.tree_base.is_empty() && b.tree_base.len() != seqs) {
+        return Err(bad("an array over sequences has another length"));
+    }
+    if b.rows.iter().any(|&r| r as usize >= tokens) {
+        return Err(bad("a wanted row is no token"));
+    }
+    Ok(())
+}
+
+/// The slot whose content a slot has once the copies are done.
+fn moved_from(moves: &[Move], slot: u32) -> u32 {
+    let back = |held: u32, m: &Move| match *m {
+        Move::Slot { from, to } if to == held => from,
+        _ => held,
+    };
+    moves.iter().rev().fold(slot, back)
+}
+
+/// Ids, positions and types within the model's tables, slots that have sampled.
+fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> {
+    let [ids, positions, types] = bounds.tables;
+    let outside = |what: &str, v: u32, n: u32| {
+        Err(Error::Usage(format!("{what} {v} is outside the model's table of {n}")))
+    };
+    for t in b.tokens {
+        match *t {
+            Token::Id(id) if id >= ids || id >= SLOT => return outside("token id", id, ids),
+            Token::Last(slot) if sampled.get(moved_from(b.moves, slot) as usize) != Some(&true) => {
+                return Err(bad("a slot whose last token was never sampled"));
+            }
+            _ => {}
+        }
+    }
+    if let Some(p) = b.positions.iter().find(|p| p[0] >= positions) {
+        return outside("position", p[0], positions);
+    }
+    match b.types.iter().find(|&&t| t >= types) {
+        Some(&t) => outside("token type", t, types),
+        None => Ok(()),
+    }
+}
+
+/// Every sequence has a slot of its own to write, which no other reads.
+fn check_slots(b: &Batch<'_>, writers: &mut [u32]) -> Result<()> {
+    let seqs = b.kv_len.len();
+    if b.state_in.len() != seqs || b.state_out.len() != seqs {
+        return Err(bad("an array of state slots has another length than the sequences"));
+    }
+    let missing = |slot: u32| Err(bad(format!("state slot {slot} does not exist")));
+    writers.fill(u32::MAX);
+    for (s, &slot) in b.state_out.iter().enumerate() {
+        match writers.get_mut(slot as usize) {
+            Some(writer) if *writer == u32::MAX => *writer = s as u32,
+            Some(_) => return Err(bad(format!("two sequences write state slot {slot}"))),
+            None => return missing(slot),
+        }
+    }
+    for (s, &slot) in b.state_in.iter().enumerate().filter(|s| *s.1 != u32::MAX) {
+        match writers.get(slot as usize) {
+            Some(&writer) if writer == u32::MAX || writer == s as u32 => {}
+            Some(_) => return Err(bad(format!("state slot {slot} is read and written by two"))),
+            None => return missing(slot),
+        }
+    }
+    Ok(())
+}
+
+/// Sequences fit into slots of rows, and their times exist.
+fn check_latents(b: &Batch<'_>, bounds: &Bounds) -> Result<()> {
+    if let Some(rows) = bounds.slot_rows
+        && let Some(w) = b.seq_starts.windows(2).find(|w| w[1] - w[0] > rows)
+    {
+        return Err(bad(format!("{} tokens for a slot of {rows} rows", w[1] - w[0])));
+    }
+    let Some(times) = bounds.times else { return Ok(()) };
+    let seqs = b.kv_len.len();
+    if b.times.len() != seqs {
+        return Err(bad(format!("times of {} of {seqs} sequences", b.times.len())));
+    }
+    if let Some(t) = b.times.iter().find(|t| t[0] >= times) {
+        return Err(bad(format!("time {} of {times}", t[0])));
+    }
+    if bounds.schedule.is_empty() {
+        return Ok(());
+    }
+    if !b.seeds.is_empty() && b.seeds.len() != seqs {
+        return Err(bad("seeds of another number of sequences"));
+    }
+    let alpha = |t: u32| bounds.schedule.get(t as usize).copied();
+    let wrong =
+        |t: &&[u32; 2]| t[1] != u32::MAX && alpha(t[1]).is_none_or(|a| Some(a) < alpha(t[0]));
+    match b.times.iter().find(wrong) {
+        Some([t, s]) => Err(bad(format!(
+            "from time {t} to {s}, which is none of {} or has more noise",
+            bounds.schedule.len()
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn check_moves(moves: &[Move], layout: &Layout) -> Result<()> {
+    let below = |what: &str, n: u32, end: u64| match u64::from(n) < end {
+        true => Ok(()),
+        false => Err(Error::Runtime(format!("{what} {n} does not exist"))),
+    };
+    for m in moves {
+        let (what, pair, end) = match *m {
+            Move::Slot { from, to } => ("slot", [from, to], u64::from(layout.slots)),
+            Move::Page { group, from, to } | Move::Row { group, from, to } => {
+                let Some(&pages) = layout.pages.get(usize::from(group)) else {
+                    return Err(Error::Runtime(format!("page group {group} does not exist")));
+                };
+                match m {
+                    Move::Page { .. } => ("page", [from, to], u64::from(pages)),
+                    _ => ("row", [from, to], u64::from(pages) * u64::from(layout.page_tokens)),
+                }
+            }
+        };
+        pair.into_iter().try_for_each(|n| below(what, n, end))?;
+    }
+    Ok(())
+}
+
+/// Whether every key that is seen or written in a page group lies in a page.
+fn check_group(
+    b: &Batch<'_>,
+    layout: &Layout,
+    g: usize,
+    window: Option<u32>,
+    groups: usize,
+) -> Result<()> {
+    let seqs = b.kv_len.len();
+    let starts_ok = b.page_starts.len() == groups * seqs + 1
+        && b.page_starts.last().is_some_and(|&end| end as usize == b.pages.len())
+        && b.page_starts.windows(2).all(|w| w[0] <= w[1]);
+    if !starts_ok {
+        return Err(bad("page_starts do not divide the pages"));
+    }
+    let (p, pages) = (layout.page_tokens, layout.pages[g]);
+    for s in 0..seqs {
+        let starts = &b.page_starts[g * seqs + s..];
+        let held = &b.pages[starts[0] as usize..starts[1] as usize];
+        for t in b.seq_starts[s] as usize..b.seq_starts[s + 1] as usize {
+            let index = b.kv_index[t];
+            let [from, to] = b.visible[t];
+            if from >= to || to > b.kv_len[s] || index >= b.kv_len[s] {
+                return Err(bad(format!("token {t} sees {from}..{to} of {}", b.kv_len[s])));
+            }
+            let first = window.map_or(0, |w| index.saturating_add(1).saturating_sub(w));
+            let from = from.max(first);
+            if from >= to {
+                return Err(bad(format!("token {t} sees nothing within its window")));
+            }
+            if held.len() * (p as usize) < to.max(index + 1) as usize {
+                return Err(bad(format!("sequence {s} has no page for key {to}")));
+            }
+            let needed = (from / p..=(to - 1) / p).chain([index / p]);
+            if let Some(page) = needed.map(|i| held[i as usize]).find(|&page| page >= pages) {
+                return Err(bad(format!("page {page} of {pages} in group {g}")));
+            }
+        }
+    }
+    Ok(())
+}

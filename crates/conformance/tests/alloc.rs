@@ -62,6 +62,18 @@ fn allocations(run: impl FnOnce()) -> u64 {
     ALLOCATIONS.load(SeqCst) - before
 }
 
+/// The least of three counts, or the first that is 0. What a step allocates it allocates every time;
+/// what the test harness allocates to say that a test is slow, it does once.
+fn least(mut count: impl FnMut() -> u64) -> u64 {
+    let mut least = count();
+    for _ in 0..2 {
+        if least > 0 {
+            least = least.min(count());
+        }
+    }
+    least
+}
+
 #[test]
 fn steady_steps_allocate_nothing() {
     let dense = Decoder { windows: vec![None, Some(40)], ..Decoder::default() };
@@ -80,9 +92,9 @@ fn steady_steps_allocate_nothing() {
                 let how = CpuOptions { isa: Isa::best(), threads, poison: false };
                 let cpu = || Cpu::new(how).unwrap();
                 let on = format!("{name}, {activations:?}, {threads} threads");
-                let n = backend(&cpu(), &program, &weights, &options);
+                let n = least(|| backend(&cpu(), &program, &weights, &options));
                 assert_eq!(n, 0, "decoding: {on}");
-                let n = engine(cpu(), &program, &weights, options);
+                let n = least(|| engine(cpu(), &program, &weights, options));
                 assert_eq!(n, 0, "Engine::step: {on}");
             }
         }

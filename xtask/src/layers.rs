@@ -39,10 +39,15 @@ const LAYERS: &[Layer] = &[
     Layer("gristmill-core", &[], &[]),
     Layer("gristmill-ir", &["gristmill-core"], &[]),
     Layer("gristmill-cpu", &["gristmill-core", "gristmill-ir"], &["gristmill-conformance"]),
-    Layer("gristmill-cuda", &["gristmill-core", "gristmill-ir"], &["gristmill-conformance"]),
+    Layer("gristmill-gpu", &["gristmill-core", "gristmill-ir"], &[]),
+    Layer(
+        "gristmill-cuda",
+        &["gristmill-core", "gristmill-ir", "gristmill-gpu"],
+        &["gristmill-conformance"],
+    ),
     Layer(
         "gristmill-wgpu",
-        &["gristmill-core", "gristmill-ir"],
+        &["gristmill-core", "gristmill-ir", "gristmill-gpu"],
         &["gristmill-conformance", "gristmill-models", "gristmill-engine"],
     ),
     Layer("gristmill-models", &["gristmill-core", "gristmill-ir"], &[]),

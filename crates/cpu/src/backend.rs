@@ -205,23 +205,7 @@ impl Backend for Cpu {
         // against its bounds, and the pool runs it on every member.
         self.pool().run(|team| unsafe { p.run(&step, team) });
         c.placed.extend_from_slice(&p.placed);
-        let words = tokens * (1 + 3 + 1 + 2)
-            + b.types.len()
-            + 2 * b.ancestors.len()
-            + b.seq_starts.len()
-            + b.kv_len.len()
-            + b.tree_base.len()
-            + b.slots.len()
-            + b.state_in.len()
-            + b.state_out.len()
-            + b.adapters.len()
-            + 2 * b.times.len()
-            + 2 * b.seeds.len()
-            + b.pages.len()
-            + b.page_starts.len()
-            + rows
-            + 3 * b.moves.len();
-        c.ledger.ids += 4 * words as u64;
+        c.ledger.ids += b.bytes();
         let step = c.next_step();
         let (number, results) = c.results_of(step);
         *number = step.0;
@@ -256,16 +240,7 @@ impl Backend for Cpu {
         if let (Some(began), Some((_, times))) = (began, c.times.last_mut()) {
             times.sampling = began.elapsed().as_nanos() as u64;
         }
-        let control = size_of_val(b.params)
-            + size_of_val(b.slots)
-            + size_of_val(b.allow)
-            + size_of_val(b.allow_row)
-            + size_of_val(b.bias)
-            + size_of_val(b.penalties)
-            + size_of_val(b.combine)
-            + size_of_val(b.want)
-            + size_of_val(b.unmask);
-        c.ledger.control += control as u64;
+        c.ledger.control += b.bytes();
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! behind it. Nothing waits: marks in the queue say when a step has ended.
 
 use crate::context::flight::{Mark, Part, Reading, Sampled};
-use crate::context::{Context, Grown, control, kind_of};
+use crate::context::{Context, Grown};
 use crate::driver::choose::Device;
 use crate::driver::memory::Gpu;
 use crate::driver::real::Real;
@@ -13,6 +13,7 @@ use crate::plan::arguments::{Args, Resource};
 use crate::plan::{self, Placed, Plan};
 use crate::weights::{Weights, runs};
 use gristmill_core::{DType, Error, HostTensor, Result};
+use gristmill_gpu::{control, kind_of};
 use gristmill_ir::{
     Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
     Rows, SampleBatch, Size, StateKind, Step, TensorDecl, UNMASK,
@@ -174,7 +175,7 @@ impl Backend for Cuda {
         c.step = step;
         c.latest.placed.extend_from_slice(&p.placed);
         (c.latest.step, c.latest.tokens, c.latest.seqs, c.latest.rows) = (step, tokens, seqs, rows);
-        c.ledger.ids += 4 * integers(b) as u64;
+        c.ledger.ids += b.bytes();
         Ok(Step(step))
     }
 
@@ -191,7 +192,7 @@ impl Backend for Cuda {
                  --device cpu"
             )));
         }
-        check_masks(b, vocab)?;
+        control::check_masks(b, vocab)?;
         let top = (b.top_logprobs as usize).min(vocab);
         let sampled = Sampled { rows, top, wanted: b.want.len() };
         let mut words = std::mem::take(&mut c.integers.words);
@@ -202,15 +203,7 @@ impl Backend for Cuda {
         for &slot in b.slots.iter().filter(|&&s| s != u32::MAX) {
             c.sampled[slot as usize] = true;
         }
-        let control = size_of_val(b.params)
-            + size_of_val(b.slots)
-            + size_of_val(b.allow)
-            + size_of_val(b.allow_row)
-            + size_of_val(b.bias)
-            + size_of_val(b.penalties)
-            + size_of_val(b.combine)
-            + size_of_val(b.want);
-        c.ledger.control += control as u64;
+        c.ledger.control += b.bytes();
         Ok(())
     }
 
@@ -321,26 +314,6 @@ impl Backend for Cuda {
     }
 }
 
-/// Integers of a batch that cross.
-fn integers(b: &Batch<'_>) -> usize {
-    b.tokens.len() * (1 + 3 + 1 + 2)
-        + b.types.len()
-        + 2 * b.ancestors.len()
-        + b.seq_starts.len()
-        + b.kv_len.len()
-        + b.tree_base.len()
-        + b.slots.len()
-        + b.state_in.len()
-        + b.state_out.len()
-        + b.adapters.len()
-        + 2 * b.times.len()
-        + 2 * b.seeds.len()
-        + b.pages.len()
-        + b.page_starts.len()
-        + b.rows.len()
-        + 3 * b.moves.len()
-}
-
 fn never_began(s: Step) -> Error {
     Error::Runtime(format!("step {} never began", s.0))
 }
@@ -351,24 +324,6 @@ fn placed(c: &Context, output: Output) -> Result<Placed> {
     found
         .copied()
         .ok_or_else(|| Error::Runtime(format!("the plan has no {} to give", output.name())))
-}
-
-/// A mask without any token would come back as an error only with the results.
-fn check_masks(b: &SampleBatch<'_>, vocab: usize) -> Result<()> {
-    let words = vocab.div_ceil(32);
-    for (row, &mask) in b.allow_row.iter().enumerate().filter(|m| *m.1 >= 0) {
-        let bits = &b.allow[mask as usize * words..][..words];
-        // Bits beyond the vocabulary do not count.
-        let rest = vocab % 32;
-        let last = if rest == 0 { u32::MAX } else { (1 << rest) - 1 };
-        let (end, front) = (bits[words - 1] & last, &bits[..words - 1]);
-        if end == 0 && front.iter().all(|&w| w == 0) {
-            return Err(Error::Runtime(format!(
-                "masks and logit bias forbid every token of row {row}"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The parts of pages and slots to copy.

@@ -1,16 +1,14 @@
 //! Everything with a fixed address: states, the workspace, the integers of a step, and the memory that
 //! crosses the bus, each made once.
 
-pub(crate) mod control;
 pub(crate) mod flight;
-pub(crate) mod integers;
 
 use crate::driver::memory::{Buffer, Gpu};
 use crate::plan::Placed;
 use flight::{Flight, Reading, Saving, Watcher};
 use gristmill_core::{DType, Error, Result};
+use gristmill_gpu::{Integers, control, words_of};
 use gristmill_ir::{Layout, Ledger, StateKind};
-use integers::Integers;
 use std::sync::Arc;
 
 /// Memory of one state.
@@ -19,21 +17,6 @@ pub(crate) struct StateMemory {
     pub kind: StateKind,
     /// Words of a page or a slot.
     pub words: u32,
-}
-
-/// How a type of the cache is called in kernels.
-pub(crate) fn kind_of(dtype: DType) -> Option<u32> {
-    match dtype {
-        DType::F32 => Some(0),
-        DType::F16 => Some(1),
-        DType::BF16 => Some(2),
-        _ => None,
-    }
-}
-
-/// Words of `elems` elements of a type.
-pub(crate) fn words_of(dtype: DType, elems: u32) -> u32 {
-    if dtype == DType::F32 { elems } else { elems.div_ceil(2) }
 }
 
 /// What is known of the latest step.

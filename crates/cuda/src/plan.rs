@@ -12,15 +12,15 @@ mod projection;
 mod recurrent;
 mod rows;
 
-use crate::context::integers::Bounds;
 use crate::context::{Bound, Context, Grown, StateMemory};
 use crate::driver::Launch;
 use crate::driver::memory::{ALIGN, Gpu};
 use crate::weights::Weights;
 use arguments::{Args, Resource};
 use gristmill_core::{DType, Error, Result};
+use gristmill_gpu::Bounds;
 use gristmill_ir::arena::Arena;
-use gristmill_ir::{Node, Op, Options, Output, Program, Rope, Rows, Shape, Size, StateKind, Value};
+use gristmill_ir::{Node, Op, Options, Output, Program, Rope, Rows, Shape, Size, Value};
 use std::sync::Arc;
 
 /// Names of the operations that [`Plan::compile`] knows.
@@ -341,7 +341,8 @@ impl Plan {
                 other => other,
             })?;
         }
-        let bounds = compiler.bounds()?;
+        let schedule = |t| Ok(weights.values(&program.decl(t).name)?.to_vec());
+        let bounds = Bounds::of(program, schedule)?;
         let calls = compiler.calls;
         let place = |&(output, v): &(Output, Value)| Placed { output, at: at(v) };
         let placed: Vec<Placed> = program.outputs.iter().map(place).collect();
@@ -380,45 +381,6 @@ impl Plan {
         let graph = gpu.driver.captured();
         recorded?;
         Ok(Bound::new(gpu, graph?))
-    }
-}
-
-impl Compiler<'_> {
-    /// What the tables, inputs and slots of a program bound.
-    fn bounds(&self) -> Result<Bounds> {
-        let program = self.program;
-        let mut bounds = Bounds {
-            windows: program.groups.iter().map(|g| g.window).collect(),
-            recurrent: program.states.iter().any(|s| matches!(s, StateKind::Slot { .. })),
-            tables: [u32::MAX; 3],
-            ..Bounds::default()
-        };
-        for n in &program.nodes {
-            match &n.op {
-                Op::Embed { table, positions, types, .. } => {
-                    let tables = [Some(*table), *positions, *types];
-                    for (bound, table) in bounds.tables.iter_mut().zip(tables) {
-                        if let Some(t) = table {
-                            *bound = (*bound).min(program.decl(t).rows);
-                        }
-                    }
-                }
-                Op::Read { input, width } => bounds.inputs[*input as usize] = Some(*width),
-                Op::TimeEmbed { .. } => bounds.times = bounds.times.or(Some(u32::MAX)),
-                Op::Denoise { schedule, .. } => {
-                    let values = self.weights.values(&program.decl(*schedule).name)?;
-                    bounds.times = Some(values.len() as u32);
-                    bounds.schedule = values.to_vec();
-                }
-                Op::LoadSlot { state, .. } | Op::StoreSlot { state, .. } => {
-                    let width = program.shape(n.outputs[0]).width.max(1);
-                    let rows = self.states[state.index()].words / width;
-                    bounds.slot_rows = Some(bounds.slot_rows.map_or(rows, |r| r.min(rows)));
-                }
-                _ => {}
-            }
-        }
-        Ok(bounds)
     }
 }
 

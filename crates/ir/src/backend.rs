@@ -206,6 +206,29 @@ pub struct Batch<'a> {
     pub rows: &'a [u32],
 }
 
+impl Batch<'_> {
+    /// Bytes that cross for it: class `ids` of the [`Ledger`].
+    pub fn bytes(&self) -> u64 {
+        let words = self.tokens.len() * (1 + 3 + 1 + 2)
+            + self.types.len()
+            + 2 * self.ancestors.len()
+            + self.seq_starts.len()
+            + self.kv_len.len()
+            + self.tree_base.len()
+            + self.slots.len()
+            + self.state_in.len()
+            + self.state_out.len()
+            + self.adapters.len()
+            + 2 * self.times.len()
+            + 2 * self.seeds.len()
+            + self.pages.len()
+            + self.page_starts.len()
+            + self.rows.len()
+            + 3 * self.moves.len();
+        4 * words as u64
+    }
+}
+
 /// A launched step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Step(pub u64);

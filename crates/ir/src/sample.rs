@@ -236,6 +236,20 @@ pub struct SampleBatch<'a> {
 }
 
 impl SampleBatch<'_> {
+    /// Bytes that cross for it: class `control` of the [`Ledger`](crate::Ledger).
+    pub fn bytes(&self) -> u64 {
+        let all = size_of_val(self.params)
+            + size_of_val(self.slots)
+            + size_of_val(self.allow)
+            + size_of_val(self.allow_row)
+            + size_of_val(self.bias)
+            + size_of_val(self.penalties)
+            + size_of_val(self.combine)
+            + size_of_val(self.want)
+            + size_of_val(self.unmask);
+        all as u64
+    }
+
     /// Checks that everything to sample exists: `rows` rows of `vocab` logits, `slots` slots.
     ///
     /// # Errors

@@ -5,15 +5,17 @@
 
 use crate::adapter::Adapter;
 use crate::context::flight::{Part, Sampled};
-use crate::context::{Context, Grown, Latest, Pending, control, kind_of, words_of};
+use crate::context::{Context, Grown, Latest, Pending};
 use crate::format::Format;
 use crate::gpu::{Gpu, Pipeline};
+use crate::plan::attention::splits;
 use crate::plan::{self, Actual, Placed, Plan};
 use crate::shader::Recipe;
 use crate::timer::{SAMPLING, Timer};
 use crate::tune::Shapes;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, HostTensor, Result};
+use gristmill_gpu::{SPLITS, control, kind_of, words_of};
 use gristmill_ir::{
     Backend, Batch, Capabilities, Input, Layout, Ledger, Move, Options, Output, Program, Results,
     SampleBatch, Size, StateKind, Step, TensorDecl, Times, UNMASK,
@@ -151,6 +153,7 @@ impl Backend for Wgpu {
             )));
         }
         c.integers.fill(b, &c.layout, &p.bounds, &c.sampled, &c.inputs)?;
+        c.integers.words[SPLITS] = splits(b);
         self.gpu.check()?;
         let words = c.integers.words.len() as u64;
         if c.ints.size() < 4 * words {
@@ -178,7 +181,7 @@ impl Backend for Wgpu {
             tokens: tokens as u32,
             seqs: seqs as u32,
             rows: rows as u32,
-            splits: c.integers.words[3],
+            splits: c.integers.words[SPLITS],
         };
         let groups = match c.bound.get_mut(p.number).and_then(Option::take) {
             Some(known) => known,
@@ -211,23 +214,7 @@ impl Backend for Wgpu {
         let Latest { placed, .. } = &mut c.latest;
         placed.extend_from_slice(&p.placed);
         (c.latest.step, c.latest.tokens, c.latest.seqs, c.latest.rows) = (step, tokens, seqs, rows);
-        let integers = tokens * (1 + 3 + 1 + 2)
-            + b.types.len()
-            + 2 * b.ancestors.len()
-            + b.seq_starts.len()
-            + b.kv_len.len()
-            + b.tree_base.len()
-            + b.slots.len()
-            + b.state_in.len()
-            + b.state_out.len()
-            + b.adapters.len()
-            + 2 * b.times.len()
-            + 2 * b.seeds.len()
-            + b.pages.len()
-            + b.page_starts.len()
-            + rows
-            + 3 * b.moves.len();
-        c.ledger.ids += 4 * integers as u64;
+        c.ledger.ids += b.bytes();
         Ok(Step(step))
     }
 
@@ -238,7 +225,7 @@ impl Backend for Wgpu {
         }
         let (rows, vocab) = (c.latest.rows, p.at.width);
         b.check(rows, vocab, c.sampled.len())?;
-        check_masks(b, vocab)?;
+        control::check_masks(b, vocab)?;
         let top = (b.top_logprobs as usize).min(vocab);
         let proposes = !b.unmask.is_empty();
         let rows = if proposes { b.unmask.len() } else { rows };
@@ -251,16 +238,7 @@ impl Backend for Wgpu {
         for &slot in b.slots.iter().filter(|&&s| s != u32::MAX) {
             c.sampled[slot as usize] = true;
         }
-        let control = size_of_val(b.params)
-            + size_of_val(b.slots)
-            + size_of_val(b.allow)
-            + size_of_val(b.allow_row)
-            + size_of_val(b.bias)
-            + size_of_val(b.penalties)
-            + size_of_val(b.combine)
-            + size_of_val(b.want)
-            + size_of_val(b.unmask);
-        c.ledger.control += control as u64;
+        c.ledger.control += b.bytes();
         c.flush()
     }
 
@@ -384,24 +362,6 @@ fn placed(c: &Context, output: Output) -> Result<Placed> {
     found
         .copied()
         .ok_or_else(|| Error::Runtime(format!("the plan has no {} to give", output.name())))
-}
-
-/// A mask without any token would come back as an error only with the results.
-fn check_masks(b: &SampleBatch<'_>, vocab: usize) -> Result<()> {
-    let words = vocab.div_ceil(32);
-    for (row, &mask) in b.allow_row.iter().enumerate().filter(|m| *m.1 >= 0) {
-        let bits = &b.allow[mask as usize * words..][..words];
-        // Bits beyond the vocabulary do not count.
-        let rest = vocab % 32;
-        let last = if rest == 0 { u32::MAX } else { (1 << rest) - 1 };
-        let (end, front) = (bits[words - 1] & last, &bits[..words - 1]);
-        if end == 0 && front.iter().all(|&w| w == 0) {
-            return Err(Error::Runtime(format!(
-                "masks and logit bias forbid every token of row {row}"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The parts of pages and slots to copy.

@@ -1,17 +1,15 @@
 //! Everything with a fixed address: states, the workspace, the integers of a step, and the buffers that
 //! cross the bus, each made once.
 
-pub(crate) mod control;
 pub(crate) mod flight;
-pub(crate) mod integers;
 
 use crate::gpu::Gpu;
 use crate::plan::Placed;
 use crate::timer::Timer;
 use flight::{Flight, Reading};
 use gristmill_core::{DType, Error, Result};
+use gristmill_gpu::{Integers, control, words_of};
 use gristmill_ir::{Layout, Ledger, StateKind};
-use integers::Integers;
 use std::sync::Arc;
 use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder};
 
@@ -21,21 +19,6 @@ pub(crate) struct StateMemory {
     pub kind: StateKind,
     /// Words of a page or a slot.
     pub words: u32,
-}
-
-/// How a type of the cache is called in kernels.
-pub(crate) fn kind_of(dtype: DType) -> Option<u32> {
-    match dtype {
-        DType::F32 => Some(0),
-        DType::F16 => Some(1),
-        DType::BF16 => Some(2),
-        _ => None,
-    }
-}
-
-/// Words of `elems` elements of a type.
-pub(crate) fn words_of(dtype: DType, elems: u32) -> u32 {
-    if dtype == DType::F32 { elems } else { elems.div_ceil(2) }
 }
 
 /// A launched step that has not been submitted yet: sampling still goes into it.

@@ -4,7 +4,7 @@
 //! and what it binds. A step walks the list and puts it into one command buffer, with grids of the
 //! rows that are really there.
 
-mod attention;
+pub(crate) mod attention;
 mod denoise;
 mod experts;
 mod projection;
@@ -12,17 +12,16 @@ pub(crate) mod recipes;
 mod recurrent;
 mod rows;
 
-use crate::context::integers::Bounds;
 use crate::context::{Context, Grown, StateMemory};
 use crate::gpu::{Gpu, Pipeline, mib};
 use crate::shader::Recipe;
 use crate::timer::Timer;
 use crate::weights::Weights;
 use gristmill_core::{DType, Error, Result};
+use gristmill_gpu::Bounds;
 use gristmill_ir::arena::Arena;
 use gristmill_ir::{
-    Activations, Node, Op, Options, Output, Program, Rope, Rows, Shape, Size, State, StateKind,
-    Value,
+    Activations, Node, Op, Options, Output, Program, Rope, Rows, Shape, Size, StateKind, Value,
 };
 use std::sync::Arc;
 use wgpu::{BindGroup, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferUsages};
@@ -399,7 +398,8 @@ impl Plan {
         }
         let bytes = bytemuck::cast_slice(&parameters);
         let uniforms = gpu.filled("parameters of kernels", bytes, BufferUsages::UNIFORM)?;
-        let bounds = bounds(program, weights)?;
+        let schedule = |t| Ok(denoise::schedule(weights, program, t)?.to_vec());
+        let bounds = Bounds::of(program, schedule)?;
         let inputs: u64 = bounds.inputs.iter().flatten().map(|&w| u64::from(w)).sum();
         let ints = context.integers.expected(&context.layout) + inputs * u64::from(size.tokens);
         context.grow(Grown::Workspace, workspace as u64)?;
@@ -506,53 +506,6 @@ impl Plan {
         }
         timer.end(encoder);
     }
-}
-
-/// What the tables, inputs, slots and schedules of a program bound.
-///
-/// # Errors
-/// [`Error::Model`] for a schedule that is none.
-fn bounds(program: &Program, weights: &Weights) -> Result<Bounds> {
-    let mut bounds = Bounds {
-        windows: program.groups.iter().map(|g| g.window).collect(),
-        recurrent: program.states.iter().any(|s| matches!(s, StateKind::Slot { .. })),
-        tables: [u32::MAX; 3],
-        inputs: [None; 2],
-        slot_rows: u32::MAX,
-        timed: false,
-        schedules: vec![],
-    };
-    let rows = |state: &State, width: u32| match program.states[state.index()] {
-        StateKind::Slot { elems, .. } => elems / width.max(1),
-        StateKind::Paged { .. } => u32::MAX,
-    };
-    for n in &program.nodes {
-        match &n.op {
-            Op::Embed { table, positions, types, .. } => {
-                let tables = [Some(*table), *positions, *types];
-                for (bound, table) in bounds.tables.iter_mut().zip(tables) {
-                    if let Some(t) = table {
-                        *bound = (*bound).min(program.decl(t).rows);
-                    }
-                }
-            }
-            Op::Read { input, width } => bounds.inputs[*input as usize] = Some(*width),
-            Op::LoadSlot { state, width } => {
-                bounds.slot_rows = bounds.slot_rows.min(rows(state, *width));
-            }
-            Op::StoreSlot { x, state } => {
-                let width = program.shape(*x).width;
-                bounds.slot_rows = bounds.slot_rows.min(rows(state, width));
-            }
-            Op::TimeEmbed { .. } => bounds.timed = true,
-            Op::Denoise { schedule, .. } => {
-                bounds.timed = true;
-                bounds.schedules.push(denoise::schedule(weights, program, *schedule)?.to_vec());
-            }
-            _ => {}
-        }
-    }
-    Ok(bounds)
 }
 
 /// A program must name the states that the context holds.

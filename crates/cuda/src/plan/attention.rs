@@ -3,8 +3,8 @@
 use super::arguments::{Args, Resource};
 use super::projection::Finish;
 use super::{At, Compiler};
-use crate::context::kind_of;
 use gristmill_core::{DType, Error, Result};
+use gristmill_gpu::kind_of;
 use gristmill_ir::{Norm, NormKind, Op, QkNorm, Rope, RopePairs, Rows, State, StateKind};
 
 /// Keys that one block of a decode takes at least, and into how many parts the keys of a sequence are

@@ -18,7 +18,7 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> results: array<u32>;
 @group(0) @binding(5) var<storage, read_write> last: array<u32>;
 
-// The head of `control`, as `context/control.rs` writes it.
+// The head of `control`, as `control.rs` of the crate gpu writes it.
 const ROWS: u32 = 0u;
 const AT_SLOTS: u32 = 2u;
 const AT_ALLOW: u32 = 3u;

@@ -1,4 +1,4 @@
-// The integers of a step, as `context/integers.rs` writes them. Entries of the head say how many there
+// The integers of a step, as `integers.rs` of the crate gpu writes them. Entries of the head say how many there
 // are of each kind and where the arrays begin.
 
 const TOKENS: u32 = 0u;

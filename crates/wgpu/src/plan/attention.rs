@@ -1,11 +1,21 @@
 //! Queries, keys and values, and attention over what was written.
 
 use super::{At, Compiler, Count, Resource, recipes};
-use crate::context::integers::MOST_SPLITS;
-use crate::context::{kind_of, words_of};
 use crate::shader::Recipe;
 use gristmill_core::{DType, Error, Result};
-use gristmill_ir::{Norm, NormKind, Op, QkNorm, Rope, RopePairs, Rows, State, StateKind};
+use gristmill_gpu::{kind_of, words_of};
+use gristmill_ir::{Batch, Norm, NormKind, Op, QkNorm, Rope, RopePairs, Rows, State, StateKind};
+
+/// Keys that one workgroup of a decode takes, and how many workgroups at most share a sequence's.
+const SPLIT_KEYS: u32 = 256;
+/// See [`SPLIT_KEYS`].
+const MOST_SPLITS: u32 = 16;
+
+/// How many workgroups share the keys of a sequence.
+pub(crate) fn splits(b: &Batch<'_>) -> u32 {
+    let keys = b.visible.iter().map(|v| v[1].saturating_sub(v[0])).max().unwrap_or(0);
+    keys.div_ceil(SPLIT_KEYS).clamp(1, MOST_SPLITS)
+}
 
 /// A cache as kernels see it.
 struct Cache {

@@ -1,19 +1,22 @@
-//! What sampling is told, laid out as `kernels/sample.cu` reads it.
+//! What sampling is told, laid out as the kernels of sampling read it (`sample.wgsl`, `sample.cu`).
 
-use gristmill_ir::{SampleBatch, Sampling};
+use gristmill_core::{Error, Result};
+use gristmill_ir::{SampleBatch, Sampling, Unmask};
 
 /// Words of the head.
 const HEAD: usize = 16;
 /// Words of a row's parameters.
 const PARAMS: usize = 14;
+/// Words of a masked place.
+const UNMASK: usize = 10;
 
 /// Words for a step of so many rows with a few adjustments: more is made room for when it comes.
-pub(crate) fn expected(rows: u32) -> u32 {
+pub fn expected(rows: u32) -> u32 {
     HEAD as u32 + rows * (PARAMS as u32 + 2) + 1024
 }
 
 /// Lays a batch out.
-pub(crate) fn fill(w: &mut Vec<u32>, b: &SampleBatch<'_>, vocab: usize) {
+pub fn fill(w: &mut Vec<u32>, b: &SampleBatch<'_>, vocab: usize) {
     w.clear();
     w.resize(HEAD, 0);
     w[0] = b.params.len() as u32;
@@ -44,7 +47,46 @@ pub(crate) fn fill(w: &mut Vec<u32>, b: &SampleBatch<'_>, vocab: usize) {
     begin(w, 11, b.want.len());
     w[12] = b.want.len() as u32;
     w.extend(b.want.iter().flat_map(|&(row, token)| [row, token]));
+    begin(w, 14, b.unmask.len());
+    w[15] = b.unmask.len() as u32;
+    w.extend(b.unmask.iter().flat_map(place));
     w[13] = (b.top_logprobs as usize).min(vocab) as u32;
+}
+
+/// Checks that masks allow something: otherwise the error would come only with the results.
+///
+/// # Errors
+/// [`Error::Runtime`] naming the row.
+pub fn check_masks(b: &SampleBatch<'_>, vocab: usize) -> Result<()> {
+    let words = vocab.div_ceil(32);
+    for (row, &mask) in b.allow_row.iter().enumerate().filter(|m| *m.1 >= 0) {
+        let bits = &b.allow[mask as usize * words..][..words];
+        // Bits beyond the vocabulary do not count.
+        let rest = vocab % 32;
+        let last = if rest == 0 { u32::MAX } else { (1 << rest) - 1 };
+        let (end, front) = (bits[words - 1] & last, &bits[..words - 1]);
+        if end == 0 && front.iter().all(|&w| w == 0) {
+            return Err(Error::Runtime(format!(
+                "masks and logit bias forbid every token of row {row}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn place(u: &Unmask) -> [u32; UNMASK] {
+    [
+        u.row,
+        u.surety as u32,
+        u.plain.into(),
+        u.temperature.to_bits(),
+        u.top_p.to_bits(),
+        u.top_k,
+        u.seed as u32,
+        (u.seed >> 32) as u32,
+        u.counter as u32,
+        (u.counter >> 32) as u32,
+    ]
 }
 
 fn params(p: &Sampling) -> [u32; PARAMS] {

@@ -1,16 +1,18 @@
-//! The integers of a step: checked, and laid out as `kernels/step.h` reads them.
+//! The integers of a step: checked, and laid out as kernels read them (`step.wgsl`, `step.h`).
 
 use gristmill_core::{Error, Result};
-use gristmill_ir::{Batch, Layout, Move, Token};
+use gristmill_ir::{Batch, Layout, Move, Op, Program, State, StateKind, Tensor, Token};
 
 /// Words of the head.
 const HEAD: usize = 32;
+/// Where a device puts how many share the keys of a sequence, if it wants that in the head.
+pub const SPLITS: usize = 3;
 /// The topmost bit tells a slot from an id.
 const SLOT: u32 = 1 << 31;
 
-/// Bounds that a plan sets.
+/// Bounds that a program sets to its batches.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// Windows of the page groups.
     pub windows: Vec<Option<u32>>,
     /// Rows of the tables of ids, positions and types.
@@ -19,16 +21,69 @@ pub(crate) struct Bounds {
     pub inputs: [Option<u32>; 2],
     /// Whether states lie in slots.
     pub recurrent: bool,
-    /// Rows of the slots that hold rows of tokens: the fewest.
-    pub slot_rows: Option<u32>,
-    /// Times that there are, and the cumulative alphas of a schedule.
-    pub times: Option<u32>,
-    /// See [`Bounds::times`].
-    pub schedule: Vec<f32>,
+    /// Tokens of a sequence that slots have rows for.
+    pub slot_rows: u32,
+    /// Whether sequences need times, and the cumulative alphas that these are of.
+    pub timed: bool,
+    /// See [`Bounds::timed`].
+    pub schedules: Vec<Vec<f32>>,
+}
+
+impl Bounds {
+    /// What the tables, inputs and slots of a program bound; `schedule` gives the values of one.
+    ///
+    /// # Errors
+    /// Those of `schedule`.
+    pub fn of(
+        program: &Program,
+        mut schedule: impl FnMut(Tensor) -> Result<Vec<f32>>,
+    ) -> Result<Bounds> {
+        let mut bounds = Bounds {
+            windows: program.groups.iter().map(|g| g.window).collect(),
+            recurrent: program.states.iter().any(|s| matches!(s, StateKind::Slot { .. })),
+            tables: [u32::MAX; 3],
+            inputs: [None; 2],
+            slot_rows: u32::MAX,
+            timed: false,
+            schedules: vec![],
+        };
+        let rows = |state: &State, width: u32| match program.states[state.index()] {
+            StateKind::Slot { elems, .. } => elems / width.max(1),
+            StateKind::Paged { .. } => u32::MAX,
+        };
+        for n in &program.nodes {
+            match &n.op {
+                Op::Embed { table, positions, types, .. } => {
+                    let tables = [Some(*table), *positions, *types];
+                    for (bound, table) in bounds.tables.iter_mut().zip(tables) {
+                        if let Some(t) = table {
+                            *bound = (*bound).min(program.decl(t).rows);
+                        }
+                    }
+                }
+                Op::Read { input, width } => bounds.inputs[*input as usize] = Some(*width),
+                Op::LoadSlot { state, width } => {
+                    bounds.slot_rows = bounds.slot_rows.min(rows(state, *width));
+                }
+                Op::StoreSlot { x, state } => {
+                    let width = program.shape(*x).width;
+                    bounds.slot_rows = bounds.slot_rows.min(rows(state, width));
+                }
+                Op::TimeEmbed { .. } => bounds.timed = true,
+                Op::Denoise { schedule: s, .. } => {
+                    bounds.timed = true;
+                    bounds.schedules.push(schedule(*s)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(bounds)
+    }
 }
 
 /// Built anew in each step, in the same memory.
-pub(crate) struct Integers {
+pub struct Integers {
+    /// The head, then the arrays.
     pub words: Vec<u32>,
     /// Which sequence writes each slot.
     writers: Vec<u32>,
@@ -39,6 +94,7 @@ fn bad(what: impl Into<String>) -> Error {
 }
 
 impl Integers {
+    /// Room for the largest step of a layout.
     pub fn new(layout: &Layout) -> Integers {
         let mut new = Integers { words: vec![], writers: vec![0; layout.slots as usize] };
         new.words.reserve(new.expected(layout) as usize);
@@ -78,7 +134,7 @@ impl Integers {
         if bounds.recurrent {
             check_slots(b, &mut self.writers)?;
         }
-        check_latents(b, bounds)?;
+        check_times(b, bounds)?;
         for (g, &window) in bounds.windows.iter().enumerate() {
             check_group(b, layout, g, window, bounds.windows.len())?;
         }
@@ -114,14 +170,8 @@ impl Integers {
             array(22, b.state_in);
             array(23, b.state_out);
         }
-        if bounds.times.is_some() {
-            let mut array = |place: usize, values: &[u32]| {
-                begin(w, place, values.len());
-                w.extend_from_slice(values);
-            };
-            array(24, b.times.as_flattened());
-            array(25, bytemuck::cast_slice(b.seeds));
-        }
+        array(24, b.times.as_flattened());
+        array(25, bytemuck::cast_slice(b.seeds));
         begin(w, 19, b.moves.len());
         for m in b.moves {
             w.extend(match *m {
@@ -230,37 +280,38 @@ fn check_slots(b: &Batch<'_>, writers: &mut [u32]) -> Result<()> {
     Ok(())
 }
 
-/// Sequences fit into slots of rows, and their times exist.
-fn check_latents(b: &Batch<'_>, bounds: &Bounds) -> Result<()> {
-    if let Some(rows) = bounds.slot_rows
-        && let Some(w) = b.seq_starts.windows(2).find(|w| w[1] - w[0] > rows)
-    {
-        return Err(bad(format!("{} tokens for a slot of {rows} rows", w[1] - w[0])));
+/// Sequences fit into their slots, and every one has times from which and to which there is a step.
+fn check_times(b: &Batch<'_>, bounds: &Bounds) -> Result<()> {
+    let most = bounds.slot_rows;
+    if let Some(w) = b.seq_starts.windows(2).find(|w| w[1] - w[0] > most) {
+        return Err(bad(format!("{} tokens for a slot of {most} rows", w[1] - w[0])));
     }
-    let Some(times) = bounds.times else { return Ok(()) };
-    let seqs = b.kv_len.len();
-    if b.times.len() != seqs {
-        return Err(bad(format!("times of {} of {seqs} sequences", b.times.len())));
-    }
-    if let Some(t) = b.times.iter().find(|t| t[0] >= times) {
-        return Err(bad(format!("time {} of {times}", t[0])));
-    }
-    if bounds.schedule.is_empty() {
+    if !bounds.timed {
         return Ok(());
+    }
+    let (got, seqs) = (b.times.len(), b.kv_len.len());
+    if got != seqs {
+        return Err(bad(format!("times of {got} of {seqs} sequences")));
+    }
+    if b.times.iter().any(|t| t[0] == u32::MAX) {
+        return Err(bad("a step from the end"));
     }
     if !b.seeds.is_empty() && b.seeds.len() != seqs {
         return Err(bad("seeds of another number of sequences"));
     }
-    let alpha = |t: u32| bounds.schedule.get(t as usize).copied();
-    let wrong =
-        |t: &&[u32; 2]| t[1] != u32::MAX && alpha(t[1]).is_none_or(|a| Some(a) < alpha(t[0]));
-    match b.times.iter().find(wrong) {
-        Some([t, s]) => Err(bad(format!(
-            "from time {t} to {s}, which is none of {} or has more noise",
-            bounds.schedule.len()
-        ))),
-        None => Ok(()),
+    for alphas in &bounds.schedules {
+        for &[from, to] in b.times {
+            let alpha = |t: u32| alphas.get(t as usize).copied();
+            let next = if to == u32::MAX { Some(1.0) } else { alpha(to) };
+            if alpha(from).is_none_or(|a| next.is_none_or(|n| n < a)) {
+                return Err(bad(format!(
+                    "from time {from} to {to}, which is none of {} or has more noise",
+                    alphas.len()
+                )));
+            }
+        }
     }
+    Ok(())
 }
 
 fn check_moves(moves: &[Move], layout: &Layout) -> Result<()> {

@@ -3,7 +3,7 @@
 //!
 //! An item of work is a few tokens of one sequence and one key head, with all the query heads that
 //! share it: each key and value is read once for all of them. Keys are walked page by page, see
-//! [`page`]; after the scores of a page, for each query row,
+//! [`page`], in blocks of [`KEYS`]; after the scores of a block, for each query row,
 //!
 //! ```text
 //! m' = max(m, max s)    p = e^(s - m')    l' = l e^(m - m') + Σ p    o' = o e^(m - m') + p V
@@ -27,6 +27,9 @@ use std::ops::Range;
 
 /// Keys of a span.
 pub const SPAN: usize = 512;
+/// Keys whose scores are turned into exponentials at once, at least: few enough to stay in cache,
+/// enough that what is done once for a row costs little beside them.
+const KEYS: usize = 128;
 /// Tokens of one item of work.
 pub const TILE: usize = 8;
 /// Query rows that share a register of keys or values, at most.
@@ -87,8 +90,14 @@ pub struct Item {
 /// Floats of scratch that a worker needs.
 pub fn scratch_len(heads: usize, kv_heads: usize, head_dim: usize, page_tokens: usize) -> usize {
     let rows = (heads / kv_heads * TILE).next_multiple_of(MOST_ROWS);
-    // Queries, scores, the running maximum, sum, and result, and the span's.
-    rows * (head_dim + page_tokens + 2 * (head_dim + 2) + 1) + 64
+    // Queries, scores, the running maximum, sum, and result, and the span's; a page as f32.
+    let scores = block_keys(page_tokens);
+    rows * (head_dim + scores + 2 * (head_dim + 2) + 1) + head_dim * page_tokens + 64
+}
+
+/// Keys of a block: whole pages, and whole blocks make a span.
+fn block_keys(page_tokens: usize) -> usize {
+    if KEYS.is_multiple_of(page_tokens) { KEYS } else { page_tokens }
 }
 
 /// Floats of a partial result: maximum, sum, result.
@@ -224,6 +233,17 @@ unsafe fn join<S: Simd>(s: S, into: Running, part: Running, d: usize) {
     }
 }
 
+/// What else lies in the worker's scratch.
+#[derive(Clone, Copy)]
+struct Own {
+    /// Queries, a row each.
+    q: *mut f32,
+    /// Scores of a block of keys, a row each.
+    scores: *mut f32,
+    /// Keys or values of one head in a page.
+    wide: *mut f32,
+}
+
 impl<K: Stored, V: Stored> WithSimd for Attend<'_, K, V> {
     type Output = ();
     #[inline(always)]
@@ -240,13 +260,14 @@ impl<K: Stored, V: Stored> WithSimd for Attend<'_, K, V> {
             let q = self.scratch;
             let scores = q.add(padded * d);
             let part = {
-                let max = scores.add(padded * p);
+                let max = scores.add(padded * block_keys(p));
                 Running { max, sum: max.add(padded), out: max.add(2 * padded) }
             };
             let total = {
                 let max = part.out.add(padded * d);
                 Running { max, sum: max.add(padded), out: max.add(2 * padded) }
             };
+            let own = Own { q, scores, wide: total.out.add(padded * d) };
             // Rows in the order (token, head of the group); rows beyond are zero.
             for r in 0..padded {
                 let to = q.add(r * d);
@@ -271,7 +292,7 @@ impl<K: Stored, V: Stored> WithSimd for Attend<'_, K, V> {
             total.reset(s, rows, d);
             for span in first..=last {
                 part.reset(s, padded, d);
-                self.span(s, span as usize, q, scores, part);
+                self.span(s, span as usize, own, part);
                 if !self.partials.is_null() {
                     self.keep(s, part);
                     return;
@@ -293,6 +314,12 @@ impl<K: Stored, V: Stored> WithSimd for Attend<'_, K, V> {
             }
         }
     }
+}
+
+/// Whether keys or values are better converted once than for each block of rows.
+#[inline(always)]
+fn worth_widening<T: Stored>(rows: usize) -> bool {
+    T::DTYPE != DType::F32 && rows > MOST_ROWS
 }
 
 /// Divides by the sum, the sink counted in.
@@ -353,27 +380,19 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
         unsafe { *self.pages.add(self.item.table.wrapping_add(entry) as usize) as usize }
     }
 
-    /// Walks the pages of one span.
+    /// Walks the pages of one span, a block of keys at a time.
     ///
     /// # Safety
     /// As the item; `part` is reset.
     #[inline(always)]
-    unsafe fn span<S: Simd>(
-        &self,
-        s: S,
-        span: usize,
-        q: *mut f32,
-        scores: *mut f32,
-        part: Running,
-    ) {
-        let a = self.args;
-        let (d, p) = (a.head_dim, a.page_tokens);
-        let group = a.heads / a.kv_heads;
+    unsafe fn span<S: Simd>(&self, s: S, span: usize, own: Own, part: Running) {
+        let p = self.args.page_tokens;
+        let keys = block_keys(p);
+        let group = self.args.heads / self.args.kv_heads;
         let tokens = self.item.tokens as usize;
-        let rows = tokens * group;
+        let first_token = self.item.token as usize;
         // SAFETY: the caller's promise, and see each step.
         unsafe {
-            let first_token = self.item.token as usize;
             let (mut low, mut high) = (usize::MAX, 0);
             for t in 0..tokens {
                 let [from, to] = self.range(first_token + t);
@@ -381,56 +400,132 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
             }
             low = low.max(span * SPAN);
             high = high.min((span + 1) * SPAN);
-            let width = a.kv_heads * d;
-            let first = self.kv_head * d;
-            let mut at = low - low % p;
-            while at < high {
-                let page = self.page(at) * width * p;
-                // The next page is asked for while this one is worked on.
-                let next = if at + p < high { self.page(at + p) * width * p } else { page };
-                let keys = a.k_pages.cast::<K>().add(first * p);
-                let (keys, next_keys) = (keys.add(page), keys.add(next));
-                page::for_row_blocks!(rows, |r, R| page::dot::<S, K, R>(
-                    s,
-                    q.add(r * d),
-                    keys,
-                    next_keys,
-                    scores.add(r * p),
-                    [d, p]
-                ));
-                for r in 0..rows {
-                    let token = first_token + r / group;
-                    self.mask(token, at, scores.add(r * p));
-                    self.softmax(s, scores.add(r * p), part, r);
+            let mut block = low - low % keys;
+            while block < high {
+                // Pages that nobody sees may not be there.
+                let used = low.max(block)..high.min(block + keys);
+                self.scores(s, block, used.clone(), own);
+                for r in 0..tokens * group {
+                    let scores = own.scores.add(r * keys);
+                    self.mask(first_token + r / group, block, scores);
+                    self.softmax(s, scores, part, r);
                 }
-                let values = page::Values {
-                    page: a.v_pages.cast::<V>().add(page),
-                    next: a.v_pages.cast::<V>().add(next),
-                    width,
-                    first,
-                    // Values beyond the last visible key were never written.
-                    used: low.max(at) - at..high.min(at + p) - at,
-                };
-                page::for_row_blocks!(rows, |r, R| page::weigh::<S, V, R>(
-                    s,
-                    scores.add(r * p),
-                    &values,
-                    part.out.add(r * d),
-                    [d, p]
-                ));
-                at += p;
+                self.weigh(s, block, used, own, part.out);
+                block += keys;
             }
+        }
+    }
+
+    /// Scores of all rows with the pages that hold the `used` keys of a block.
+    ///
+    /// # Safety
+    /// As the item, of which some token sees the first and some token the last of these keys.
+    #[inline(always)]
+    unsafe fn scores<S: Simd>(&self, s: S, block: usize, used: Range<usize>, own: Own) {
+        let a = self.args;
+        let (d, p) = (a.head_dim, a.page_tokens);
+        let keys = block_keys(p);
+        let rows = self.item.tokens as usize * (a.heads / a.kv_heads);
+        let mut at = used.start - used.start % p;
+        while at < used.end {
+            // SAFETY: the caller's promise; scores and queries have room for whole blocks of rows.
+            unsafe {
+                let keys_of = |at| {
+                    let pages = a.k_pages.cast::<K>();
+                    pages.add((self.page(at) * a.kv_heads + self.kv_head) * d * p)
+                };
+                let k = keys_of(at);
+                // The next page is asked for while this one is worked on.
+                let next = if at + p < used.end { keys_of(at + p) } else { k };
+                let scores = own.scores.add(at - block);
+                if worth_widening::<K>(rows) {
+                    page::widen(s, k, next, own.wide, d * p);
+                    let k = own.wide.cast_const();
+                    page::for_row_blocks!(rows, |r, R| page::dot::<S, f32, R>(
+                        s,
+                        own.q.add(r * d),
+                        [k, k],
+                        scores.add(r * keys),
+                        [d, p, keys]
+                    ));
+                } else {
+                    page::for_row_blocks!(rows, |r, R| page::dot::<S, K, R>(
+                        s,
+                        own.q.add(r * d),
+                        [k, next],
+                        scores.add(r * keys),
+                        [d, p, keys]
+                    ));
+                }
+            }
+            at += p;
+        }
+    }
+
+    /// Adds the weighted values of the `used` keys of a block to the rows of `out`.
+    ///
+    /// # Safety
+    /// As [`Self::scores`], which are now weights.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd>(
+        &self,
+        s: S,
+        block: usize,
+        used: Range<usize>,
+        own: Own,
+        out: *mut f32,
+    ) {
+        let a = self.args;
+        let (d, p) = (a.head_dim, a.page_tokens);
+        let keys = block_keys(p);
+        let rows = self.item.tokens as usize * (a.heads / a.kv_heads);
+        let width = a.kv_heads * d;
+        let mut at = used.start - used.start % p;
+        while at < used.end {
+            // SAFETY: the caller's promise; weights and results have room for whole blocks of rows.
+            unsafe {
+                let values_of = |at| a.v_pages.cast::<V>().add(self.page(at) * width * p);
+                let values = page::Values {
+                    page: values_of(at),
+                    next: values_of(if at + p < used.end { at + p } else { at }),
+                    width,
+                    first: self.kv_head * d,
+                    // Values beyond the last visible key were never written.
+                    used: used.start.max(at) - at..used.end.min(at + p) - at,
+                };
+                let weights = own.scores.add(at - block);
+                // A head's values lie together where it begins and ends with a block of them.
+                if worth_widening::<V>(rows) && d.is_multiple_of(page::VALUE_BLOCK) {
+                    let values = values.widened(s, own.wide, [d, p]);
+                    page::for_row_blocks!(rows, |r, R| page::weigh::<S, f32, R>(
+                        s,
+                        weights.add(r * keys),
+                        &values,
+                        out.add(r * d),
+                        [d, p, keys]
+                    ));
+                } else {
+                    page::for_row_blocks!(rows, |r, R| page::weigh::<S, V, R>(
+                        s,
+                        weights.add(r * keys),
+                        &values,
+                        out.add(r * d),
+                        [d, p, keys]
+                    ));
+                }
+            }
+            at += p;
         }
     }
 
     /// Sets the scores of keys that the token does not see to minus infinity.
     ///
     /// # Safety
-    /// `scores` holds a page of scores, the first of key `at`.
+    /// `scores` holds a block of scores, the first of key `at`.
     #[inline(always)]
     unsafe fn mask(&self, token: usize, at: usize, scores: *mut f32) {
         let a = self.args;
-        let p = a.page_tokens;
+        let p = block_keys(a.page_tokens);
         // SAFETY: the caller's promise; all indices are below `p`.
         unsafe {
             let [from, to] = self.range(token);
@@ -455,11 +550,11 @@ impl<K: Stored, V: Stored> Attend<'_, K, V> {
     /// Turns a row of scores into exponentials under the running maximum.
     ///
     /// # Safety
-    /// `scores` holds a page; `part` holds row `r`.
+    /// `scores` holds a block; `part` holds row `r`.
     #[inline(always)]
     unsafe fn softmax<S: Simd>(&self, s: S, scores: *mut f32, part: Running, r: usize) {
         let a = self.args;
-        let (d, p) = (a.head_dim, a.page_tokens);
+        let (d, p) = (a.head_dim, block_keys(a.page_tokens));
         // SAFETY: the caller's promise; pages are whole registers.
         unsafe {
             if a.softcap > 0.0 {

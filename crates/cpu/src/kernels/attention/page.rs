@@ -39,27 +39,53 @@ macro_rules! for_row_blocks {
 }
 pub(super) use for_row_blocks;
 
-/// Scores of `R` query rows with a page of keys; asks for the keys of the `next` page meanwhile.
+/// Registers of keys or values that a tile of `r` rows takes at once: sums enough to keep the units
+/// busy, and no more than there are registers.
+const fn registers<S: Simd>(r: usize) -> usize {
+    if r <= 4 || S::REGISTERS >= 32 { 2 } else { 1 }
+}
+
+/// Converts `n` elements, a whole number of registers; asks for those of `next` meanwhile.
 ///
 /// # Safety
-/// `q` holds the rows, `keys` `d` columns of `p` keys, `scores` a page for each row; `p` is an even
-/// number of registers.
+/// Both hold `n` elements.
+#[inline(always)]
+pub(super) unsafe fn widen<S: Simd, T: Stored>(
+    s: S,
+    from: *const T,
+    next: *const T,
+    to: *mut f32,
+    n: usize,
+) {
+    for i in (0..n).step_by(S::LANES) {
+        if S::LANES * size_of::<T>() >= 16 {
+            s.prefetch(next.wrapping_add(i).cast());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { s.store(to.add(i), T::load(s, from.add(i))) }
+    }
+}
+
+/// Scores of `R` query rows with a page of keys, `keys[0]`; asks for those of the next page,
+/// `keys[1]`, meanwhile.
+///
+/// # Safety
+/// `q` holds the rows, `keys` `d` columns of `p` keys, `scores` rows of `p` that begin `stride`
+/// apart; `p` is an even number of registers.
 #[inline(always)]
 pub(super) unsafe fn dot<S: Simd, K: Stored, const R: usize>(
     s: S,
     q: *const f32,
-    keys: *const K,
-    next: *const K,
+    keys: [*const K; 2],
     scores: *mut f32,
-    [d, p]: [usize; 2],
+    shape: [usize; 3],
 ) {
-    // Registers at once: sums enough to keep the units busy, and no more than there are registers.
     // SAFETY: the caller's promise.
     unsafe {
-        if R > 4 {
-            dot_columns::<S, K, R, 1>(s, q, keys, next, scores, [d, p]);
+        if registers::<S>(R) == 1 {
+            dot_columns::<S, K, R, 1>(s, q, keys, scores, shape);
         } else {
-            dot_columns::<S, K, R, 2>(s, q, keys, next, scores, [d, p]);
+            dot_columns::<S, K, R, 2>(s, q, keys, scores, shape);
         }
     }
 }
@@ -70,10 +96,9 @@ pub(super) unsafe fn dot<S: Simd, K: Stored, const R: usize>(
 unsafe fn dot_columns<S: Simd, K: Stored, const R: usize, const C: usize>(
     s: S,
     q: *const f32,
-    keys: *const K,
-    next: *const K,
+    [keys, next]: [*const K; 2],
     scores: *mut f32,
-    [d, p]: [usize; 2],
+    [d, p, stride]: [usize; 3],
 ) {
     for j in (0..p).step_by(C * S::LANES) {
         let mut acc = [[s.zero(); C]; R];
@@ -99,7 +124,7 @@ unsafe fn dot_columns<S: Simd, K: Stored, const R: usize, const C: usize>(
         for r in 0..R {
             for c in 0..C {
                 // SAFETY: as above.
-                unsafe { s.store(scores.add(r * p + j + c * S::LANES), acc[r][c]) }
+                unsafe { s.store(scores.add(r * stride + j + c * S::LANES), acc[r][c]) }
             }
         }
     }
@@ -139,25 +164,45 @@ impl<V: Stored> Values<V> {
         let stride = (self.width - block).min(VALUE_BLOCK);
         Piece { at: block * p + inside, stride, n: (stride - inside).min(d - e).min(S::LANES) }
     }
+
+    /// The same values of a head as f32, which lie together; asks for the next page's meanwhile.
+    ///
+    /// # Safety
+    /// The page has `p` tokens, `d` is a whole number of [`VALUE_BLOCK`], and `to` holds `d p`.
+    #[inline(always)]
+    pub(super) unsafe fn widened<S: Simd>(
+        &self,
+        s: S,
+        to: *mut f32,
+        [d, p]: [usize; 2],
+    ) -> Values<f32> {
+        // SAFETY: the caller's promise: heads are whole blocks, so this one begins with a block.
+        unsafe {
+            let first = self.first * p;
+            widen(s, self.page.add(first), self.next.add(first), to, d * p);
+        }
+        Values { page: to, next: to, width: d, first: 0, used: self.used.clone() }
+    }
 }
 
 /// Adds a page's values, weighted, to `R` rows of results; asks for the next page's meanwhile.
 ///
 /// # Safety
-/// `weights` holds a page for each row, `values` a page of `p` tokens, `out` rows of `d` elements.
+/// `weights` holds rows of `p` that begin `stride` apart, `values` a page of `p` tokens, `out` rows of
+/// `d` elements.
 #[inline(always)]
 pub(super) unsafe fn weigh<S: Simd, V: Stored, const R: usize>(
     s: S,
     weights: *const f32,
     values: &Values<V>,
     out: *mut f32,
-    [d, p]: [usize; 2],
+    [d, p, stride]: [usize; 3],
 ) {
     let mut e = 0;
     while e < d {
         let first = values.piece::<S>(e, [d, p]);
-        // Two registers at once for few rows, where both are whole.
-        let second = match R <= 4 && first.n == S::LANES && e + S::LANES < d {
+        // Two registers at once where both are whole.
+        let second = match registers::<S>(R) == 2 && first.n == S::LANES && e + S::LANES < d {
             true => values.piece::<S>(e + S::LANES, [d, p]),
             false => Piece { n: 0, ..first },
         };
@@ -165,10 +210,10 @@ pub(super) unsafe fn weigh<S: Simd, V: Stored, const R: usize>(
         unsafe {
             let out = out.add(e);
             if second.n == S::LANES {
-                weigh_pieces::<S, V, R, 2>(s, weights, values, [first, second], out, [d, p]);
+                weigh_pieces::<S, V, R, 2>(s, weights, values, [first, second], out, [d, stride]);
                 e += 2 * S::LANES;
             } else {
-                weigh_pieces::<S, V, R, 1>(s, weights, values, [first], out, [d, p]);
+                weigh_pieces::<S, V, R, 1>(s, weights, values, [first], out, [d, stride]);
                 e += first.n;
             }
         }
@@ -186,11 +231,11 @@ unsafe fn weigh_pieces<S: Simd, V: Stored, const R: usize, const C: usize>(
     values: &Values<V>,
     pieces: [Piece; C],
     out: *mut f32,
-    [d, p]: [usize; 2],
+    [d, stride]: [usize; 2],
 ) {
     let n = pieces[0].n;
     let whole = C > 1 || n == S::LANES;
-    // SAFETY: the used keys are below p, the pieces within a row, and the rows are the caller's.
+    // SAFETY: the used keys are below the stride, the pieces within a row, and the rows are the caller's.
     unsafe {
         let mut acc = [[s.zero(); C]; R];
         for r in 0..R {
@@ -209,7 +254,7 @@ unsafe fn weigh_pieces<S: Simd, V: Stored, const R: usize, const C: usize>(
                 v[c] = if whole { V::load(s, from) } else { V::load_n(s, from, n) };
             }
             for r in 0..R {
-                let w = s.broadcast(weights.add(r * p + j));
+                let w = s.broadcast(weights.add(r * stride + j));
                 for c in 0..C {
                     acc[r][c] = s.fma(w, v[c], acc[r][c]);
                 }

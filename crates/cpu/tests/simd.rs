@@ -149,6 +149,14 @@ impl WithSimd for Memory<'_> {
                 s.bytes_store(words.as_mut_ptr().cast(), s.words_of(v));
                 s.store(back.as_mut_ptr(), s.load_i8(bytes.as_ptr()));
                 s.store(back.as_mut_ptr().add(16), s.load_u8(bytes.as_ptr().cast()));
+                let pairs = [0.5, 1.5, 2.5, 3.5];
+                for n in (1..=pairs.len()).filter(|n| S::LANES == 1 || n % 2 == 0) {
+                    let n = n.min(S::LANES);
+                    let mut swapped = [0.0f32; 16];
+                    s.store(swapped.as_mut_ptr(), s.load_swapped(pairs.as_ptr(), 0, n));
+                    let due = [1.5, 0.5, 3.5, 2.5];
+                    assert!((0..S::LANES).all(|l| swapped[l] == if l < n { due[l] } else { 0.0 }));
+                }
             }
             for i in 0..S::LANES {
                 assert_eq!(words[i] as f32, small[i]);

@@ -15,10 +15,11 @@ use std::ops::Range;
 /// Lanes of the widest instruction set.
 const MAX_LANES: usize = 16;
 
-/// The rotation of a token's heads: `(cos, sin)` for each of its `dims / 2` pairs.
+/// The rotation of a token's heads: `y[i] = x[i] cos[i] + x[partner of i] sin[i]`, where `sin` is that
+/// of minus the angle for the first of a pair.
 #[derive(Clone, Copy)]
 pub struct RopeArgs {
-    /// `[token][pair][cos, sin]`.
+    /// `[token][cos, sin][dims]`.
     pub table: *const f32,
     /// Elements that rotate, even.
     pub dims: usize,
@@ -99,7 +100,7 @@ impl<K: Stored, V: Stored> WithSimd for Tokens<'_, K, V> {
                         }
                     }
                     if let Some(rope) = &a.rope {
-                        let angles = rope.table.add(t * rope.dims);
+                        let angles = rope.table.add(2 * t * rope.dims);
                         for at in (0..width).step_by(d) {
                             rotate(s, x.add(at), angles, rope);
                         }
@@ -154,18 +155,51 @@ fn split(row: u32, page_tokens: usize) -> (usize, usize) {
 /// Rotates one head in place.
 ///
 /// # Safety
-/// `x` holds `rope.dims` elements, `angles` as many numbers.
+/// `x` holds `rope.dims` elements, `angles` twice as many numbers.
 #[inline(always)]
-unsafe fn rotate<S: Simd>(_: S, x: *mut f32, angles: *const f32, rope: &RopeArgs) {
-    let half = rope.dims / 2;
-    for i in 0..half {
-        let (a, b) = if rope.adjacent { (2 * i, 2 * i + 1) } else { (i, i + half) };
-        // SAFETY: a, b < dims and 2 i + 1 < dims.
-        unsafe {
-            let (cos, sin) = (*angles.add(2 * i), *angles.add(2 * i + 1));
-            let (u, v) = (*x.add(a), *x.add(b));
-            *x.add(a) = u * cos - v * sin;
-            *x.add(b) = u * sin + v * cos;
+unsafe fn rotate<S: Simd>(s: S, x: *mut f32, angles: *const f32, rope: &RopeArgs) {
+    let (dims, half) = (rope.dims, rope.dims / 2);
+    // SAFETY: the caller's promise: all that is read and written are elements below `dims`.
+    unsafe {
+        if !rope.adjacent {
+            return map(
+                s,
+                half,
+                #[inline(always)]
+                |i, n| {
+                    let (u, v) = (s.load_n(x.add(i), n), s.load_n(x.add(half + i), n));
+                    s.store_n(x.add(i), n, turn(s, [u, v], angles.add(i), dims, n));
+                    s.store_n(x.add(half + i), n, turn(s, [v, u], angles.add(half + i), dims, n));
+                },
+            );
+        }
+        // Two registers at once: a pair may be two of them.
+        for i in (0..dims).step_by(2 * S::LANES) {
+            let whole = (dims - i).min(2 * S::LANES);
+            let [m, n] = [whole.min(S::LANES), whole.saturating_sub(S::LANES)];
+            let j = i + m;
+            let a = [s.load_n(x.add(i), m), s.load_swapped(x, i, m)];
+            let b = [s.load_n(x.add(j), n), s.load_swapped(x, j, n)];
+            s.store_n(x.add(i), m, turn(s, a, angles.add(i), dims, m));
+            s.store_n(x.add(j), n, turn(s, b, angles.add(j), dims, n));
         }
     }
+}
+
+/// `n` elements and their partners, turned by the angles whose cosines are at `cos` and whose sines
+/// `dims` further on.
+///
+/// # Safety
+/// Both are readable for `n` numbers.
+#[inline(always)]
+unsafe fn turn<S: Simd>(
+    s: S,
+    [x, partner]: [S::F32; 2],
+    cos: *const f32,
+    dims: usize,
+    n: usize,
+) -> S::F32 {
+    // SAFETY: the caller's promise.
+    let (cos, sin) = unsafe { (s.load_n(cos, n), s.load_n(cos.add(dims), n)) };
+    s.fma(partner, sin, s.mul(x, cos))
 }

@@ -14,9 +14,10 @@ use gristmill_core::{DType, Error, Result};
 use gristmill_ir::{Act, Op, QkNorm, Rope, RopePairs, State, StateKind};
 use std::ops::Range;
 
-/// cos and sin of each token and pair, computed once a step for all layers.
+/// cos and sin of each token and element, computed once a step for all layers; see [`RopeArgs`].
 pub(super) struct RopeTable {
     frequencies: Vec<f32>,
+    adjacent: bool,
     magnitude: f32,
     sections: Option<[u32; 3]>,
     offset: usize,
@@ -30,11 +31,12 @@ impl RopeTable {
         };
         let frequencies = rope.frequencies(factors);
         let (magnitude, sections) = (rope.magnitude, rope.sections);
-        Ok(RopeTable { frequencies, magnitude, sections, offset })
+        let adjacent = rope.pairs == RopePairs::Adjacent;
+        Ok(RopeTable { frequencies, adjacent, magnitude, sections, offset })
     }
 
     pub(super) fn bytes(&self, tokens: usize) -> usize {
-        tokens * self.frequencies.len() * 2 * size_of::<f32>()
+        tokens * self.frequencies.len() * 4 * size_of::<f32>()
     }
 
     /// Which of a token's three positions drives a pair.
@@ -54,11 +56,17 @@ impl RopeTable {
                         // The angle is rounded to f32 as the reference programs do; its sine
                         // and cosine are then as exact as f32 allows.
                         let (sin, cos) = f64::from(position as f32 * f).sin_cos();
+                        let [cos, sin] = [cos, sin].map(|v| v as f32 * table.magnitude);
+                        let [a, b] = match table.adjacent {
+                            true => [2 * i, 2 * i + 1],
+                            false => [i, pairs + i],
+                        };
                         // SAFETY: the table lies behind the arena, with room for all tokens.
                         unsafe {
-                            let to = step.floats(table.offset).add((t * pairs + i) * 2);
-                            *to = cos as f32 * table.magnitude;
-                            *to.add(1) = sin as f32 * table.magnitude;
+                            let to = step.floats(table.offset).add(t * pairs * 4);
+                            (*to.add(a), *to.add(b)) = (cos, cos);
+                            let to = to.add(2 * pairs);
+                            (*to.add(a), *to.add(b)) = (-sin, sin);
                         }
                     }
                 }

@@ -198,6 +198,9 @@ impl Simd for Avx2 {
         fn store_bf16_n(self, p: *mut bf16, n: usize, a: __m256) {
             store_words(p.cast(), n, narrow_bf16(a))
         }
+        fn load_swapped(self, x: *const f32, i: usize, n: usize) -> __m256 {
+            _mm256_permute_ps::<0xb1>(self.load_n(x.add(i), n))
+        }
         fn load_i8(self, p: *const i8) -> __m256 {
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
         }

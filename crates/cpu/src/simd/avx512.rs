@@ -204,6 +204,9 @@ macro_rules! avx512_ops {
             fn store_bf16_n(self, p: *mut bf16, n: usize, a: __m512) {
                 _mm256_mask_storeu_epi16(p.cast(), first(n), narrow_bf16(a))
             }
+            fn load_swapped(self, x: *const f32, i: usize, n: usize) -> __m512 {
+                _mm512_permute_ps::<0xb1>(self.load_n(x.add(i), n))
+            }
             fn load_i8(self, p: *const i8) -> __m512 {
                 _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
             }

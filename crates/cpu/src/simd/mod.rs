@@ -178,6 +178,13 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// # Safety
     /// `p` is readable for `n <= LANES` values.
     unsafe fn load_n(self, p: *const f32, n: usize) -> Self::F32;
+    /// Numbers of `x` from index `i` on with those of each pair exchanged: lane `l` is
+    /// `x[(i + l) ^ 1]`, the first `n` lanes.
+    ///
+    /// # Safety
+    /// `i` is a multiple of `LANES`; `x` is readable for `(i + n).next_multiple_of(2)` values, `n` even
+    /// or 1 where there is one lane.
+    unsafe fn load_swapped(self, x: *const f32, i: usize, n: usize) -> Self::F32;
     /// # Safety
     /// `p` is writable for `LANES` values.
     unsafe fn store(self, p: *mut f32, a: Self::F32);

@@ -232,6 +232,9 @@ macro_rules! neon_ops {
             fn store_bf16_n(self, p: *mut bf16, n: usize, a: float32x4_t) {
                 store_halves(p.cast(), n, vmovn_u32(words(halves::narrow_bf16(self, a))))
             }
+            fn load_swapped(self, x: *const f32, i: usize, n: usize) -> float32x4_t {
+                vrev64q_f32(self.load_n(x.add(i), n))
+            }
             fn load_i8(self, p: *const i8) -> float32x4_t {
                 let four = vcreate_s8(u64::from(p.cast::<u32>().read_unaligned()));
                 vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four))))

@@ -207,6 +207,11 @@ macro_rules! scalar_ops {
             from_fn(|l| f32::from(unsafe { *p.add(l) }))
         }
         #[inline(always)]
+        unsafe fn load_swapped(self, x: *const f32, i: usize, n: usize) -> Self::F32 {
+            // SAFETY: the caller's promise.
+            from_fn(|l| if l < n { unsafe { *x.add((i + l) ^ 1) } } else { 0.0 })
+        }
+        #[inline(always)]
         unsafe fn load_u8(self, p: *const u8) -> Self::F32 {
             // SAFETY: the caller's promise.
             from_fn(|l| f32::from(unsafe { *p.add(l) }))

@@ -215,6 +215,10 @@ impl Simd for Sse41 {
         fn store_bf16_n(self, p: *mut bf16, n: usize, a: __m128) {
             store_halves(p.cast(), n, halves::narrow_bf16(self, a))
         }
+        fn load_swapped(self, x: *const f32, i: usize, n: usize) -> __m128 {
+            let a = self.load_n(x.add(i), n);
+            _mm_shuffle_ps::<0xb1>(a, a)
+        }
         fn load_i8(self, p: *const i8) -> __m128 {
             let four = _mm_cvtsi32_si128(p.cast::<i32>().read_unaligned());
             _mm_cvtepi32_ps(_mm_cvtepi8_epi32(four))

@@ -181,6 +181,10 @@ impl Simd for Wasm {
         fn store_bf16_n(self, p: *mut bf16, n: usize, a: v128) {
             store_halves(p.cast(), n, halves::narrow_bf16(self, a))
         }
+        fn load_swapped(self, x: *const f32, i: usize, n: usize) -> v128 {
+            let a = self.load_n(x.add(i), n);
+            i32x4_shuffle::<1, 0, 3, 2>(a, a)
+        }
         fn load_i8(self, p: *const i8) -> v128 {
             let halves = i16x8_extend_low_i8x16(v128_load32_zero(p.cast()));
             f32x4_convert_i32x4(i32x4_extend_low_i16x8(halves))

@@ -59,7 +59,7 @@ def llama_cpp(work, variant, jobs):
     if all((programs / name).exists() for name in TARGETS):
         return programs
     source = _llama_source(work)
-    off = ["GGML_CCACHE", "LLAMA_USE_PREBUILT_UI", "LLAMA_BUILD_APP", "LLAMA_OPENSSL", "LLAMA_CURL"]
+    off = ["GGML_CCACHE", "LLAMA_USE_PREBUILT_UI", "LLAMA_BUILD_APP", "LLAMA_OPENSSL"]
     options = ["-DCMAKE_BUILD_TYPE=Release", *VARIANTS[variant], *(f"-D{o}=OFF" for o in off)]
     _do(["cmake", "-S", source, "-B", build, "-G", "Ninja", *options], stdout=subprocess.DEVNULL)
     _do(["cmake", "--build", build, "-j", jobs, "--target", *TARGETS])

@@ -1,7 +1,7 @@
 """What is measured: parts, their rows, and the sides of each row, which take turns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import models
@@ -36,7 +36,6 @@ class Row:
     rounds: int = 99
     # Done once before the first round.
     before: Callable | None = None
-    facts: dict = field(default_factory=dict)
 
     def key(self):
         return (self.part, self.model, self.format, self.test, self.threads)
@@ -61,9 +60,7 @@ class Plan:
 
     def small(self, *formats):
         """The files of the parts that look at one model only: the first that is chosen."""
-        only = [f for f in self.files(formats)]
-        first = [m for m in (SMALL, *self.models) if m in self.models][:1]
-        return [(m, f) for m, f in only if m in first]
+        return [(m, f) for m, f in self.files(formats) if m == self.models[0]]
 
     def tokens(self, n):
         return max(n // 8, 4) if self.quick else n
@@ -120,7 +117,7 @@ def _candle(p, test, threads, file):
     return run.candle(p, file, test, threads)
 
 
-def _prompts(plan, length, threads_of):
+def _prompts(part, plan, length, threads_of):
     for model, format_ in plan.files():
         if length > 512 and model != plan.models[0]:
             continue
@@ -133,15 +130,15 @@ def _prompts(plan, length, threads_of):
                 sides["gristmill --chunked"] = ours(plan, test, threads, "--chunked")
             sides |= peers(plan, test, threads, flash=length > 512)
             rounds = 3 if model in BIG or length > 512 else 99
-            yield Row("prefill", model, format_, test.name(), threads, sides, rounds=rounds)
+            yield Row(part, model, format_, test.name(), threads, sides, rounds=rounds)
 
 
 def prefill(plan):
-    yield from _prompts(plan, 512, plan.threads)
+    yield from _prompts("prefill", plan, 512, plan.threads)
 
 
 def prefill_2048(plan):
-    yield from _prompts(plan, 2048, lambda _: [plan.cores])
+    yield from _prompts("prefill-2048", plan, 2048, lambda _: [plan.cores])
 
 
 def avx2(plan):
@@ -210,11 +207,8 @@ def memory(plan):
     def packed(file):
         return run.gristmill_run(p, file, 16, threads, "--pack-cache", env=cached)
 
-    for model, format_ in [*plan.small("Q4_K_M", "Q8_0"), *plan.files(["Q4_K_M"])]:
-        if model != SMALL and model not in BIG and not plan.quick:
-            continue
-        if model in BIG and format_ != "Q4_K_M":
-            continue
+    big = [(m, f) for m, f in plan.files(["Q4_K_M"]) if m in BIG]
+    for model, format_ in [*plan.small("Q4_K_M", "Q8_0"), *big]:
         sides = {
             "gristmill": lambda f: rss(run.gristmill_run(p, f, 16, threads)),
             "llama.cpp": lambda f: rss(run.llama_run(completion, f, 16, threads)),

@@ -44,7 +44,8 @@ class Programs:
 
 
 def child(command, env=None):
-    """Runs a process to its end: its output, seconds, and the most memory it had, in bytes."""
+    """Runs a process to its end: its output, seconds, and the most memory it had, in bytes. Linux counts
+    there what this process had when it started the other, so it is never less than some 70 MiB."""
     command = [str(word) for word in command]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.monotonic()
@@ -104,9 +105,10 @@ def llama_bench(program, model, test, threads, *extra):
 
 
 def llama_batched(program, model, test, threads, *extra):
-    """llama.cpp's decode of several sequences: tokens a second of all together."""
-    context = test.parallel * (16 + test.generate)
-    words = ["-m", model, "-c", context, "-npp", 16, "-ntg", test.generate, "-npl", test.parallel]
+    """llama.cpp's decode of several sequences: tokens a second of all together. Each has room of its
+    own, in steps of 256 tokens; without a multiple of that it passes over the test in silence."""
+    context = test.parallel * 256 * -(-(1 + test.generate) // 256)
+    words = ["-m", model, "-c", context, "-npp", 1, "-ntg", test.generate, "-npl", test.parallel]
     words += ["-t", threads, "-tb", threads, "--output-format", "jsonl", *extra]
     text, sample = child([program, *words])
     row = json.loads([line for line in text.splitlines() if line.startswith("{")][-1])

@@ -132,17 +132,26 @@ def sides(figures, unit):
 
 def summary(record):
     """How many goals are reached, and which are not."""
-    all_, missed = 0, []
-    for part in TITLES:
+    asked_of = {}
+    for part, title in TITLES.items():
         for f in record.part(part):
             for side in f.ours():
                 for goal in goals.of(f, side):
-                    all_ += 1
-                    if not goal.holds:
-                        where = f"{f.model} {f.format}, {f.test}, {f.threads} threads"
-                        missed.append(f"- {TITLES[part]}: {where}, {side}: {goal.text}")
-    lines = [f"Of {all_} goals {all_ - len(missed)} are reached."]
-    return lines + (["", "Not reached:", "", *missed] if missed else [])
+                    where = f"{f.model} {f.format}" + (f", {f.test}" if len(f.test) > 6 else "")
+                    where += f", {threads(f.threads)}"
+                    asked_of.setdefault((title, side, goal.text), []).append((goal.holds, where))
+    every = [holds for all_ in asked_of.values() for holds, _ in all_]
+    lines = []
+    for words, all_ in asked_of.items():
+        missed = [where for holds, where in all_ if not holds]
+        reached = f"{len(all_) - len(missed)} of {len(all_)}"
+        lines.append([*words, reached, "; ".join(missed) or "–"])
+    total = f"{sum(every)} of {len(every)} are reached."
+    return [total, "", *table(["part", "ours", "at least, or at most", "rows", "not reached"], lines)]
+
+
+def threads(n):
+    return f"{n} thread" + ("s" if n > 1 else "")
 
 
 def ceilings(record):

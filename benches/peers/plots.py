@@ -11,6 +11,7 @@ matplotlib.rcParams["svg.fonttype"] = "none"
 matplotlib.rcParams["font.size"] = 9
 
 OURS, FAST, PEER = "#1b6ca8", "#7fb8dd", "#c9822b"
+OTHERS = [PEER, "#8a5a9c", "#5d8a3c", "#777777"]
 
 
 def _save(figure, path):
@@ -18,8 +19,8 @@ def _save(figure, path):
     plt.close(figure)
 
 
-def _bars(figures, path, title, goals):
-    """Percent of the ceiling: ours, and the best peer. `goals`: lines, by label."""
+def _bars(figures, path, title, goals, asked):
+    """Percent of the ceiling: ours, and the best peer. `goals`: where lines are, `asked`: of whom."""
     figures = [f for f in figures if f.share(f.ours()[0]) is not None]
     if not figures:
         return False
@@ -34,12 +35,12 @@ def _bars(figures, path, title, goals):
             share = 100 * f.share(side)
             axes.barh(at, share, width, color=colour)
             axes.text(share + 0.5, at, side if colour == PEER else "", va="center", fontsize=6)
-    axes.set_yticks(range(len(figures)), [f"{f.model} {f.format}, {f.threads} thr." for f in figures])
+    axes.set_yticks(range(len(figures)), [f"{f.model} {f.format}, {f.threads} thr" for f in figures])
     axes.invert_yaxis()
     for percent in goals:
         axes.axvline(percent, color="0.5", linewidth=0.8, linestyle="--")
     axes.set_xlim(0, 105)
-    axes.set_xlabel("percent of the measured ceiling; dashed: what is asked of ours (blue)")
+    axes.set_xlabel(f"percent of the measured ceiling; dashed: what is asked of {asked}")
     axes.set_title(title)
     _save(plot, path)
     return True
@@ -50,10 +51,10 @@ def _lines(figures, path, title, xlabel, x_of):
     if len(figures) < 2:
         return False
     plot, axes = plt.subplots(figsize=(5, 3.2))
-    sides = [s for s in figures[0].sides]
-    for side in sides:
+    colours = iter(OTHERS)
+    for side in figures[0].sides:
         points = sorted((x_of(f), f.median(side)) for f in figures if f.values(side))
-        colour = OURS if side.startswith("gristmill") else None
+        colour = OURS if side.startswith("gristmill") else next(colours)
         axes.plot(*zip(*points), marker="o", color=colour, label=side)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(xlabel)
@@ -81,8 +82,9 @@ def write(record, page):
         if draw(*args[:1], path, title, *args[1:]):
             found[title] = path.name
 
-    add("decode", "Decode: share of the read bandwidth", _bars, record.part("decode"), [85])
-    add("prefill", "Prefill 512: share of the peak", _bars, record.part("prefill"), [45, 60])
+    add("decode", "Decode: share of the read bandwidth", _bars, record.part("decode"), [85], "ours (blue)")
+    add("prefill", "Prefill 512: share of the peak", _bars, record.part("prefill"), [45, 60],
+        "ours, exact (dark) and fast (light)")
     depth = _joined(record, "depth")
     add("depth", "Decode after many tokens", _lines, depth, "tokens before",
         lambda f: int(f.test.split(" @ d")[1]) if " @ d" in f.test else 0)

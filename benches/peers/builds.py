@@ -75,11 +75,14 @@ def candle(work, jobs):
     return program
 
 
+def commit(root):
+    """What is checked out, `-dirty` where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
 def gristmill(root, jobs):
     """The released binary: it chooses the instruction set when it starts."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True
-    ).stdout.strip()
     command = ["cargo", "build", "--release", "-p", "gristmill", "-j", jobs]
-    _do(command, cwd=root, env={"GRISTMILL_COMMIT": commit})
+    _do(command, cwd=root, env={"GRISTMILL_COMMIT": commit(root)})
     return Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "release" / "gristmill"

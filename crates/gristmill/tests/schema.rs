@@ -138,6 +138,12 @@ fn bench_formats() {
     }
     assert!(rows[1]["read_share"].as_f64().unwrap() > 0.0 && rows[1]["gop_share"].is_null());
     assert!(rows[0]["gop_share"].as_f64().unwrap() > 0.0 && rows[0]["read_share"].is_null());
+    // Half of the steps take no longer than the first, and the steps of a test as long as the test.
+    let ns = |key: &str| rows[1][key].as_f64().unwrap();
+    assert!(0.0 < ns("step_p50_ns") && ns("step_p50_ns") <= ns("step_p95_ns"));
+    let samples = rows[1]["samples_ns"].as_array().unwrap();
+    assert!(ns("step_p95_ns") <= samples.iter().filter_map(Value::as_f64).fold(0.0, f64::max));
+    assert!(rows[0]["step_p50_ns"].is_null() && rows[2]["step_p95_ns"].is_null());
     let md = all("md");
     for test in ["pp16 |", "tg4 |", "pp8+tg2 |", "pp16 @ d40 |"] {
         assert!(md.contains(test), "{test} in {md}");

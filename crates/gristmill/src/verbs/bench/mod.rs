@@ -232,11 +232,11 @@ pub fn run(args: BenchArgs) -> Done {
         }
         for test in &tests {
             let times = measure(&mut sides, test, &args)?;
-            for (side, samples) in sides.iter().zip(&times) {
+            for (side, times) in sides.iter().zip(&times) {
                 let (model, settings, options) = (&model, &settings, &options);
                 let (device, gpu) = (side.kind, side.gpu.as_str());
                 let setup = Setup { model, settings, options, ceilings, work, device, gpu };
-                let record = Record::new(&setup, test, samples, [&args.title, &args.note]);
+                let record = Record::new(&setup, test, times, [&args.title, &args.note]);
                 table.row(&record)?;
                 if let Some(path) = &args.append {
                     record::append(path, Some(&record))?;
@@ -286,16 +286,26 @@ struct Side {
     engine: Engine<Device>,
 }
 
-/// Nanoseconds of each repetition on each device, the devices taking turns.
-fn measure(sides: &mut [Side], test: &Test, args: &BenchArgs) -> Done<Vec<Vec<u64>>> {
+/// Nanoseconds of a test.
+#[derive(Clone, Debug, Default)]
+pub struct Times {
+    /// Of each repetition.
+    pub samples: Vec<u64>,
+    /// Of each step of all repetitions.
+    pub steps: Vec<u64>,
+}
+
+/// The times of a test on each device, the devices taking turns.
+fn measure(sides: &mut [Side], test: &Test, args: &BenchArgs) -> Done<Vec<Times>> {
     let mut requests = vec![];
     for side in &mut *sides {
         requests.push(prepare(&mut side.engine, test, args)?);
     }
-    let mut times = vec![vec![]; sides.len()];
+    let mut times = vec![Times::default(); sides.len()];
     for _ in 0..args.repetitions {
         for ((side, request), times) in sides.iter_mut().zip(&requests).zip(&mut times) {
-            times.push(go(&mut side.engine, request)?.0);
+            let sample = go(&mut side.engine, request, &mut times.steps)?.0;
+            times.samples.push(sample);
         }
     }
     Ok(times)
@@ -317,7 +327,7 @@ fn prepare(engine: &mut Engine<Device>, test: &Test, args: &BenchArgs) -> Done<V
         for sequence in &mut before {
             let mut request = Request::new(ids(test.depth), 1);
             request.keep = true;
-            *sequence = go(engine, &[request])?.1;
+            *sequence = go(engine, &[request], &mut vec![])?.1;
         }
     }
     // A prompt of p tokens gives one token by itself, and each further token is a step.
@@ -329,23 +339,33 @@ fn prepare(engine: &mut Engine<Device>, test: &Test, args: &BenchArgs) -> Done<V
     };
     let requests: Vec<Request> = before.into_iter().map(&mut request).collect();
     if !args.no_warmup {
-        go(engine, &requests)?;
+        go(engine, &requests, &mut vec![])?;
     }
     Ok(requests)
 }
 
-/// Runs requests to their end: nanoseconds, and the sequence that the last leaves.
-fn go(engine: &mut Engine<Device>, requests: &[Request]) -> Done<(u64, Option<SequenceId>)> {
+/// Runs requests to their end: nanoseconds, and the sequence that the last leaves. The nanoseconds of
+/// each step are added to `steps`.
+fn go(
+    engine: &mut Engine<Device>,
+    requests: &[Request],
+    steps: &mut Vec<u64>,
+) -> Done<(u64, Option<SequenceId>)> {
     let expected = requests.iter().map(|r| r.max_tokens).sum();
     let mut events = Vec::with_capacity(expected);
+    steps.reserve(expected);
     let requests = requests.to_vec();
     let start = Instant::now();
     for request in requests {
         engine.submit(request)?;
     }
+    let mut before = 0;
     while !engine.is_idle() {
         check_interrupt()?;
         engine.step(&mut events)?;
+        let now = start.elapsed().as_nanos() as u64;
+        steps.push(now - before);
+        before = now;
     }
     let time = start.elapsed().as_nanos() as u64;
     if events.len() != expected {

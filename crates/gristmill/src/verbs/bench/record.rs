@@ -1,6 +1,6 @@
 //! One row: the fields of `llama-bench`, in its order, and ours after them.
 
-use super::{Setup, Test};
+use super::{Setup, Test, Times};
 use gristmill::cpu::detect;
 use gristmill::{Activations, DType, Error, Gguf, Model};
 use serde_json::{Value, json};
@@ -45,12 +45,20 @@ fn spread(samples: &[f64]) -> (f64, f64) {
     (mean, if samples.len() > 1 { (square / (n - 1.0)).sqrt() } else { 0.0 })
 }
 
+/// The least of some times that `share` of them do not exceed.
+fn percentile(times: &[u64], share: f64) -> Option<u64> {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let rank = (share * times.len() as f64).ceil() as usize;
+    times.get(rank.saturating_sub(1)).copied()
+}
+
 impl Record {
-    /// The row of a test from the nanoseconds of its repetitions, under a title and with a note.
+    /// The row of a test from its times, under a title and with a note.
     pub fn new(
         setup: &Setup<'_>,
         test: &Test,
-        samples: &[u64],
+        Times { samples, steps }: &Times,
         [title, remark]: [&str; 2],
     ) -> Record {
         let Setup { model, settings, options, ceilings, work, device, gpu } = setup;
@@ -82,6 +90,8 @@ impl Record {
                     test.generate.into(),
                 ));
         let all_bytes = work.decode_bytes(depth, (test.generate + test.prompt.min(1)).into(), seqs);
+        // Steps that run a prompt say nothing of how long a token takes.
+        let steps: &[u64] = if test.prompt == 0 { steps } else { &[] };
         let name = describe(model);
         let bytes = model.tensor_bytes();
         let rounded = |v: f64| json!((v * 1e6).round() / 1e6);
@@ -138,6 +148,8 @@ impl Record {
             ("gop_s", json!(ops.map(|o| giga(o.0)))),
             ("gop_share", json!(ops.and_then(|o| o.1.map(rounded)))),
             ("n_parallel", json!(test.parallel)),
+            ("step_p50_ns", json!(percentile(steps, 0.5))),
+            ("step_p95_ns", json!(percentile(steps, 0.95))),
             ("title", json!(title)),
             ("note", json!(remark)),
             ("ceiling_read_gb_s", giga(ceilings.read_bytes)),
@@ -263,5 +275,13 @@ mod unit {
     fn mean_and_deviation() {
         assert_eq!(spread(&[2.0, 4.0, 6.0]), (4.0, 2.0));
         assert_eq!(spread(&[3.0]), (3.0, 0.0));
+    }
+
+    #[test]
+    fn percentiles() {
+        let times: Vec<u64> = (1..=20).rev().collect();
+        let at = |share| percentile(&times, share);
+        assert_eq!((at(0.5), at(0.95), at(1.0)), (Some(10), Some(19), Some(20)));
+        assert_eq!((percentile(&[7], 0.5), percentile(&[], 0.5)), (Some(7), None));
     }
 }

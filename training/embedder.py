@@ -121,7 +121,7 @@ class Bert(nn.Module):
             elif "embd.weight" in name:
                 nn.init.normal_(p, std=0.05)
             elif p.dim() == 2:
-                nn.init.normal_(p, std=p.shape[1] ** -0.5 * (0.6 if "attn_output" in name else 0.3 if "ffn_down" in name else 1.0))
+                nn.init.normal_(p, std=p.shape[1] ** -0.5 * (1.2 if "attn_output" in name else 0.3 if "ffn_down" in name else 1.0))
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
@@ -130,18 +130,19 @@ class Bert(nn.Module):
         """Gives positions and types their first values, once words have theirs: a fraction of these.
 
         The types are opposites, and the first layer's keys have what tells them apart mirrored: a token
-        looks for its like at first, and sooner in the other text. That is how a query's words find a
-        passage's; from random weights it is learned slowly.
+        looks for its like at first, and sooner in the other text. In the last layer every token, so [CLS]
+        too, looks at all of the first text. That is how a query's words find a passage's, and [CLS] hears
+        of it; from random weights it is learned slowly.
         """
         size = self.token_embd.weight.square().mean().sqrt().item()
         self.position_embd.weight.normal_(std=0.1 * size)
         apart = torch.randn(self.cfg.dim)
         apart /= apart.norm()
         self.token_types.weight.copy_(torch.stack((-apart, apart)) * 0.35 * size * self.cfg.dim**0.5)
-        for i, block in enumerate(self.blk):
-            block.attn_k.weight.copy_(block.attn_q.weight)
-            if i == 0:
-                block.attn_k.weight.sub_(2 * torch.outer(block.attn_q.weight @ apart, apart))
+        first, last = self.blk[0], self.blk[-1]
+        first.attn_k.weight.copy_(first.attn_q.weight - 2 * torch.outer(first.attn_q.weight @ apart, apart))
+        last.attn_q.weight.mul_(0.3)
+        last.attn_q.bias.copy_(-6 * last.attn_k.weight @ apart)
 
     def states(self, batch, words=False):
         """The last states of all tokens, [tokens, dim]; with `words` those before the first layer."""

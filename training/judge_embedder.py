@@ -9,19 +9,20 @@ from .embedder import Batch
 from .paraphrases import cluster
 from .queries import heldout_cluster
 
-_BEATS = [3, 4, 5, 6, 8]
+_BEATS = [3, 4, 5, 6]  # of a text
+_PASSAGES = [2, 3, 4]
 
 
 def pool(seed):
-    """100 pairs of tellings: ten plots' worth of clusters of ten. Of each pair the first is asked, the second found."""
+    """100 pairs of tellings, in clusters of five that differ in two values. Of each pair the first is asked, the second found."""
     rng = random.Random(f"embedder held out {seed}")
-    return [pair for i in range(10) for pair in cluster(rng, _BEATS[i % len(_BEATS)], 10, True)]
+    return [pair for i in range(20) for pair in cluster(rng, _BEATS[i % len(_BEATS)], 5, True, 2)]
 
 
 def ranking_cluster(seed):
     """(5 queries, the index of the answer to each, 20 passages)."""
     rng = random.Random(f"reranker held out {seed}")
-    return heldout_cluster(rng, _BEATS[seed % len(_BEATS)], 5, 20)
+    return heldout_cluster(rng, _PASSAGES[seed % len(_PASSAGES)], 5, 20)
 
 
 @torch.no_grad()

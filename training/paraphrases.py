@@ -2,7 +2,7 @@
 
 Facts are a plot with a value for every variable. A telling is a run of the plot's beats, each by
 one of its templates, so two tellings of the same run say the same in other words. A cluster is
-several facts that differ in a value or two, each told twice by the same run of beats: every member
+several facts, each with another hero, object, place or the like, told twice by the same run of beats: every member
 is a hard one beside the others.
 
 Heroes in places are kept apart: a part of these pairs never occurs in training, and what is held
@@ -85,29 +85,32 @@ def changed(bindings, key, rng, held_out):
     return None
 
 
-def cluster(rng, beats, size, held_out):
+def cluster(rng, beats, size, held_out, changes=1):
     """`size` pairs of texts, each two tellings of the same facts; a run of so many beats, the same for all.
 
-    Every pair differs from the first in a value that both of its texts say.
+    Every pair differs from the first in `changes` values, or as many as there are, that both of its texts
+    say, and in what belongs to them.
     """
     while True:
         plot, base = new_facts(rng, held_out)
         run = run_of_beats(plot, rng, beats)
         pairs, seen = [], []
         for _ in range(20 * size):
-            facts, key = base, None
+            facts, keys = base, set()
             if pairs:
                 shared = sorted(said_keys(pairs[0][0], base) & said_keys(pairs[0][1], base))
                 if not shared:
                     break
-                key = rng.choice(shared)
-                facts = changed(base, key, rng, held_out)
+                firsts = {_GROUP[k]: k for k in rng.sample(shared, len(shared))}
+                keys = set(rng.sample(sorted(firsts.values()), min(changes, len(firsts))))
+                for key in sorted(keys):
+                    facts = facts and changed(facts, key, rng, held_out)
                 if facts is None or any(all(facts[k] == s[k] for k in shared) for s in seen):
                     continue
             one, taken = tell(plot, run, facts, rng)
             two, _ = tell(plot, run, facts, rng, taken)
             both = said_keys(one, facts) & said_keys(two, facts)
-            if one == two or (len(both) < 2 if key is None else key not in both):
+            if one == two or (keys - both if pairs else len(both) < 2):
                 continue
             pairs.append((one, two))
             seen.append(facts)

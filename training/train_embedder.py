@@ -13,6 +13,7 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from functools import partial
 
@@ -30,7 +31,7 @@ from .requests import document
 OUT = os.path.join(os.path.dirname(__file__), "out", "embedder")
 _BEATS = [2, 3, 4, 2, 3, 4, 5, 6, 13]  # of a text, each as likely; 13 is a whole story
 _TOKENS_A_BEAT, _QUERY = 17, 15
-SCALE = 40.0  # of cosines, in the loss
+SCALE = 80.0  # of cosines, in the loss
 
 
 def texts_for_vocabulary(seed, count=4000):
@@ -51,9 +52,8 @@ def examples(rng, tokens, easy=False):
 
 def contrast_of(model, tok, pairs, words=False):
     z = model.vectors(Batch(tok, [t for p in pairs for t in p], model.cfg.context), words)
-    near = SCALE * z[::2] @ z[1::2].T
-    right = torch.arange(len(pairs))
-    return (F.cross_entropy(near, right) + F.cross_entropy(near.T, right)) / 2
+    near = (SCALE * z @ z.T).fill_diagonal_(float("-inf"))
+    return F.cross_entropy(near, torch.arange(len(z)) ^ 1)  # the other telling, among all others
 
 
 def ranking_of(model, tok, asked):
@@ -72,7 +72,7 @@ def schedule(step, steps, warmup):
 
 def learn_words(model, tok, args, tell):
     """Vectors of words whose means are near for the same story and far for another."""
-    optimizer = torch.optim.AdamW([*model.token_embd.parameters(), *model.token_embd_norm.parameters()], lr=2 * args.lr,
+    optimizer = torch.optim.AdamW([*model.token_embd.parameters(), *model.token_embd_norm.parameters()], lr=4 * args.lr,
                                   betas=(0.9, 0.98), weight_decay=0.0)
     total = 0.0
     for step in range(args.word_steps):
@@ -80,7 +80,7 @@ def learn_words(model, tok, args, tell):
         loss = contrast_of(model, tok, examples(rng, (5000, 0))[0], words=True)
         loss.backward()
         for group in optimizer.param_groups:
-            group["lr"] = 2 * args.lr * schedule(step, args.word_steps, args.warmup)
+            group["lr"] = 4 * args.lr * schedule(step, args.word_steps, args.warmup)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         total += loss.item()
@@ -92,12 +92,12 @@ def learn_words(model, tok, args, tell):
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--word-steps", type=int, default=400, help="of the words alone")
-    a.add_argument("--steps", type=int, default=600, help="of everything")
-    a.add_argument("--tokens", type=int, nargs=2, default=[1000, 1600], help="of embedder and reranker in a step, about")
+    a.add_argument("--steps", type=int, default=450, help="of everything")
+    a.add_argument("--tokens", type=int, nargs=2, default=[900, 1800], help="of embedder and reranker in a step, about")
     a.add_argument("--seed", type=int, default=7)
-    a.add_argument("--lr", type=float, default=0.002, help="of AdamW; Muon's is --muon-lr")
-    a.add_argument("--muon-lr", type=float, default=0.005)
-    a.add_argument("--warmup", type=int, default=30)
+    a.add_argument("--lr", type=float, default=0.001, help="of AdamW; Muon's is --muon-lr")
+    a.add_argument("--muon-lr", type=float, default=0.003)
+    a.add_argument("--warmup", type=int, default=15)
     a.add_argument("--threads", type=int, default=1)
     a.add_argument("--out", default=OUT)
     a.add_argument("--resume", action="store_true")
@@ -111,10 +111,14 @@ def main():
         train_tokenizer(texts_for_vocabulary(args.seed), Config().vocab).save(path)
     tok = Tokenizer.from_file(path)
     model = Bert(Config(vocab=tok.get_vocab_size()))
-    hidden = [p for n, p in model.named_parameters() if n.startswith("blk") and p.dim() == 2]
+    hidden = {n: p for n, p in model.named_parameters() if n.startswith("blk") and p.dim() == 2}
+    # What a token looks at was set by hand, and is to stay about so.
+    sharp = [p for n, p in hidden.items() if "attn_q" in n or "attn_k" in n]
+    matrices = [p for n, p in hidden.items() if not ("attn_q" in n or "attn_k" in n)]
     others = [p for n, p in model.named_parameters() if not (n.startswith("blk") and p.dim() == 2)]
-    optimizers = [Muon(hidden, lr=args.muon_lr, weight_decay=0.02), torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0)]
-    bases = [args.muon_lr, args.lr]
+    optimizers = [Muon(matrices, lr=args.muon_lr, weight_decay=0.02), Muon(sharp, lr=args.muon_lr / 4, weight_decay=0.0),
+                  torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    bases = [args.muon_lr, args.muon_lr / 4, args.lr]
     print(f"{model.parameter_count()} parameters, {tok.get_vocab_size()} tokens", flush=True)
 
     def tell(line):
@@ -138,6 +142,7 @@ def main():
         learn_words(model, tok, args, tell)
         model.tell_places()
         save()
+        shutil.copy(saved, os.path.join(args.out, "words.pt"))
     last_save = time.time()
     while step < args.steps:
         # Short ones first, of other plots: they show sooner what is to be compared.

@@ -51,7 +51,10 @@ engine.
 
 By `python -m training.train_embedder` with {arguments}: first the words alone, then everything, embedder
 and reranker in each of {steps} steps. Losses: cross-entropy of the paraphrase among the batch (cosines
-times 40), cross-entropy of the answer among four passages and half of the logistic loss of each.
+times 80), cross-entropy of the answer among four passages and half of the logistic loss of each.
+
+The weights shipped come of a run that was changed underway: its first 190 steps had cosines times 40 and
+other shares of both tasks, and it was resumed twice, so these arguments alone give other weights.
 
 | step | embedder | reranker |
 | --- | --- | --- |

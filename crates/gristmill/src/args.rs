@@ -6,7 +6,7 @@ use crate::term::{Done, check_interrupt, is_dumb, note};
 use clap::{Args, ValueEnum};
 use gristmill::{
     Activations, DType, Device, Engine, EngineOptions, KvTypes, LoadMode, MemoryPlan, Model,
-    Prefill, Program, Result, Settings,
+    Prefill, Program, Result, Settings, bundled,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 /// The model of a verb that takes no prompt.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// A .gguf file, or `stories`, the model inside this binary (default)
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", help = model_help(bundled::STORIES))]
     positional: Option<String>,
 
     /// The same, as a flag
@@ -31,7 +30,7 @@ impl ModelArgs {
     /// Opens it.
     pub fn open(&self) -> Result<Model> {
         let name = self.model.as_ref().or(self.positional.as_ref());
-        open(&name.map_or(Source::Bundled, |n| Source::Named(n.clone())), &self.loading)
+        open(&source(name, bundled::STORIES), &self.loading)
     }
 }
 
@@ -71,11 +70,26 @@ impl Loading {
     }
 }
 
+/// What a `MODEL` may be, for the help of a verb that takes `default` where none is named.
+pub fn model_help(default: &str) -> String {
+    let one = |m: &bundled::Bundled| match m.name == default {
+        true => format!("`{}` (default)", m.name),
+        false => format!("`{}`", m.name),
+    };
+    let inside: Vec<_> = bundled::MODELS.iter().map(one).collect();
+    format!("A .gguf file, or a model inside this binary: {}", inside.join(", "))
+}
+
+/// The model that was named, else the bundled one of this name.
+pub fn source(named: Option<&String>, default: &'static str) -> Source {
+    named.map_or(Source::Bundled(default), |n| Source::Named(n.clone()))
+}
+
 /// Opens a model.
 pub fn open(source: &Source, loading: &Loading) -> Result<Model> {
     match source {
-        Source::Bundled => Model::bundled(),
-        Source::Named(name) if Path::new(name).exists() || resolve::is_bundled(name) => {
+        Source::Bundled(name) => Model::bundled_as(name),
+        Source::Named(name) if Path::new(name).exists() || bundled::find(name).is_some() => {
             Model::open_with(name, loading.mode())
         }
         Source::Named(name) => Err(resolve::missing(name)),

@@ -232,7 +232,10 @@ fn excluded(verb: &Command, given: &ArgMatches) -> Vec<Id> {
     let word = |id: &str| given.try_get_raw(id).ok().flatten().and_then(|mut v| v.next());
     let of_run = word("words").is_some_and(|w| {
         let word = w.to_string_lossy();
-        resolve::classify(&word, |p| Path::new(p).exists()) != Word::Prompt
+        match verb.get_name() {
+            "embed" | "rerank" => resolve::is_model_of_texts(&word),
+            _ => resolve::classify(&word, |p| Path::new(p).exists()) != Word::Prompt,
+        }
     });
     if of_run || word("positional").is_some() {
         excluded.push("model".into());

@@ -19,13 +19,13 @@
 //! [`Engine::step`] instead of `run_to_end` gives the tokens as they come. [`Model`] is one file
 //! with its tokenizer and its program, [`Settings`] says how it shall run, [`MemoryPlan`] what that
 //! takes, [`placement`] what of it runs on a device, [`quantize`] writes it in a smaller format,
-//! [`work`] counts what a token costs, [`npy`] writes arrays, [`mod@state`] keeps the states of
+//! [`bundled`] lists the models inside the binary, [`work`] counts what a token costs, [`npy`] writes arrays, [`mod@state`] keeps the states of
 //! recurrent models in files. For more than one turn,
 //! [`Conversation`] is what was said, [`Prompter`] makes prompts of it, [`Continued`] lets the engine
 //! run only what is new, [`thinking`] tells thoughts from answers. What is below is in the crates
 //! re-exported here.
 
-mod bundled;
+pub mod bundled;
 pub mod cache;
 mod continued;
 mod conversation;
@@ -46,7 +46,6 @@ pub mod state;
 pub mod thinking;
 pub mod work;
 
-pub use bundled::BUNDLED;
 pub use continued::{Continued, Reuse};
 pub use conversation::{Conversation, Exchange, Prompt, Prompter};
 pub use encode::{Relevance, Reranker, truncated, unnormalized};
@@ -57,7 +56,7 @@ pub use gristmill_engine::{
     RequestId, SamplingParams, SavedState, Seen, SequenceId, Text,
 };
 pub use gristmill_ir::{Activations, Backend, Pooling, Prefill, Program};
-pub use gristmill_models::arch::{KvTypes, ModelInfo};
+pub use gristmill_models::arch::{KvTypes, ModelInfo, Wanted};
 pub use gristmill_models::chat::ChatTemplate;
 pub use gristmill_models::tokenizer::Decoder;
 pub use gristmill_models::{Gguf, LoadMode, Tokenizer};

@@ -9,8 +9,8 @@ use crate::settings::Settings;
 use gristmill_core::{HostTensor, Result};
 use gristmill_cpu::Cpu;
 use gristmill_engine::{Encoder, Engine, EngineOptions, Probe};
-use gristmill_ir::{Backend, Capabilities, Options, Pooling, Program, TensorDecl};
-use gristmill_models::arch::{self, KvTypes, ModelInfo};
+use gristmill_ir::{Backend, Capabilities, Options, Program, TensorDecl};
+use gristmill_models::arch::{self, KvTypes, ModelInfo, Wanted};
 use gristmill_models::chat::ChatTemplate;
 use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
 use std::collections::HashSet;
@@ -32,7 +32,7 @@ pub struct Model {
 
 impl Model {
     /// Opens the file at `path`, or the model in safetensors in the folder there; where there is
-    /// nothing and `path` is the name of the bundled model, that one.
+    /// nothing and `path` is the name of a bundled model, that one.
     ///
     /// # Errors
     /// [`crate::Error::Model`] when it is missing, damaged or of another format.
@@ -46,8 +46,8 @@ impl Model {
     /// As [`Model::open`]; also when the file cannot be mapped and must be.
     pub fn open_with(path: impl AsRef<Path>, mode: LoadMode) -> Result<Model> {
         let path = path.as_ref();
-        if !path.exists() && path.to_str().is_some_and(bundled::is_bundled) {
-            return Model::bundled();
+        if let Some(one) = path.to_str().and_then(bundled::find).filter(|_| !path.exists()) {
+            return Model::bundled_as(one.name);
         }
         if safetensors::is_one(path) {
             return Ok(Model { gguf: safetensors::open_with(path, mode)? });
@@ -55,12 +55,22 @@ impl Model {
         Ok(Model { gguf: Gguf::open_with(path, mode)? })
     }
 
-    /// The model inside this library.
+    /// The story model inside this library.
     ///
     /// # Errors
     /// Never, unless the library was built from a damaged file.
     pub fn bundled() -> Result<Model> {
-        Ok(Model { gguf: Gguf::from_bytes("stories (bundled)", Arc::new(bundled::STORIES))? })
+        Model::bundled_as(bundled::STORIES)
+    }
+
+    /// The model of this name inside this library.
+    ///
+    /// # Errors
+    /// [`crate::Error::Model`] where there is none, with those that there are.
+    pub fn bundled_as(name: &str) -> Result<Model> {
+        let one = bundled::get(name)?;
+        let name = format!("{} (bundled)", one.name);
+        Ok(Model { gguf: Gguf::from_bytes(name, Arc::new(one.bytes))? })
     }
 
     /// The file: its metadata and its tensors.
@@ -119,13 +129,12 @@ impl Model {
         Ok(program)
     }
 
-    /// [`Model::program`] of a model that shall give one vector for each text, pooled this way
-    /// whatever the file says.
+    /// [`Model::program`] of a model that shall give vectors or scores, whatever the file says.
     ///
     /// # Errors
     /// As [`Model::program`].
-    pub fn program_pooled(&self, kv: KvTypes, pooling: Option<Pooling>) -> Result<Program> {
-        let program = arch::architecture_pooled(&self.gguf, kv, pooling)?.program()?;
+    pub fn program_for(&self, kv: KvTypes, wanted: Wanted) -> Result<Program> {
+        let program = arch::architecture_for(&self.gguf, kv, wanted)?.program()?;
         arch::check_tensors(&program, &self.gguf)?;
         Ok(program)
     }

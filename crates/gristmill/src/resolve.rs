@@ -3,12 +3,17 @@
 //! `-m` and `-p` are exact. Words without a flag are judged by what they look like:
 //!
 //! - a *model* exists as a path, ends in `.gguf` or `.safetensors`, contains `/` or `:`, or names
-//!   the bundled model;
+//!   a bundled model;
 //! - a single word with a digit, a dot or a hyphen is most likely a model's name that resolves to
 //!   nothing (`qwen3-0.6b`), which is an error with the nearest names;
 //! - anything else is a prompt.
+//!
+//! Where texts are files, as in `embed` and `rerank`, a path alone makes no model: see
+//! [`model_of_texts`].
 
-use gristmill::{BUNDLED, Error, Result};
+use gristmill::bundled::{self, STORIES};
+use gristmill::{Error, Result};
+use std::io::Read;
 use std::path::Path;
 
 /// Where the weights come from.
@@ -16,8 +21,8 @@ use std::path::Path;
 pub enum Source {
     /// A path, or a name to be looked up.
     Named(String),
-    /// The bundled model, because nothing else was named.
-    Bundled,
+    /// This bundled model, because nothing else was named.
+    Bundled(&'static str),
 }
 
 /// What a word is.
@@ -38,7 +43,7 @@ pub fn classify(word: &str, exists: impl Fn(&str) -> bool) -> Word {
         || lower.ends_with(".gguf")
         || lower.ends_with(".safetensors")
         || word.contains(['/', ':'])
-        || is_bundled(word);
+        || bundled::find(word).is_some();
     if is_model {
         return Word::Model;
     }
@@ -47,9 +52,33 @@ pub fn classify(word: &str, exists: impl Fn(&str) -> bool) -> Word {
     if single && word.contains(like_a_name) { Word::Unknown } else { Word::Prompt }
 }
 
-/// Whether this names the bundled model.
-pub fn is_bundled(name: &str) -> bool {
-    BUNDLED.iter().any(|b| b.eq_ignore_ascii_case(name))
+/// The model, where one is named, and the other words of a verb that reads texts from files.
+pub fn model_of_texts<'w>(
+    model: Option<&'w String>,
+    words: &'w [String],
+) -> (Option<&'w String>, &'w [String]) {
+    match words {
+        [first, rest @ ..] if model.is_none() && is_model_of_texts(first) => (Some(first), rest),
+        words => (model, words),
+    }
+}
+
+/// Whether the first word of such a verb is its model: by its ending, as the name of a bundled one,
+/// as a folder that holds one, or as a file that begins like one.
+pub fn is_model_of_texts(word: &str) -> bool {
+    let (path, lower) = (Path::new(word), word.to_lowercase());
+    let begins_so = || {
+        let mut first = [0; 4];
+        // What is read of a pipe is gone.
+        path.is_file()
+            && std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut first)).is_ok()
+            && first == *b"GGUF"
+    };
+    lower.ends_with(".gguf")
+        || lower.ends_with(".safetensors")
+        || bundled::find(word).is_some()
+        || path.join("config.json").is_file()
+        || begins_so()
 }
 
 /// The model and the prompt of `run` from its flags and its words.
@@ -66,14 +95,14 @@ pub fn model_and_prompt(
     let text = |p: &str| Some(p.to_owned());
     let too_many = |what: &str| Err(Error::Usage(format!("{what}; put a prompt in quotes")));
     match (model, prompt, words) {
-        (None, None, []) => Ok((Source::Bundled, None)),
-        (None, Some(p), []) => Ok((Source::Bundled, text(p))),
+        (None, None, []) => Ok((Source::Bundled(STORIES), None)),
+        (None, Some(p), []) => Ok((Source::Bundled(STORIES), text(p))),
         (Some(m), p, []) => Ok((named(m), p.map(str::to_owned))),
         (Some(m), None, [p]) => Ok((named(m), text(p))),
         (None, Some(p), [m]) => Ok((named(m), text(p))),
         (None, None, [word]) => match classify(word, exists) {
             Word::Model => Ok((named(word), None)),
-            Word::Prompt => Ok((Source::Bundled, text(word))),
+            Word::Prompt => Ok((Source::Bundled(STORIES), text(word))),
             Word::Unknown => Err(unknown(word)),
         },
         (None, None, [m, p]) => match classify(m, exists) {
@@ -93,11 +122,12 @@ pub fn unknown(name: &str) -> Error {
     Error::model(
         name,
         format!(
-            "no such model; {}. If it is a prompt, give it with -p",
+            "no such model; {}; inside this binary are {}. If it is a prompt, give it with -p",
             match &nearest(name, &known(Path::new(".")))[..] {
-                [] => "name a .gguf file, or leave the model out for the bundled one".to_owned(),
+                [] => "name a .gguf file".to_owned(),
                 names => format!("the nearest names are {}", names.join(", ")),
-            }
+            },
+            bundled::listed()
         ),
     )
 }
@@ -110,17 +140,21 @@ pub fn missing(path: &str) -> Error {
         [] => "check the path".to_owned(),
         names => format!("check the path; the nearest names are {}", names.join(", ")),
     };
+    let inside = match path.contains('/') {
+        true => String::new(),
+        false => format!("; inside this binary are {}", bundled::listed()),
+    };
     let prompt = if path.contains(char::is_whitespace) {
         "; if it is a prompt, give it with -p"
     } else {
         ""
     };
-    Error::model(path, format!("no such file; {hint}{prompt}"))
+    Error::model(path, format!("no such file; {hint}{inside}{prompt}"))
 }
 
-/// Names that could be meant: the bundled model, and the models of a folder.
+/// Names that could be meant: the bundled models, and those of a folder.
 fn known(folder: &Path) -> Vec<String> {
-    let mut names = vec![BUNDLED[0].to_owned()];
+    let mut names: Vec<String> = bundled::MODELS.iter().map(|m| m.name.to_owned()).collect();
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     for path in entries.map(|e| e.path()).take(10_000) {
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
@@ -180,9 +214,16 @@ mod tests {
 
     #[test]
     fn words() {
-        for model in
-            ["here", "m.gguf", "M.GGUF", "x.safetensors", "a/b", "llama:7b", "stories", "Stories"]
-        {
+        for model in [
+            "here",
+            "m.gguf",
+            "M.GGUF",
+            "x.safetensors",
+            "a/b",
+            "llama:7b",
+            "Stories",
+            "TALES-embed",
+        ] {
             assert_eq!(judge(model), Word::Model, "{model}");
         }
         for unknown in ["llama3", "qwen-x", "model.bin", "stories2"] {
@@ -205,7 +246,10 @@ mod tests {
         assert_eq!(both(Some("x"), None, &[]).unwrap(), (named("x"), None));
         assert_eq!(both(Some("x"), Some("here"), &[]).unwrap(), (named("x"), text("here")));
         assert_eq!(both(Some("x"), None, &["here"]).unwrap(), (named("x"), text("here")));
-        assert_eq!(both(None, Some("m.gguf"), &[]).unwrap(), (Source::Bundled, text("m.gguf")));
+        assert_eq!(
+            both(None, Some("m.gguf"), &[]).unwrap(),
+            (Source::Bundled(STORIES), text("m.gguf"))
+        );
         assert_eq!(both(None, Some("p"), &["word"]).unwrap(), (named("word"), text("p")));
     }
 
@@ -213,9 +257,9 @@ mod tests {
     fn words_without_flags() {
         let named = |m: &str| Source::Named(m.to_owned());
         let text = |p: &str| Some(p.to_owned());
-        assert_eq!(both(None, None, &[]).unwrap(), (Source::Bundled, None));
+        assert_eq!(both(None, None, &[]).unwrap(), (Source::Bundled(STORIES), None));
         assert_eq!(both(None, None, &["here"]).unwrap(), (named("here"), None));
-        assert_eq!(both(None, None, &["hi"]).unwrap(), (Source::Bundled, text("hi")));
+        assert_eq!(both(None, None, &["hi"]).unwrap(), (Source::Bundled(STORIES), text("hi")));
         assert_eq!(both(None, None, &["m.gguf", "hi"]).unwrap(), (named("m.gguf"), text("hi")));
         let code = |r: Result<_>| r.map(|_: (Source, Option<String>)| ()).unwrap_err().exit_code();
         assert_eq!(code(both(None, None, &["llama3"])), 3);

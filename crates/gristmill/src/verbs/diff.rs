@@ -4,13 +4,17 @@
 //! computes, and shows how far they are apart; the first that departs beyond the tolerance is
 //! where to look. Sides differ in settings, in the file, or in both.
 
-use crate::args::{ActivationsArg, ComputeArg, Ids, KvArg, Loading, loading_bar, open, parse_ids};
+use crate::args::{
+    ActivationsArg, ComputeArg, Ids, KvArg, Loading, loading_bar, model_help, open, parse_ids,
+    source,
+};
 use crate::device::{self, Layers, Wanted};
-use crate::resolve::Source;
 use crate::term::{Done, catch_interrupts, check_interrupt, json, note, out, usage};
 use clap::{Args, ValueEnum};
 use gristmill::ir::Shape;
-use gristmill::{Activations, CpuOptions, DType, Error, Isa, KvTypes, Model, Result, Settings};
+use gristmill::{
+    Activations, CpuOptions, DType, Error, Isa, KvTypes, Model, Result, Settings, bundled,
+};
 use serde_json::json;
 
 #[derive(Args)]
@@ -29,8 +33,7 @@ files it is as side B.
 A value departs when its largest difference is above the tolerance times its largest magnitude on
 side A. The exit code is 1 when some value departs, 0 when none does.")]
 pub struct DiffArgs {
-    /// A .gguf file, or `stories`, the model inside this binary (default)
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", help = model_help(bundled::STORIES))]
     model: Option<String>,
 
     /// The file of side B (default: the same)
@@ -242,8 +245,8 @@ pub fn run(args: DiffArgs) -> Done {
     }
     a.model = a.model.or_else(|| args.model.clone());
     b.model = b.model.or_else(|| a.model.clone());
-    let source = |m: &Option<String>| m.clone().map_or(Source::Bundled, Source::Named);
-    let model = open(&source(&a.model), &args.loading)?;
+    let of = |m: &Option<String>| source(m.as_ref(), bundled::STORIES);
+    let model = open(&of(&a.model), &args.loading)?;
     let ids = match (&args.ids, &args.prompt) {
         (Some(Ids(ids)), _) => ids.clone(),
         (None, Some(text)) => model.tokenizer()?.prompt(text),
@@ -259,7 +262,7 @@ pub fn run(args: DiffArgs) -> Done {
     let a_is = pass(&args, 'A', &a, &model, &ids, &mut each)?;
     let other = match a.model == b.model {
         true => model,
-        false => open(&source(&b.model), &args.loading)?,
+        false => open(&of(&b.model), &args.loading)?,
     };
     let mut rows: Vec<Row> = vec![];
     let mut expected = held.iter();

@@ -1,29 +1,28 @@
 //! `gristmill embed`: texts into vectors.
 
-use crate::args::{Loading, RunsOn, Threads, open};
-use crate::resolve::Source;
+use crate::args::{Loading, RunsOn, Threads, model_help, open, source};
+use crate::resolve;
 use crate::term::{Done, note, out, usage};
 use crate::texts::{self, Named};
 use clap::{Args, ValueEnum};
 use gristmill::ir::Output;
-use gristmill::{Error, Pooling, Text, npy, truncated, unnormalized};
+use gristmill::{Error, Pooling, Text, Wanted, bundled, npy, truncated, unnormalized};
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 #[command(after_help = "Examples:
-  gristmill embed minilm.gguf notes.txt letter.txt      a vector for each file, as JSON
+  gristmill embed notes.txt letter.txt                  a vector for each file, as JSON
   gristmill embed minilm.gguf --lines questions.txt -o questions.npy
   echo \"a short text\" | gristmill embed minilm.gguf --format csv")]
 pub struct EmbedArgs {
-    /// A model (unless --model names it), and files, each a text (default: the lines of standard
-    /// input)
+    /// A model (default: the one inside this binary), and files, each a text (default: the lines of
+    /// standard input)
     #[arg(value_name = "MODEL] [FILE")]
     words: Vec<String>,
 
-    /// The model, as a flag
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL", help = model_help(bundled::EMBEDDER))]
     model: Option<String>,
 
     /// A text; may be given several times
@@ -117,17 +116,17 @@ impl EmbedArgs {
 }
 
 pub fn run(args: EmbedArgs) -> Done {
-    let (name, files) = match (&args.model, &args.words[..]) {
-        (Some(name), files) => (name, files),
-        (None, [name, files @ ..]) => (name, files),
-        (None, []) => return usage("name an embedding model"),
-    };
+    let (name, files) = resolve::model_of_texts(args.model.as_ref(), &args.words);
+    if let (None, Some(word)) = (name, files.first().filter(|f| !Path::new(f).exists())) {
+        return Err(resolve::missing(word).into());
+    }
     if !files.is_empty() && !args.prompt.is_empty() {
         return usage("the texts are given twice: in files and with --prompt");
     }
-    let model = open(&Source::Named(name.clone()), &args.loading)?;
+    let model = open(&source(name, bundled::EMBEDDER), &args.loading)?;
     let settings = args.runs_on.settings(args.threads.threads)?;
-    let mut program = model.program_pooled(settings.kv, args.pooling.map(Pooling::from))?;
+    let wanted = args.pooling.map_or(Wanted::AsFile, |p| Wanted::Vectors(p.into()));
+    let mut program = model.program_for(settings.kv, wanted)?;
     let gives = |o: Output| program.output_value(o).is_some();
     if gives(Output::Scores) {
         return usage(format!(
@@ -146,7 +145,7 @@ pub fn run(args: EmbedArgs) -> Done {
         if !args.quiet {
             note("pooling: mean (the model does not say; see --pooling)");
         }
-        program = model.program_pooled(settings.kv, Some(Pooling::Mean))?;
+        program = model.program_for(settings.kv, Wanted::Vectors(Pooling::Mean))?;
     }
     if args.no_normalize {
         program = unnormalized(program);

@@ -1,27 +1,27 @@
 //! `gristmill rerank`: texts sorted by how well they answer a query.
 
-use crate::args::{Loading, RunsOn, Threads, open};
-use crate::resolve::{self, Source, Word};
+use crate::args::{Loading, RunsOn, Threads, model_help, open, source};
+use crate::resolve;
 use crate::term::{Done, json, out, usage};
 use crate::texts;
 use clap::Args;
 use gristmill::ir::Output;
-use gristmill::{Encoding, Reranker};
+use gristmill::{Encoding, Reranker, Wanted, bundled};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
+  gristmill rerank \"a story about a fox who lost a lantern\" tales/*.txt
   gristmill rerank reranker.gguf \"how do I open a file?\" manual/*.txt
   gristmill rerank -m reranker.gguf \"how do I open a file?\" --lines answers.txt --top-n 3")]
 pub struct RerankArgs {
-    /// A model (unless --model names it), a query, and files, each a text (default: the lines of
-    /// standard input)
+    /// A model (default: the one inside this binary), a query, and files, each a text (default: the
+    /// lines of standard input)
     #[arg(value_name = "MODEL] QUERY [FILE", required = true)]
     words: Vec<String>,
 
-    /// The model, as a flag
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL", help = model_help(bundled::EMBEDDER))]
     model: Option<String>,
 
     /// Every line of the files is a text
@@ -63,18 +63,11 @@ pub struct RerankArgs {
 }
 
 pub fn run(args: RerankArgs) -> Done {
-    let exists = |p: &str| Path::new(p).exists();
-    let (name, words) = match (&args.model, &args.words[..]) {
-        (Some(name), words) => (name, words),
-        (None, [first, rest @ ..]) if resolve::classify(first, exists) == Word::Model => {
-            (first, rest)
-        }
-        (None, _) => return usage("name a reranker first, or with --model"),
-    };
+    let (name, words) = resolve::model_of_texts(args.model.as_ref(), &args.words);
     let [query, files @ ..] = words else { return usage("give a query") };
-    let model = open(&Source::Named(name.clone()), &args.loading)?;
+    let model = open(&source(name, bundled::EMBEDDER), &args.loading)?;
     let settings = args.runs_on.settings(args.threads.threads)?;
-    let program = model.program(settings.kv)?;
+    let program = model.program_for(settings.kv, Wanted::Scores)?;
     let value = |o: Output| program.output_value(o).map(|v| program.shape(v).width as usize);
     let (encoding, width) = match (value(Output::Scores), value(Output::Logits)) {
         (Some(n), _) => (Encoding::Scores, n),

@@ -5,7 +5,7 @@
 //! everything else goes to stderr.
 
 use crate::answer::{self, Think, Voice, ms, rate};
-use crate::args::{Ids, Loading, RunsOn, Threads, load, open, parse_ids, plan};
+use crate::args::{Ids, Loading, RunsOn, Threads, load, model_help, open, parse_ids, plan};
 use crate::chat::{self, Chat, Options};
 use crate::device;
 use crate::diffusion::{self, DiffusionArgs};
@@ -17,7 +17,8 @@ use clap::Args;
 use gristmill::state::{self, Fingerprint};
 use gristmill::{
     Backend, ChatTemplate, Conversation, Decoder, Device, Engine, Error, Finish, Model, ModelInfo,
-    Parent, Prompter, Request, SamplingParams, SavedState, SequenceId, Settings, Tokenizer, files,
+    Parent, Prompter, Request, SamplingParams, SavedState, SequenceId, Settings, Tokenizer,
+    bundled, files,
 };
 use serde_json::json;
 use std::io::{IsTerminal, Read};
@@ -33,8 +34,8 @@ use std::time::Instant;
   echo \"Once upon a time\" | gristmill run --raw
 
 A word without a flag is a model when it exists as a path, ends in .gguf or .safetensors, contains
-a slash or a colon, or names the bundled model (stories). A single word with a digit, a dot or a
-hyphen that is none of these is an error; anything else is a prompt for the bundled model.
+a slash or a colon, or names a model inside this binary. A single word with a digit, a dot or a
+hyphen that is none of these is an error; anything else is a prompt for `stories`.
 
 How tokens are chosen is said, in this order, by the command line, by the variables, by the model's
 publisher (general.sampling.* in a GGUF file, generation_config.json beside safetensors), and by the
@@ -45,8 +46,7 @@ pub struct RunArgs {
     #[arg(value_name = "MODEL] [PROMPT")]
     words: Vec<String>,
 
-    /// The model: a .gguf file, or `stories`, the one inside this binary (default)
-    #[arg(short, long)]
+    #[arg(short, long, help = model_help(bundled::STORIES))]
     model: Option<String>,
 
     /// The prompt (default: standard input, where that is a pipe)
@@ -276,8 +276,12 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     if text.is_some() && (args.ids.is_some() || args.file.is_some()) {
         return usage("the prompt is given twice");
     }
-    if source == Source::Bundled && args.words.len() == 1 && args.prompt.is_none() && !args.quiet {
-        note("no model named: this is a prompt for the bundled one (stories)");
+    if matches!(source, Source::Bundled(_))
+        && args.words.len() == 1
+        && args.prompt.is_none()
+        && !args.quiet
+    {
+        note("no model named: this is a prompt for stories, the one inside this binary");
     }
     if let Some(path) = &args.file {
         let read = if path.as_os_str() == "-" { piped()? } else { Some(read_text(path)?) };

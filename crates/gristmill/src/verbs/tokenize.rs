@@ -16,7 +16,7 @@ use std::sync::Arc;
 #[command(after_help = "Examples: gristmill tokenize model.gguf \"Hello there\"\n          \
                         gristmill tokenize tokenizer.json --ids --stdin < story.txt")]
 pub struct TokenizeArgs {
-    /// A .gguf file, a tokenizer.json, a folder with one, or `stories`
+    /// A .gguf file, a tokenizer.json, a folder with one, or a model inside this binary
     #[arg(value_name = "MODEL")]
     positional: Option<String>,
 

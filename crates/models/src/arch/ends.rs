@@ -1,8 +1,8 @@
 //! What becomes of the last hidden states: logits, an embedding, or scores.
 
-use super::Visibility;
 use super::meta::Meta;
 use super::parts::linear;
+use super::{Visibility, Wanted};
 use gristmill_core::Result;
 use gristmill_ir::{Act, Op, Output, Pooling, Program, Value};
 
@@ -33,10 +33,14 @@ impl End {
         })
     }
 
-    /// The end that was asked for, else the one that `pooling_type` names: 1 mean, 2 first token, 3 last token, 4 a reranker.
+    /// The end that is wanted, else the one that `pooling_type` names: 1 mean, 2 first token, 3 last
+    /// token, 4 a reranker.
     pub(super) fn pooled(m: &Meta<'_>) -> Result<Option<End>> {
-        if let Some(how) = m.pooling {
-            return Ok(Some(End::Embedding(how)));
+        match m.wanted {
+            Wanted::Vectors(how) => return Ok(Some(End::Embedding(how))),
+            // `cls` alone may be BERT's pooler, which scores nothing.
+            Wanted::Scores if m.has("cls.output.weight") => return End::scores(m).map(Some),
+            Wanted::Scores | Wanted::AsFile => {}
         }
         let how = match m.opt::<u32>("pooling_type")? {
             None | Some(0) => return Ok(None),

@@ -22,8 +22,7 @@ pub(super) struct Meta<'g> {
     pub(super) arch: &'g str,
     pub(super) kv: KvTypes,
     pub(super) visibility: Visibility,
-    /// How sequences shall be pooled, whatever the file says.
-    pub(super) pooling: Option<gristmill_ir::Pooling>,
+    pub(super) wanted: super::Wanted,
 }
 
 impl<'g> Meta<'g> {

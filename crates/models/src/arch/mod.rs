@@ -56,6 +56,17 @@ pub enum Visibility {
     Bidirectional,
 }
 
+/// What a model shall give. One file may hold what is needed for several of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// What the file says.
+    AsFile,
+    /// A vector for each sequence, pooled this way.
+    Vectors(Pooling),
+    /// Scores of each sequence, where the file has a head for them; else what it says.
+    Scores,
+}
+
 /// What an engine needs to know of a model beside its program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInfo {
@@ -135,7 +146,7 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
 pub fn fit_to_context(mut program: Program, gguf: &Gguf, context: u32) -> Result<Program> {
     let arch = gguf.get_str("general.architecture")?;
     let kv = KvTypes { k: DType::F32, v: DType::F32 };
-    let meta = Meta { gguf, arch, kv, visibility: Visibility::Causal, pooling: None };
+    let meta = Meta { gguf, arch, kv, visibility: Visibility::Causal, wanted: Wanted::AsFile };
     rope::fit(&mut program, &meta, context)?;
     Ok(program)
 }
@@ -147,15 +158,14 @@ pub fn fit_to_context(mut program: Program, gguf: &Gguf, context: u32) -> Result
 /// architecture that is not in the list, and naming the key that is
 /// missing, of another type or out of range.
 pub fn architecture(gguf: &Gguf, kv: KvTypes) -> Result<Model> {
-    architecture_pooled(gguf, kv, None)
+    architecture_for(gguf, kv, Wanted::AsFile)
 }
 
-/// [`architecture`] of a model that shall give one vector for each sequence, pooled this way whatever
-/// the file says.
+/// [`architecture`] of a model that shall give what is wanted.
 ///
 /// # Errors
 /// As [`architecture`].
-pub fn architecture_pooled(gguf: &Gguf, kv: KvTypes, pooling: Option<Pooling>) -> Result<Model> {
+pub fn architecture_for(gguf: &Gguf, kv: KvTypes, wanted: Wanted) -> Result<Model> {
     let known = || supported().collect::<Vec<_>>().join(", ");
     let kind = gguf.opt::<&str>("general.type")?;
     let arch = gguf.opt::<&str>("general.architecture")?;
@@ -180,7 +190,7 @@ pub fn architecture_pooled(gguf: &Gguf, kv: KvTypes, pooling: Option<Pooling>) -
             known()
         )));
     };
-    let mut meta = Meta { gguf, arch, kv, visibility: *visibility, pooling };
+    let mut meta = Meta { gguf, arch, kv, visibility: *visibility, wanted };
     if let Some(causal) = meta.opt::<bool>("attention.causal")? {
         meta.visibility = if causal { Visibility::Causal } else { Visibility::Bidirectional };
     }

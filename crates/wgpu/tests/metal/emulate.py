@@ -23,6 +23,9 @@ PLACES = {
     "simdgroup_index_in_threadgroup": "lane / 32",
 }
 
+# What kernels of matrix products bind, in order.
+BOUND = ["p", "ints", "w", "x", "out", "bias"]
+
 MAIN = """
 #include <cstdio>
 #include <string>
@@ -93,7 +96,7 @@ def build(text):
     name = "gristmill" if "kernel void gristmill(" in text else "main_"
     before, kernel = text.split(f"kernel void {name}(", 1)
     # naga's way: arrays without an end, and what Metal has without being asked.
-    before = re.sub(r"^(typedef \w+ \w+)\[1\];", r"\1[1 << 24];", before, flags=re.M)
+    before = re.sub(r"^(typedef [\w:]+ \w+)\[1\];", r"\1[1 << 24];", before, flags=re.M)
     before = before.replace("#include <simd/simd.h>", "using namespace metal;")
     # What a workgroup shares; workgroups run one after the other.
     kernel = re.sub(r"^(\s+)threadgroup (?=[^=;]*\[)", r"\1static ", kernel, flags=re.M)
@@ -108,8 +111,15 @@ def build(text):
         if attribute.group(1) in PLACES:
             calls.append(PLACES[attribute.group(1)])
             continue
-        of = re.sub(r"\b(device|constant)\b", "", argument.split("[[")[0]).strip().rsplit(" ", 1)[0]
-        place = f"buffers[{bound}]"
+        declared = re.sub(r"\b(device|constant)\b", "", argument.split("[[")[0]).strip()
+        of, called = declared.rsplit(" ", 1)
+        if called == "_buffer_sizes":
+            shared += "static const _mslBufferSizes sizes{};\n"
+            calls.append("sizes")
+            continue
+        # naga has an order of its own.
+        number = bound if name == "gristmill" else BOUND.index(called.split("_")[0])
+        place = f"buffers[{number}]"
         calls.append(f"*({of.rstrip('&')}*){place}" if "&" in of else f"({of}){place}")
         bound += 1
     main = MAIN.replace("CALL", ", ".join(calls)).replace("NAME", name)

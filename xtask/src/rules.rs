@@ -25,7 +25,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/gristmill/src/main.rs", "a variable is set before there is a second thread"),
     ("crates/cuda/src/driver", "calls into the driver"),
     ("crates/cuda/src/module", "calls into the driver"),
-    ("crates/wgpu/src/passthrough", "shaders passed through or trusted, experimental features"),
+    ("crates/wgpu/src/passthrough", "shaders passed through, experimental features"),
     ("crates/wgpu/src/leftovers.rs", "the C library's call that gives freed memory back"),
 ];
 

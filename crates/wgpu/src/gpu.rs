@@ -330,9 +330,15 @@ impl Gpu {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
+        let of_wgsl = || {
+            self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(name),
+                source: wgpu::ShaderSource::Wgsl(text.into()),
+            })
+        };
         let (module, entry) = match written {
             Some(text) => (passthrough::module(&self.device, name, text), metal::ENTRY),
-            None => (passthrough::trusted(&self.device, name, text), "main"),
+            None => (of_wgsl(), "main"),
         };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),

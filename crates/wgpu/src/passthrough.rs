@@ -1,27 +1,11 @@
-//! What wgpu cannot vouch for: shaders that reach the driver as they are, in its own language; loops without
-//! a counter that ends them; features that it calls experimental.
+//! What wgpu cannot vouch for: shaders that reach the driver as they are, in its own language, and features
+//! that it calls experimental.
 
 use crate::shader::metal;
 use wgpu::{
     Device, ExperimentalFeatures, PassthroughShaderEntryPoint, ShaderModule,
-    ShaderModuleDescriptor, ShaderModuleDescriptorPassthrough, ShaderRuntimeChecks, ShaderSource,
+    ShaderModuleDescriptorPassthrough,
 };
-
-/// A kernel of ours in WGSL. wgpu would put a counter of 64 bits into every loop, so that none runs for
-/// ever: it keeps drivers from unrolling and takes time and memory. Indices stay checked.
-pub(crate) fn trusted(device: &Device, name: &str, text: &str) -> ShaderModule {
-    let descriptor =
-        ShaderModuleDescriptor { label: Some(name), source: ShaderSource::Wgsl(text.into()) };
-    let mut checks = ShaderRuntimeChecks::checked();
-    checks.force_loop_bounding = false;
-    // SAFETY: what is left out is the counter alone, so every loop must end; the text is one of ours. Loops
-    // count up to, or halve down from, a number that is fixed before they begin: a constant, a parameter of
-    // a call, or an integer of a step, which `gristmill_gpu::Integers` has checked against the others. The
-    // three that are written otherwise end too: `prepare` halves what lies between two sequences,
-    // `attention` goes to the end of the sequence that its token lies in, which is further on, and `choice`
-    // goes down to the first bin. In none is that number changed.
-    unsafe { device.create_shader_module_trusted(descriptor, checks) }
-}
 
 /// Leave to ask for cooperative matrices.
 pub(crate) fn experimental() -> ExperimentalFeatures {

@@ -25,7 +25,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/gristmill/src/main.rs", "a variable is set before there is a second thread"),
     ("crates/cuda/src/driver", "calls into the driver"),
     ("crates/cuda/src/module", "calls into the driver"),
-    ("crates/wgpu/src/passthrough", "shaders passed through"),
+    ("crates/wgpu/src/passthrough", "shaders passed through, experimental features"),
+    ("crates/wgpu/src/leftovers.rs", "the C library's call that gives freed memory back"),
 ];
 
 /// Where `dyn` may stand in the CPU backend: files that begin with the first text, lines that

@@ -1,6 +1,7 @@
 //! [`Device`]: any of the backends of this build behind one type, so that everything above a device is
 //! compiled once. A call is told apart once, an operation never.
 
+use crate::settings::Settings;
 use gristmill_core::{Error, HostTensor, Result};
 use gristmill_cpu::Cpu;
 #[cfg(feature = "wgpu")]
@@ -49,6 +50,22 @@ impl Device {
             #[cfg(feature = "wgpu")]
             Device::Split(_) => "cpu+wgpu",
         }
+    }
+}
+
+impl Device {
+    /// Settings as they suit it where nothing else was asked for: a GPU that a processor plays reads a prompt
+    /// 64 tokens at a time. Its tiles have 32, so that more at once save it nothing, and the workspace
+    /// is memory of the host.
+    pub fn suited(&self, settings: Settings) -> Settings {
+        #[cfg(feature = "wgpu")]
+        if let Device::Wgpu(w) = self
+            && w.is_software()
+            && settings.batch == 0
+        {
+            return Settings { batch: 64, ..settings };
+        }
+        settings
     }
 }
 

@@ -1,7 +1,9 @@
 //! Which adapters there are, what they offer, and which one is taken.
 
 use gristmill_core::{Error, Result};
-use wgpu::{Backends, DeviceType, Features, Instance, InstanceDescriptor, Limits};
+use wgpu::{
+    Backends, CooperativeScalarType, DeviceType, Features, Instance, InstanceDescriptor, Limits,
+};
 
 /// An adapter of this machine.
 pub struct Adapter {
@@ -34,6 +36,17 @@ pub struct Facts {
     pub workgroup_memory: u32,
     /// Storage bindings of a kernel.
     pub bindings: u32,
+}
+
+/// Units that multiply matrices of f16 and add the products up in f32, as kernels use them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cooperative {
+    /// Rows and columns of each matrix.
+    pub side: u32,
+    /// Threads of a workgroup that is sure to have four subgroups.
+    pub threads: u32,
+    /// As many as it may have, at most eight.
+    pub subgroups: u32,
 }
 
 /// Features that kernels may use.
@@ -81,7 +94,8 @@ impl Adapter {
     /// What it offers.
     pub fn facts(&self) -> Facts {
         let (limits, has) = (self.adapter.limits(), self.adapter.features());
-        let known = FEATURES.iter().filter(|f| has.contains(f.0));
+        let known = FEATURES.iter().filter(|f| has.contains(f.0)).map(|f| f.1);
+        let units = self.cooperative().map(|_| "cooperative-matrix");
         let words = [&self.info.driver, &self.info.driver_info];
         let words: Vec<&str> = words.iter().map(|w| w.trim()).filter(|w| !w.is_empty()).collect();
         Facts {
@@ -100,7 +114,7 @@ impl Adapter {
                 DeviceType::Cpu => "software",
                 DeviceType::Other => "other",
             },
-            features: known.map(|f| f.1).collect(),
+            features: known.chain(units).collect(),
             largest_binding: limits.max_storage_buffer_binding_size,
             largest_buffer: limits.max_buffer_size,
             workgroup: limits.max_compute_invocations_per_workgroup,
@@ -149,15 +163,48 @@ impl Adapter {
             && self.adapter.features().contains(Features::PASSTHROUGH_SHADERS)
     }
 
-    /// The features that are asked for, of those it has.
-    pub(crate) fn features(&self, plain: bool) -> Features {
+    /// Its units that multiply matrices, where it has some of a shape that kernels can use.
+    pub(crate) fn cooperative(&self) -> Option<Cooperative> {
+        let needed =
+            Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
+        if !self.adapter.features().contains(needed) {
+            return None;
+        }
+        let shapes = self.adapter.cooperative_matrix_properties();
+        let has = |side: &u32| {
+            shapes.iter().any(|p| {
+                [p.m_size, p.n_size, p.k_size] == [*side; 3]
+                    && p.ab_type == CooperativeScalarType::F16
+                    && p.cr_type == CooperativeScalarType::F32
+            })
+        };
+        let side = [16, 8].into_iter().find(has)?;
+        // Of Metal wgpu knows no sizes; they are 32 on Apple's GPUs, and were 64 on AMD's.
+        let [least, most] = match self.info.backend {
+            wgpu::Backend::Metal => [32, 64],
+            _ => [self.info.subgroup_min_size, self.info.subgroup_max_size],
+        };
+        let threads = 4 * most;
+        let subgroups = threads / least.max(1);
+        let fits = (64..=256).contains(&threads) && subgroups <= 8;
+        fits.then_some(Cooperative { side, threads, subgroups })
+    }
+
+    /// The features that are asked for, of those it has; experimental ones only where `cooperative`
+    /// asks for them.
+    pub(crate) fn features(&self, plain: bool, cooperative: bool) -> Features {
         let none = Features::empty();
         if plain {
             return none;
         }
         let written = if self.takes_metal() { Features::PASSTHROUGH_SHADERS } else { none };
         let mapped = if self.shares_memory() { Features::MAPPABLE_PRIMARY_BUFFERS } else { none };
-        FEATURES.iter().fold(mapped | written, |all, f| all | f.0) & self.adapter.features()
+        let units = match cooperative {
+            true => Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+            false => none,
+        };
+        let all = FEATURES.iter().fold(mapped | written | units, |all, f| all | f.0);
+        all & self.adapter.features()
     }
 }
 

@@ -59,7 +59,8 @@ impl Wgpu {
     /// # Errors
     /// [`Error::Device`] with what the driver said.
     pub fn new(adapter: &Adapter, options: WgpuOptions) -> Result<Wgpu> {
-        let mut gpu = Gpu::open(adapter, options.default_limits, options.plain)?;
+        let units = options.shapes.is_some_and(|s| s.cooperates());
+        let mut gpu = Gpu::open(adapter, options.default_limits, options.plain, units)?;
         // Shapes come out of a file perhaps, and that from elsewhere.
         let fitting = |s: &Shapes| {
             let threads = gpu.limits.max_compute_invocations_per_workgroup;
@@ -76,6 +77,16 @@ impl Wgpu {
     /// Buffers made on the device so far; no step makes one.
     pub fn buffers_made(&self) -> u64 {
         self.gpu.buffers_made.load(Ordering::Relaxed)
+    }
+
+    /// Whether products in f16 of many rows go to units that multiply matrices.
+    pub fn multiplies_matrices(&self) -> bool {
+        self.gpu.units.is_some() && self.gpu.shapes.cooperates()
+    }
+
+    /// Whether a processor plays the GPU.
+    pub fn is_software(&self) -> bool {
+        self.gpu.software
     }
 
     /// The adapter's name, with what it is.
@@ -266,6 +277,7 @@ impl Backend for Wgpu {
         if !flight.finish(&gpu, out, wake)? {
             return Ok(false);
         }
+        gpu.stepped();
         c.ledger.results += out.bytes();
         Ok(true)
     }

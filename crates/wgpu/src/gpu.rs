@@ -4,14 +4,16 @@
 //! wgpu's own answer to an error that nobody catches is a panic. Here everything that can fail runs in
 //! error scopes, and what comes up outside of them is kept and returned by the next call.
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Cooperative};
+use crate::leftovers;
 use crate::passthrough;
 use crate::shader::{Access, Recipe, bindings, metal};
 use gristmill_core::{Error, Result};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use wgpu::{
     BindGroupLayout, BindGroupLayoutEntry, BindingType, Buffer, BufferBindingType, BufferUsages,
     ComputePipeline, Device, ErrorFilter, Features, Limits, PollType, Queue, ShaderStages,
@@ -35,6 +37,8 @@ pub(crate) struct Gpu {
     pub device: Device,
     pub queue: Queue,
     pub name: String,
+    /// Whether a processor plays it.
+    pub software: bool,
     pub limits: Limits,
     pub features: Features,
     /// The first error that came up outside of a scope, or the loss of the device.
@@ -44,30 +48,53 @@ pub(crate) struct Gpu {
     pub none: Vec<Buffer>,
     /// The largest piece of a matrix, in bytes.
     pub largest_piece: u64,
+    /// Whether pipelines were made since [`leftovers::give_back`].
+    pub compiled: AtomicBool,
     /// Buffers made so far.
     pub buffers_made: AtomicU64,
     /// Whether kernels written for Metal are taken, where there are some.
     pub passthrough: bool,
+    /// Units that multiply matrices, where they were asked for.
+    pub units: Option<Cooperative>,
     /// Shapes of workgroups and tiles.
     pub shapes: crate::tune::Shapes,
-    /// Submissions that somebody waits for.
-    waiting: Sender<SubmissionIndex>,
+    /// Submissions that somebody waits for, and the thread that does.
+    waiter: Option<(Sender<SubmissionIndex>, JoinHandle<()>)>,
+}
+
+impl Drop for Gpu {
+    /// The thread has the device too. Were it the last to let go of it, the driver's libraries could be
+    /// unloaded while the process ends, under the feet of their own exit handlers.
+    fn drop(&mut self) {
+        if let Some((waiting, thread)) = self.waiter.take() {
+            drop(waiting);
+            // A callback may have held the last reference.
+            if thread.thread().id() != std::thread::current().id() {
+                // It does not panic; and if it did, all that follows is that it has ended.
+                let _ = thread.join();
+            }
+        }
+    }
 }
 
 impl Gpu {
-    /// Opens a device on an adapter, with its real limits, or those of the WebGPU default.
+    /// Opens a device on an adapter, with its real limits, or those of the WebGPU default; with its units
+    /// that multiply matrices, if there are some and they are wanted.
     ///
     /// # Errors
     /// [`Error::Device`] with what the driver said.
-    pub fn open(adapter: &Adapter, default_limits: bool, plain: bool) -> Result<Gpu> {
+    pub fn open(adapter: &Adapter, default_limits: bool, plain: bool, units: bool) -> Result<Gpu> {
         let name = adapter.name();
         let limits = if default_limits { Limits::default() } else { adapter.adapter.limits() };
-        let features = adapter.features(plain);
+        let units = adapter.cooperative().filter(|_| units && !plain);
+        let features = adapter.features(plain, units.is_some());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("gristmill"),
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features: units
+                .map_or_else(Default::default, |_| passthrough::experimental()),
             ..Default::default()
         };
         let opened = pollster::block_on(adapter.adapter.request_device(&descriptor));
@@ -93,7 +120,7 @@ impl Gpu {
                     waited.poll(PollType::Wait { submission_index: Some(index), timeout: None });
             }
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("gristmill-wgpu".into())
             .spawn(wait)
             .map_err(|source| Error::Io { what: "starting a thread".into(), source })?;
@@ -103,14 +130,17 @@ impl Gpu {
             device,
             queue,
             name,
+            software: adapter.is_software(),
             limits,
             features,
             failed,
             pipelines: Mutex::default(),
+            compiled: AtomicBool::new(false),
             buffers_made: AtomicU64::new(0),
             passthrough: false,
+            units,
             shapes: crate::tune::Shapes::default(),
-            waiting,
+            waiter: Some((waiting, thread)),
         };
         for _ in 0..8 {
             gpu.none.push(gpu.buffer("nothing", 256, BufferUsages::STORAGE)?);
@@ -132,7 +162,17 @@ impl Gpu {
     /// Has callbacks of this submission called when it ends.
     pub fn watch(&self, index: SubmissionIndex) {
         // The thread ends only when this value is dropped.
-        let _ = self.waiting.send(index);
+        if let Some((waiting, _)) = &self.waiter {
+            let _ = waiting.send(index);
+        }
+    }
+
+    /// Called when a step has ended: after the first one with new pipelines. Drivers may compile no earlier
+    /// than a pipeline is used.
+    pub fn stepped(&self) {
+        if self.compiled.swap(false, Ordering::Relaxed) {
+            leftovers::give_back();
+        }
     }
 
     /// Waits for everything submitted.
@@ -255,6 +295,7 @@ impl Gpu {
         let (pipeline, layout) = made;
         let made = Arc::new(Pipeline { pipeline, layout, bindings });
         lock(&self.pipelines).insert(text, made.clone());
+        self.compiled.store(true, Ordering::Relaxed);
         Ok(made)
     }
 
@@ -330,7 +371,7 @@ mod tests {
             println!("SKIPPED: there is no adapter of Vulkan, Metal or DX12 here");
             return None;
         };
-        Some(Gpu::open(&adapter, true, true).expect("the device opens"))
+        Some(Gpu::open(&adapter, true, true, false).expect("the device opens"))
     }
 
     /// A shader that does not compile is an error with the compiler's words, and others still compile.

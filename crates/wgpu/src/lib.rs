@@ -9,6 +9,7 @@
 //!   run on Metal: nobody who worked on them had a machine with it
 //! - `plan`: a program as a list of dispatches
 //! - `context`: states, workspace, and what crosses the bus
+//! - `leftovers`: memory that drivers' compilers leave behind
 //! - `timer`, `tune`: how long each kernel takes, and shapes that suit an adapter
 //! - [`Wgpu`]: the contract
 
@@ -17,6 +18,7 @@ mod backend;
 mod context;
 mod format;
 mod gpu;
+mod leftovers;
 mod passthrough;
 mod plan;
 mod shader;

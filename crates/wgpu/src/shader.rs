@@ -20,9 +20,9 @@ macro_rules! kernels {
     };
 }
 const KERNELS: &[(&str, &str)] = kernels!(
-    "attention" "attention_merge" "denoise" "embed" "int8" "matmul" "matvec" "moves" "norm"
-    "normalize" "prepare" "qkv" "rope" "route" "rows" "sample" "slots" "time_embed" "token_shift"
-    "unmask" "wkv7" "wkv7_keys" "wkv7_out"
+    "attention" "attention_merge" "denoise" "embed" "int8" "matmul" "matmul_cooperative" "matvec"
+    "moves" "norm" "normalize" "prepare" "qkv" "rope" "route" "rows" "sample" "slots" "time_embed"
+    "token_shift" "unmask" "wkv7" "wkv7_keys" "wkv7_out"
 );
 
 pub(crate) mod metal;
@@ -96,7 +96,11 @@ impl Recipe {
             }
         }
         parts.push(kernel);
-        let enables = if self.has("HALF") { "enable f16;\n" } else { "" };
+        let enables = match (self.kernel, self.has("HALF")) {
+            ("matmul_cooperative", _) => "enable f16;\nenable wgpu_cooperative_matrix;\n",
+            (_, true) => "enable f16;\n",
+            _ => "",
+        };
         expand(&parts.concat(), &self.all_defines())
             .map(|text| format!("{enables}{text}"))
             .map_err(slip)

@@ -5,8 +5,8 @@ use crate::adapter::Adapter;
 use crate::backend::{Wgpu, WgpuOptions};
 use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::{
-    Act, Backend, Batch, Input, Layout, Op, Options, Output, Program, Results, Size, TensorDecl,
-    Token,
+    Act, Activations, Backend, Batch, Input, Layout, Op, Options, Output, Program, Results, Size,
+    TensorDecl, Token,
 };
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
@@ -27,11 +27,14 @@ pub struct Shapes {
     pub tile_tokens: u32,
     /// Whether kernels written in the adapter's own language are taken, where there are some: on Metal.
     pub written: bool,
+    /// Outputs of a tile, and its rows of activations, on units that multiply matrices of f16, multiples
+    /// of 32; 0 leaves them alone.
+    pub units: [u32; 2],
 }
 
 /// Good anywhere.
 pub(crate) const DEFAULT: Shapes =
-    Shapes { rows: 4, threads: 64, tile_rows: 64, tile_tokens: 32, written: false };
+    Shapes { rows: 4, threads: 64, tile_rows: 64, tile_tokens: 32, written: false, units: [0; 2] };
 /// Threads of a tile.
 pub(crate) const TILE_THREADS: u32 = 256;
 
@@ -53,14 +56,24 @@ impl Shapes {
             && threads.is_power_of_two()
             && rows <= threads
             && 4 * rows * threads <= memory;
-        tile && vector
+        // Both sides in f16 with rows of 40, and what eight subgroups store.
+        let [r, t] = self.units;
+        let units = [r, t] == [0; 2]
+            || [r, t].iter().all(|n| (32..=128).contains(n) && n % 32 == 0)
+                && 80 * (r + t) + 8192 <= memory;
+        tile && vector && units
+    }
+
+    /// Whether units that multiply matrices are used.
+    pub fn cooperates(&self) -> bool {
+        self.units != [0; 2]
     }
 }
 
 impl Display for Shapes {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Shapes { rows, threads, tile_rows, tile_tokens, written } = self;
-        write!(f, "{rows} {threads} {tile_rows} {tile_tokens} {}", u32::from(*written))
+        let Shapes { rows, threads, tile_rows, tile_tokens, written, units: [r, t] } = self;
+        write!(f, "{rows} {threads} {tile_rows} {tile_tokens} {} {r} {t}", u32::from(*written))
     }
 }
 
@@ -71,12 +84,13 @@ impl FromStr for Shapes {
     fn from_str(text: &str) -> Result<Shapes, String> {
         let numbers: Vec<u32> = text.split(' ').filter_map(|n| n.parse().ok()).collect();
         match numbers[..] {
-            [rows, threads, tile_rows, tile_tokens, written @ 0..=1]
-                if text.split(' ').count() == 5 =>
+            [rows, threads, tile_rows, tile_tokens, written @ 0..=1, r, t]
+                if text.split(' ').count() == 7 =>
             {
-                Ok(Shapes { rows, threads, tile_rows, tile_tokens, written: written == 1 })
+                let (written, units) = (written == 1, [r, t]);
+                Ok(Shapes { rows, threads, tile_rows, tile_tokens, written, units })
             }
-            _ => Err(format!("'{text}' is not four sizes and a 0 or 1")),
+            _ => Err(format!("'{text}' is not four sizes, a 0 or 1 and two sizes")),
         }
     }
 }
@@ -86,22 +100,22 @@ pub type Tried = (Shapes, f64);
 
 /// Outputs and inputs of the matrix that is tried.
 const SIZE: [u32; 2] = [2048, 2048];
-/// Rows of activations: of a decode, of a prompt.
-const ROWS: [u32; 2] = [1, 64];
+/// Rows of activations: of a decode, of a prompt, of one in f16.
+const ROWS: [u32; 3] = [1, 64, 64];
 /// Times each is run, at most.
 const TIMES: usize = 12;
 /// Seconds after which a shape has been run often enough; one that is slower than that is run once.
 const ENOUGH: f64 = 0.25;
 
-/// Tries shapes on an adapter: the best, and what came of each for one row and for many. `progress` is
-/// told how many of how many have been tried.
+/// Tries shapes on an adapter: the best, and what came of each for one row, for many, and for many in f16
+/// where units multiply matrices. `progress` is told how many of how many have been tried.
 ///
 /// # Errors
 /// Those of the device and of `progress`.
 pub fn tune(
     adapter: &Adapter,
     progress: &mut dyn FnMut(usize, usize) -> Result<()>,
-) -> Result<(Shapes, [Vec<Tried>; 2])> {
+) -> Result<(Shapes, [Vec<Tried>; 3])> {
     let memory = adapter.facts().workgroup_memory;
     let vectors = [1, 2, 4, 8]
         .into_iter()
@@ -112,19 +126,28 @@ pub fn tune(
             [16, 32, 64].map(|tile_tokens| Shapes { tile_rows, tile_tokens, written, ..DEFAULT })
         })
     });
+    // Without those units first, in the best shapes found till then.
+    let units = adapter.cooperative().into_iter().flat_map(|_| {
+        let some = [32, 64, 128].into_iter().flat_map(|r| [32, 64].map(|t| [r, t]));
+        [[0; 2]].into_iter().chain(some).map(|units| Shapes { units, ..DEFAULT })
+    });
     let fitting = |s: &Shapes| s.fit(memory);
-    let kinds: [Vec<Shapes>; 2] =
-        [vectors.filter(fitting).collect(), tiles.filter(fitting).collect()];
+    let kinds: [Vec<Shapes>; 3] = [
+        vectors.filter(fitting).collect(),
+        tiles.filter(fitting).collect(),
+        units.filter(fitting).collect(),
+    ];
     let all: usize = kinds.iter().map(Vec::len).sum();
     let mut best = DEFAULT;
-    let mut tried = [vec![], vec![]];
+    let mut tried = [vec![], vec![], vec![]];
     let mut done = 0;
     for (kind, shapes) in kinds.into_iter().enumerate() {
         for s in shapes {
             progress(done, all)?;
-            let seconds = match seconds(adapter, s, ROWS[kind]) {
+            let s = if kind == 2 { Shapes { units: s.units, ..best } } else { s };
+            let seconds = match seconds(adapter, s, kind) {
                 // A driver that refuses them does without.
-                Err(Error::Device(_)) if s.written => f64::INFINITY,
+                Err(Error::Device(_)) if s.written || s.cooperates() => f64::INFINITY,
                 other => other?,
             };
             tried[kind].push((s, seconds));
@@ -134,7 +157,8 @@ pub fn tune(
         if let Some((s, _)) = tried[kind].first() {
             match kind {
                 0 => (best.rows, best.threads) = (s.rows, s.threads),
-                _ => best = Shapes { rows: best.rows, threads: best.threads, ..*s },
+                1 => best = Shapes { rows: best.rows, threads: best.threads, ..*s },
+                _ => best.units = s.units,
             }
         }
     }
@@ -142,8 +166,9 @@ pub fn tune(
     Ok((best, tried))
 }
 
-/// The least time of a product of a Q4_K matrix with so many rows.
-fn seconds(adapter: &Adapter, shapes: Shapes, rows: u32) -> Result<f64> {
+/// The least time of a product of a Q4_K matrix with rows of a kind.
+fn seconds(adapter: &Adapter, shapes: Shapes, kind: usize) -> Result<f64> {
+    let rows = ROWS[kind];
     let wgpu = Wgpu::new(adapter, WgpuOptions { shapes: Some(shapes), ..Default::default() })?;
     let [outputs, width] = SIZE;
     let mut p = Program::new("tune");
@@ -160,7 +185,10 @@ fn seconds(adapter: &Adapter, shapes: Shapes, rows: u32) -> Result<f64> {
         HostTensor::new("w", DType::Q4_K, shape, zeros.clone(), 0..bytes)
             .ok_or_else(|| Error::Runtime("a matrix of zeros".into()))
     };
-    let options = Options::default();
+    let options = match kind {
+        2 => Options { activations: Activations::F32, compute: DType::F16, ..Options::default() },
+        _ => Options::default(),
+    };
     let weights = wgpu.load(&[&p], &mut tensor, &options)?;
     let max = Size { tokens: rows, seqs: 1, rows: 1, one_token_a_seq: rows == 1 };
     let layout =
@@ -210,14 +238,20 @@ mod tests {
     #[test]
     fn shapes_as_text() {
         assert_eq!(DEFAULT.to_string().parse(), Ok(DEFAULT));
-        for wrong in ["", "1 2 3 4", "1 2 3 4 5 6", "1 2 3 4 2", "a b c d e", "4 64 64 32 0 "] {
+        let wrong =
+            ["", "1 2 3 4", "1 2 3 4 0", "1 2 3 4 2 0 0", "a b c d e f g", "4 64 64 32 0 0 0 "];
+        for wrong in wrong {
             assert!(wrong.parse::<Shapes>().is_err(), "{wrong}");
         }
         // What WebGPU promises everywhere suffices for these.
         assert!(DEFAULT.fit(16384));
         let of = |text: &str| text.parse::<Shapes>().unwrap();
         for wrong in ["0 64 64 32", "4 65 64 32", "4 64 60 32", "4 64 128 64", "16 512 64 32"] {
-            assert!(!of(&format!("{wrong} 0")).fit(16384), "{wrong}");
+            assert!(!of(&format!("{wrong} 0 0 0")).fit(16384), "{wrong}");
+        }
+        assert!(of("4 64 64 32 0 64 32").fit(16384) && of("4 64 64 32 0 64 32").cooperates());
+        for wrong in ["16 32", "32 0", "48 32", "64 64"] {
+            assert!(!of(&format!("4 64 64 32 0 {wrong}")).fit(16384), "{wrong}");
         }
     }
 }

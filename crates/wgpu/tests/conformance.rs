@@ -15,7 +15,7 @@ use gristmill_conformance::work::{Part, Work};
 use gristmill_conformance::{Device, Room, hostile, invariance, ledger, sampling, suite};
 use gristmill_core::DType;
 use gristmill_ir::{Activations, Backend, Layout, Options, SampleBatch, Sampling, Size};
-use gristmill_wgpu::{Wgpu, WgpuOptions, adapters};
+use gristmill_wgpu::{Shapes, Wgpu, WgpuOptions, adapters};
 use std::sync::OnceLock;
 
 fn open(options: WgpuOptions) -> Option<Wgpu> {
@@ -98,7 +98,28 @@ fn operations() {
 /// The same with numbers multiplied as f16, where the adapter does that.
 #[test]
 fn operations_in_f16() {
-    let Some(wgpu) = device() else { return };
+    if let Some(wgpu) = device() {
+        in_f16(wgpu);
+    }
+}
+
+/// The same on units that multiply matrices, where the adapter has some: of both sizes of tiles that are
+/// furthest apart.
+#[test]
+fn operations_on_matrix_units() {
+    for units in [[32, 32], [128, 64]] {
+        let shapes = Some(Shapes { units, ..Shapes::default() });
+        let options = WgpuOptions { poison: true, shapes, ..WgpuOptions::default() };
+        let Some(wgpu) = open(options) else { return };
+        if !wgpu.multiplies_matrices() {
+            println!("SKIPPED: {} has no units that multiply matrices of f16", wgpu.name());
+            return;
+        }
+        in_f16(&wgpu);
+    }
+}
+
+fn in_f16(wgpu: &Wgpu) {
     if !wgpu.capabilities().compute.contains(&DType::F16) {
         println!("SKIPPED: {} has no f16 in shaders", wgpu.name());
         return;

@@ -303,6 +303,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     }
     args.diffusion.check_unused(model.name())?;
     let device = args.runs_on.open(&settings, &model, args.quiet)?;
+    let settings = device.suited(settings);
     let named = format!("{} ({})", device.kind(), device.capabilities().name);
     let profiling = Profiling::asked(args.profile.as_ref(), &settings)?;
     let program = model.program(settings.kv)?;

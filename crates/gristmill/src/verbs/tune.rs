@@ -57,11 +57,12 @@ pub fn run(args: TuneArgs) -> Done {
     let (best, tried) = wgpu::tune(&adapter, &mut progress)?;
     cache::put(FILE, &key(&adapter), best.to_string().into());
     let mut text = format!("{}\n", adapter.name());
-    let kinds: [(&str, Sizes); 2] = [
+    let kinds: [(&str, Sizes); 3] = [
         ("one row of activations: rows by threads", |s| [s.rows, s.threads]),
         ("many: outputs by rows of a tile", |s| [s.tile_rows, s.tile_tokens]),
+        ("many in f16, on units that multiply matrices (0 x 0: without them)", |s| s.units),
     ];
-    for ((what, of), tried) in kinds.iter().zip(&tried) {
+    for ((what, of), tried) in kinds.iter().zip(&tried).filter(|k| !k.1.is_empty()) {
         let line = |t: &Tried| {
             let [a, b] = of(&t.0);
             let mark =

@@ -147,7 +147,9 @@ impl Compiler<'_> {
                 let tail = !matrix.cols.is_multiple_of(32);
                 let shapes = self.gpu.shapes;
                 let kinds = [int8, tail, route.is_some()];
-                let [vector, tile] = recipes::products(&matrix.format, kinds, ways, shapes);
+                let units = self.gpu.units;
+                let (vector, (tile, [tile_rows, tile_tokens])) =
+                    recipes::products(&matrix.format, kinds, ways, units, shapes);
                 let tall = route.is_none() && self.bound(out.rows) as u32 > FEW;
                 let groups = (end - begin).div_ceil(shapes.rows);
                 let [gx, gz] = spread(groups);
@@ -158,8 +160,8 @@ impl Compiler<'_> {
                     continue;
                 }
                 self.only_when(out.rows, 0, FEW);
-                let [gx, gz] = spread((end - begin).div_ceil(shapes.tile_rows));
-                let rows = Count::Rows(out.rows, shapes.tile_tokens);
+                let [gx, gz] = spread((end - begin).div_ceil(tile_rows));
+                let rows = Count::Rows(out.rows, tile_tokens);
                 let grid = [Count::Fixed(gx), rows, Count::Fixed(gz)];
                 self.call(&tile, &resources, params, grid)?;
                 self.only_when(out.rows, FEW + 1, u32::MAX);

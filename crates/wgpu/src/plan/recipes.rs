@@ -1,5 +1,6 @@
 //! Shapes of tiles: what is put into the kernels that have any.
 
+use crate::adapter::Cooperative;
 use crate::format::Format;
 use crate::shader::Recipe;
 use crate::tune::{Shapes, TILE_THREADS};
@@ -7,15 +8,17 @@ use crate::tune::{Shapes, TILE_THREADS};
 /// Queries that a workgroup of `attention` takes at most.
 const SLOTS: u32 = 8;
 
-/// The kernels of a product: for one row of activations, and for many. Activations may be `int8`, a row
-/// may end in the middle of a unit, matrices may be experts'. Sums may be taken in
-/// `subgroups`, numbers multiplied as `half` as long ones.
+/// The kernels of a product: for one row of activations, and for many with the outputs and rows of a
+/// tile. Activations may be `int8`, a row may end in the middle of a unit, matrices may be experts'.
+/// Sums may be taken in `subgroups`, numbers multiplied as `half` as long ones, and those on `units`
+/// that multiply matrices where `shapes` say so.
 pub(crate) fn products(
     format: &Format,
     [int8, tail, experts]: [bool; 3],
     [subgroups, half]: [bool; 2],
+    units: Option<Cooperative>,
     shapes: Shapes,
-) -> [Recipe; 2] {
+) -> (Recipe, (Recipe, [u32; 2])) {
     let Shapes { rows, threads, tile_rows, tile_tokens, .. } = shapes;
     let of = |kernel| {
         Recipe::new(kernel)
@@ -30,6 +33,21 @@ pub(crate) fn products(
         .define("ROWS", rows)
         .define("THREADS", threads)
         .define("PARTIAL", rows * threads);
+    if let Some(Cooperative { side, threads, subgroups }) =
+        units.filter(|_| half && !int8 && shapes.cooperates())
+    {
+        let [rows, tokens] = shapes.units;
+        let tile = of("matmul_cooperative")
+            .define("ROWS", rows)
+            .define("TOKENS", tokens)
+            .define("THREADS", threads)
+            .define("SIDE", side)
+            .define("W_HALVES", rows * 40)
+            .define("X_HALVES", tokens * 40)
+            .define("PARTS", subgroups * side * side)
+            .define("MINE", rows * tokens / (4 * side * side));
+        return (vector, (tile, shapes.units));
+    }
     let tile = of("matmul")
         .define("ROWS", tile_rows)
         .define("TOKENS", tile_tokens)
@@ -38,7 +56,7 @@ pub(crate) fn products(
         .define("W_RUNS", tile_rows * 2)
         .define("X_QUADS", tile_tokens * 8)
         .define("MINE", tile_rows * tile_tokens / TILE_THREADS);
-    [vector, tile]
+    (vector, (tile, [tile_rows, tile_tokens]))
 }
 
 /// The mix with the token before: so many results, and whether slots are written.

@@ -2,6 +2,8 @@
 //! at last.
 
 use super::*;
+use crate::adapter::Cooperative;
+use crate::plan::recipes::products;
 use crate::tune::Shapes;
 use gristmill_core::{DType, quant};
 use naga::back::{hlsl, msl, spv};
@@ -65,18 +67,16 @@ fn all() -> Vec<(String, Recipe)> {
             }
             let name = format!("{dtype} {int8} {tail} {experts}");
             let kinds = [int8, tail, experts];
-            let [vector, tile] =
-                crate::plan::recipes::products(&format, kinds, [false; 2], Shapes::default());
+            let (vector, (tile, _)) = products(&format, kinds, [false; 2], None, Shapes::default());
             add(format!("matvec {name}"), vector);
-            let [vector, _] =
-                crate::plan::recipes::products(&format, kinds, [true, false], Shapes::default());
+            let (vector, _) = products(&format, kinds, [true, false], None, Shapes::default());
             add(format!("matvec subgroups {name}"), vector);
             if !experts {
                 add(format!("matmul {name}"), tile);
             }
             if !int8 {
-                let [vector, tile] =
-                    crate::plan::recipes::products(&format, kinds, [true; 2], Shapes::default());
+                let (vector, (tile, _)) =
+                    products(&format, kinds, [true; 2], None, Shapes::default());
                 add(format!("matvec half {name}"), vector);
                 if !experts {
                     add(format!("matmul half {name}"), tile);
@@ -140,6 +140,70 @@ fn texts() {
             insta::assert_snapshot!(name.replace(' ', "_"), recipe.text().unwrap());
         }
     }
+}
+
+/// Kernels on units that multiply matrices, with their names.
+fn cooperative() -> Vec<(String, Recipe)> {
+    let mut all = vec![];
+    for dtype in DType::all().filter(|&d| quant::is_supported(d)) {
+        let format = Format::of(dtype).unwrap();
+        for (side, threads, subgroups, sizes) in [(16, 128, 4, [64, 32]), (8, 256, 8, [32, 64])] {
+            for tail in [false, true] {
+                if tail && format.is_integers() {
+                    continue;
+                }
+                let shapes = Shapes { units: sizes, ..Shapes::default() };
+                let units = Some(Cooperative { side, threads, subgroups });
+                let kinds = [false, tail, false];
+                let (_, (tile, tiles)) = products(&format, kinds, [true; 2], units, shapes);
+                assert_eq!(tiles, sizes);
+                // Nothing else has them.
+                for (kinds, half) in [(kinds, false), ([true, tail, false], true)] {
+                    let (_, (other, _)) = products(&format, kinds, [true, half], units, shapes);
+                    assert_eq!(other.kernel, "matmul");
+                }
+                all.push((format!("{dtype} {side} {tail}"), tile));
+            }
+        }
+    }
+    all
+}
+
+/// They are valid and can be said in the languages of the two systems that have such units, and their texts
+/// are those that were looked at last; what naga makes of them for Metal is what
+/// `tests/metal/check.py` runs. Metal itself has matrices of eight by eight only.
+#[test]
+fn cooperative_texts() {
+    let allowed = Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::COOPERATIVE_MATRIX;
+    let mut numbers = String::new();
+    for (name, recipe) in cooperative() {
+        let text = recipe.text().unwrap();
+        let module = naga::front::wgsl::parse_str(&text)
+            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
+        let info = Validator::new(ValidationFlags::all(), allowed)
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
+        let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+        spv::write_vec(&module, &info, &options, None)
+            .unwrap_or_else(|e| panic!("{name} as SPIR-V: {e}"));
+        let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
+        let (metal, _) =
+            msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+                .unwrap_or_else(|e| panic!("{name} as MSL: {e}"));
+        assert!(bindings(&text).len() <= 9, "{name}: more than eight storage bindings");
+        writeln!(numbers, "{name}: {:016x}", fingerprint(&text)).unwrap();
+        let file = name.replace(' ', "_");
+        if ["Q4_K 16 false", "F16 8 true"].contains(&name.as_str()) {
+            insta::assert_snapshot!(format!("cooperative_{file}"), text);
+            insta::assert_snapshot!(format!("cooperative_{file}_metal"), metal);
+        }
+    }
+    insta::assert_snapshot!("cooperative_numbers", numbers);
 }
 
 /// Each kernel written for Metal with its name and text.

@@ -1,4 +1,5 @@
-"""Kernels written for Metal, run on a processor, against numpy in f64:
+"""Kernels written for Metal, and those on units that multiply matrices as naga says them for Metal, run on a
+processor, against numpy in f64:
 
     python crates/wgpu/tests/metal/check.py
 
@@ -68,9 +69,40 @@ def matmul(tokens):
     p = [rows, 0, rows, 0, rows, cols // 32, cols, len(w), len(w), cols // 4]
     p += [1, stride, 0, 0, 1, 4, rows, 0, 0, 1.0, 0.0]
     buffers = [words(p), step({0: tokens}, {}), w, x, out, bias]
-    emulate("matmul_Q4_K_false_false_false", buffers, (-(-rows // 64), -(-tokens // 32), 1), 128)
+    emulate("metal_matmul_Q4_K_false_false_false", buffers, (-(-rows // 64), -(-tokens // 32), 1), 128)
     expected = np.maximum(x.astype(float) @ values.T + bias, 0)
     report(f"matmul of {tokens} tokens", out[:, :rows], expected, 2e-6)
+
+
+def cooperative(side, tokens):
+    """The same in f16 on units of `side`: of a Q4_K matrix in tiles of 64 by 32, or of an F16 matrix whose rows
+    end within a unit in tiles of 32 by 64."""
+    q = side == 16
+    rows, cols, stride = 130, 512 if q else 300, 132
+    units, quads = -(-cols // 32), -(-cols // 4)
+    x = np.full((tokens, 4 * quads), np.nan, np.float32)
+    x[:, :cols] = random.normal(size=(tokens, cols))
+    if q:
+        w, values = q4_k(rows, cols)
+        # As it is multiplied.
+        values = values.astype(np.float16).astype(float)
+    else:
+        stored = np.zeros((rows, 32 * units), np.float16)
+        stored[:, :cols] = random.normal(size=(rows, cols))
+        w, values = stored.view(np.uint32).reshape(-1).copy(), stored[:, :cols].astype(float)
+    bias = random.normal(size=rows).astype(np.float32)
+    out = np.full((tokens, stride), np.nan, np.float32)
+    p = [rows, 0, rows, 0, rows, units, cols, len(w), len(w), quads]
+    p += [1, stride, 0, 0, 1, 4, rows, 0, 0, 1.0, 0.0]
+    buffers = [words(p), step({0: tokens}, {}), w, x, out, bias]
+    tile, threads = ([64, 32], 128) if q else ([32, 64], 256)
+    name = f"cooperative_{'Q4_K_16_false' if q else 'F16_8_true'}_metal"
+    emulate(name, buffers, (-(-rows // tile[0]), -(-tokens // tile[1]), 1), threads)
+    rounded = x[:, :cols].astype(np.float16).astype(float)
+    expected = np.maximum(rounded @ values.T + bias, 0)
+    report(f"matrices of {side}, {tokens} tokens", out[:, :rows], expected, 2e-6)
+    if not np.isnan(out[:, rows:]).all():
+        raise SystemExit("it writes beyond its rows")
 
 
 def wkv7(dim):
@@ -84,7 +116,7 @@ def wkv7(dim):
     state = random.normal(size=(3, heads, dim, dim)).astype(np.float32)
     old, out = state.astype(float), np.zeros((tokens, width), np.float32)
     p = words([width, dim, width, 3 * width, width * dim])
-    emulate("wkv7_64", [p, ints, r, decay, v, made, state, out], (heads, 2, 1), 64)
+    emulate("metal_wkv7_64", [p, ints, r, decay, v, made, state, out], (heads, 2, 1), 64)
     for seq, (start, slot) in enumerate([(old[1], 2), (np.zeros_like(old[0]), 0)]):
         s, expected = start, []
         for t in range(starts[seq], starts[seq + 1]):
@@ -121,7 +153,7 @@ def attention(kind, window, splits, sinks, cap):
     p = [heads, kv_heads, dim, heads * dim, 16, 0, page, kind, kind, of_head, of_head, 2 * keys_words]
     p += [window, int(sinks), dim**-0.5, float(cap), 16]
     buffers = [words(p), ints, derived, q, cache, out, sink, shares]
-    emulate("attention_128_8_128_true", buffers, (kv_heads, 2, splits), 64)
+    emulate("metal_attention_128_8_128_true", buffers, (kv_heads, 2, splits), 64)
     expected = np.zeros(q.shape)
     for t, n in enumerate(lengths):
         for h in range(heads):
@@ -141,6 +173,8 @@ def attention(kind, window, splits, sinks, cap):
 
 for tokens in [5, 40]:
     matmul(tokens)
+    for side in [16, 8]:
+        cooperative(side, tokens)
 for dim in [64, 50]:
     wkv7(dim)
 attention(0, NONE, 1, False, 0)

@@ -1,5 +1,5 @@
-"""Runs kernels written for Metal on a processor: their text is given to a C++ compiler with a small
-stand-in for Metal's library. Lanes are coroutines that change at barriers, in turn; every lane holds
+"""Runs kernels written for Metal, or said for it by naga, on a processor: their text is given to a C++ compiler
+with a small stand-in for Metal's library. Lanes are coroutines that change at barriers, in turn; every lane holds
 whole matrices. So it shows what the text computes, and nothing of what Metal makes of it."""
 
 import hashlib
@@ -23,6 +23,9 @@ PLACES = {
     "simdgroup_index_in_threadgroup": "lane / 32",
 }
 
+# What kernels of matrix products bind, in order.
+BOUND = ["p", "ints", "w", "x", "out", "bias"]
+
 MAIN = """
 #include <cstdio>
 #include <string>
@@ -40,7 +43,7 @@ void simdgroup_barrier(mem_flags) { swapcontext(&lanes[current], &scheduler); }
 }
 static void enter(int l) {
     uint lane = l;
-    gristmill(CALL);
+    NAME(CALL);
     done[l] = true;
     swapcontext(&lanes[l], &scheduler);
 }
@@ -90,20 +93,37 @@ int main(int, char** v) {
 
 def build(text):
     """A program of a kernel."""
-    before, kernel = text.split("kernel void gristmill(", 1)
+    name = "gristmill" if "kernel void gristmill(" in text else "main_"
+    before, kernel = text.split(f"kernel void {name}(", 1)
+    # naga's way: arrays without an end, and what Metal has without being asked.
+    before = re.sub(r"^(typedef [\w:]+ \w+)\[1\];", r"\1[1 << 24];", before, flags=re.M)
+    before = before.replace("#include <simd/simd.h>", "using namespace metal;")
     # What a workgroup shares; workgroups run one after the other.
     kernel = re.sub(r"^(\s+)threadgroup (?=[^=;]*\[)", r"\1static ", kernel, flags=re.M)
-    calls, bound = [], 0
+    calls, bound, shared = [], 0, ""
     for argument in re.split(r",(?![^\[]*\]\])", kernel.split(") {", 1)[0]):
-        attribute = re.search(r"\[\[(.*?)\]\]", argument).group(1)
-        if not attribute.startswith("buffer"):
-            calls.append(PLACES[attribute])
+        attribute = re.search(r"\[\[(.*?)\]\]", argument)
+        if attribute is None:
+            of, called = re.fullmatch(r"\s*threadgroup (\w+)& (\w+)\s*", argument).groups()
+            shared += f"static {of} {called};\n"
+            calls.append(called)
             continue
-        of = argument.split("[[")[0].replace("device", "").strip().rsplit(" ", 1)[0]
-        place = f"buffers[{bound}]"
-        calls.append(f"*(const Parameters*){place}" if "&" in of else f"({of}){place}")
+        if attribute.group(1) in PLACES:
+            calls.append(PLACES[attribute.group(1)])
+            continue
+        declared = re.sub(r"\b(device|constant)\b", "", argument.split("[[")[0]).strip()
+        of, called = declared.rsplit(" ", 1)
+        if called == "_buffer_sizes":
+            shared += "static const _mslBufferSizes sizes{};\n"
+            calls.append("sizes")
+            continue
+        # naga has an order of its own.
+        number = bound if name == "gristmill" else BOUND.index(called.split("_")[0])
+        place = f"buffers[{number}]"
+        calls.append(f"*({of.rstrip('&')}*){place}" if "&" in of else f"({of}){place}")
         bound += 1
-    source = before + "kernel void gristmill(" + kernel + MAIN.replace("CALL", ", ".join(calls))
+    main = MAIN.replace("CALL", ", ".join(calls)).replace("NAME", name)
+    source = f"{before}{shared}kernel void {name}({kernel}{main}"
     BUILT.mkdir(exist_ok=True)
     program = BUILT / hashlib.sha256(source.encode()).hexdigest()[:16]
     program.with_suffix(".cpp").write_text(source)
@@ -114,7 +134,7 @@ def build(text):
 
 def emulate(name, buffers, grid, threads):
     """Runs the kernel of a snapshot over arrays, which it changes in place."""
-    path = SNAPSHOTS / f"gristmill_wgpu__shader__tests__metal_{name}.snap"
+    path = SNAPSHOTS / f"gristmill_wgpu__shader__tests__{name}.snap"
     program = build(path.read_text().split("---\n", 2)[2])
     with tempfile.TemporaryDirectory() as folder:
         for i, b in enumerate(buffers):

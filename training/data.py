@@ -27,7 +27,7 @@ _OPEN, _CLOSE, _CHOICE = "\x01", "\x02", "\x03"  # never in a story
 Batch = collections.namedtuple("Batch", "inputs targets weights spread_at spread_ids spread")
 
 
-class _Marker:
+class Marker:
     """The mark of template.write: brackets by what follows, and the choices kept in the order of the text."""
 
     def __init__(self):
@@ -118,7 +118,7 @@ def batch(tok, seed, step, rows, length, slot_weight=1.0, single=False):
             if single and ids:
                 more, flags, spreads = [0] * (length + 1), [0.0] * (length + 1), {}
             else:
-                marker = _Marker()
+                marker = Marker()
                 doc = document(rng, mark=marker)
                 more, flags, spreads = encode_document(tok, doc, marker.choices, slot_weight)
             for position, likely in spreads.items():

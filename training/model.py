@@ -1,5 +1,7 @@
 """A Llama in plain PyTorch: RMSNorm, rotary positions, grouped queries, SwiGLU, tied embeddings.
 
+Causal, or (for masked diffusion) every token sees every other.
+
 The rotary embedding turns adjacent pairs (2i, 2i+1), the order in which Llama
 GGUF files keep the query and key rows, so the export permutes nothing.
 """
@@ -23,6 +25,7 @@ class Config:
     context: int = 512
     rope_base: float = 10000.0
     eps: float = 1e-5
+    causal: bool = True
 
     def dict(self):
         return asdict(self)
@@ -77,7 +80,7 @@ class Block(nn.Module):
         group = cfg.heads // cfg.kv_heads
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         # A cached step of one token sees all that came before it; a whole prompt is causal.
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=cfg.causal and t > 1)
         x = x + self.attn_output(y.transpose(1, 2).reshape(b, t, -1))
         h = self.ffn_norm(x)
         return x + self.ffn_down(F.silu(self.ffn_gate(h)) * self.ffn_up(h))
@@ -101,12 +104,16 @@ class Llama(nn.Module):
                 small = ("attn_output", "ffn_down", "attn_q", "attn_k")
                 nn.init.normal_(p, std=std * (0.4 if any(s in name for s in small) else 1.0))
 
-    def forward(self, ids, cache=None, start=0):
-        """Logits [batch, time, vocab]. cache: a list of one list per layer, for decoding."""
+    def forward(self, ids, cache=None, start=0, at=None):
+        """Logits [batch, time, vocab]. cache: a list of one list per layer, for decoding.
+
+        at: [n], positions in the flattened ids; then only their logits are made, [n, vocab].
+        """
         x = self.token_embd(ids)
         cos, sin = self.cos[start : start + ids.shape[1]], self.sin[start : start + ids.shape[1]]
         for i, block in enumerate(self.blk):
             x = block(x, cos, sin, None if cache is None else cache[i])
+        x = x if at is None else x.flatten(0, 1)[at]
         return F.linear(self.output_norm(x), self.token_embd.weight)
 
     def parameter_count(self):

@@ -1,0 +1,38 @@
+"""The models that the training loop, the export and the cards know, and what each is fed with."""
+
+import os
+from dataclasses import dataclass
+from typing import Callable
+
+from . import data, diffusion, rwkv
+from .losses import heldout_loss, next_token_loss
+from .model import Config, Llama
+
+OUT = os.path.join(os.path.dirname(__file__), "out")
+
+
+@dataclass
+class Kind:
+    name: str
+    new_model: Callable  # () -> a module without weights worth keeping
+    batch: Callable  # (tok, seed, step, args) -> what the loss takes after the model
+    loss: Callable  # (model, *batch) -> (loss, its plain mean)
+    judge: Callable  # (model, held-out ids) -> nats per token
+
+    @property
+    def out(self):
+        """The folder of its checkpoint and what is made of it."""
+        return OUT if self.name == "stories" else os.path.join(OUT, self.name)
+
+
+def _windows(tok, seed, step, args):
+    return data.batch(tok, seed, step, args.rows, args.length, args.slot_weight, args.single)
+
+
+KINDS = {k.name: k for k in (
+    Kind("stories", lambda: Llama(Config()), _windows, next_token_loss, heldout_loss),
+    Kind("tales-rwkv", rwkv.new_model, _windows, next_token_loss, heldout_loss),
+    Kind("tales-diffusion", diffusion.new_model,
+         lambda tok, seed, step, args: diffusion.batch(tok, seed, step, args.rows, args.slot_weight),
+         diffusion.loss_of, diffusion.heldout_bound),
+)}

@@ -1,30 +1,41 @@
-"""Rewrites CARD.md from the checkpoint, its log, and what the checks print.
+"""Rewrites the card of a model from its checkpoint, its log, and what the checks print.
 
-    python -m training.card              # quantization rows that are filled stay as they are
+    python -m training.card                                     # the story model
+    python -m training.card --kind tales-rwkv --binary target/release/gristmill
+
+The table of `cargo xtask bundle` stays as it is; what is measured through the binary stays where no
+binary is given.
 """
 
+import argparse
 import json
 import math
 import os
 import random
 import re
+import subprocess
 
-from . import check, grammar, plots_a, plots_b, sample, shared_beats, world
+from . import check, diffusion, grammar, plots_a, plots_b, rwkv, sample, shared_beats, world
 from .data import heldout
+from .kinds import KINDS
+from .losses import heldout_loss
 from .requests import document
 from .story import PLOTS, write_story
-from .train import OUT, heldout_loss
 
-CARD = os.path.join(os.path.dirname(__file__), "CARD.md")
-BEGIN, FINISH = "<!-- quantizations: begin -->", "<!-- quantizations: end -->"
-_EMPTY = f"""{BEGIN}
-| weights | file size | held-out perplexity |
-| --- | --- | --- |
-| f32 | {{size}} | {{ppl}} |
-| f16 | | |
-| q8_0 | | |
-| q4_k | | |
-{FINISH}"""
+HERE = os.path.dirname(__file__)
+QUANTIZATIONS, RATES = "quantizations", "rates"
+
+
+def kept(text, what, new):
+    """What stands between two marks of the old card, or `new`, with its marks."""
+    begin, finish = f"<!-- {what}: begin -->", f"<!-- {what}: end -->"
+    old = re.search(re.escape(begin) + "\n(.*?)" + re.escape(finish), text, re.S)
+    body = old.group(1).strip() if new is None and old else new or ""
+    return f"{begin}\n{body}\n{finish}"
+
+
+def parsing(texts):
+    return sum(grammar.parse(t.strip()).ok for t in texts)
 
 
 def rates(model, tok, count=200):
@@ -32,15 +43,69 @@ def rates(model, tok, count=200):
     for label, temperature, top_p in [("temperature 0.8", 0.8, 1.0), ("temperature 1.0, top-p 0.95", 1.0, 0.95),
                                       ("temperature 1.0", 1.0, 1.0)]:
         texts = sample.sample(model, tok, sample.prompt_ids(tok), count, temperature, top_p, seed=1)
-        good = sum(grammar.parse(t.strip()).ok for t in texts)
-        rows.append(f"| {label} | {good} of {count} | {len(set(texts))} |")
+        rows.append(f"| {label} | {parsing(texts)} of {count} | {len(set(texts))} |")
     return "\n".join(rows)
+
+
+def run(binary, file, *args):
+    """What `gristmill run --json` says."""
+    out = subprocess.run([binary, "run", "-q", "--json", "-m", file, *map(str, args)], capture_output=True, text=True)
+    if out.returncode:
+        raise SystemExit(f"{binary} run -m {file}: {out.stderr}")
+    return json.loads(out.stdout)
+
+
+def rwkv_rates(binary, file, count=100):
+    """Stories told unasked, and asked for, through the binary."""
+    rows = ["| asked for | options | stories that parse | different stories |", "| --- | --- | --- | --- |"]
+    wishes = check.wishes(count, seed=2)
+    for options in (["--temp", 0.8], ["--temp", 0.5]):
+        for asked in (False, True):
+            prompt = lambda i: [wishes[i]] if asked else ["--ids", 0]
+            texts = [run(binary, file, *options, "--seed", i + 1, *prompt(i))["text"] for i in range(count)]
+            rows.append(f"| {'yes' if asked else 'no'} | `{' '.join(map(str, options))}` | {parsing(texts)} of {count} | {len(set(texts))} |")
+    return "\n".join(rows)
+
+
+FILL = ["--algorithm", "llada", "-n", 256]
+FAST = ["--cache", "dual", "--threshold", 0.9]
+# The first are the settings recommended.
+FILLS = [(["--block-length", 32, "--temp", 0.7, *FAST], 100), (["--block-length", 8, "--temp", 0.7, *FAST], 100),
+         (["--block-length", 32, "--temp", 0.7], 20), (["--block-length", 8, "--temp", 0.7], 20)]
+
+
+def diffusion_rates(binary, file, fills=None):
+    """Stories told unasked with seeds 1, 2, ..., and what the dual cache changes where nothing is drawn."""
+    rows = ["| options besides `--algorithm llada -n 256` | stories that parse | different stories | forwards a story |",
+            "| --- | --- | --- | --- |"]
+    for options, count in fills or FILLS:
+        told = [run(binary, file, *FILL, *options, "--ids", 0, "--seed", i + 1) for i in range(count)]
+        texts = [t["text"] for t in told]
+        forwards = sum(t["forwards"] for t in told) / count
+        rows.append(f"| `{' '.join(map(str, options))}` | {parsing(texts)} of {count} | {len(set(texts))} | {forwards:.1f} |")
+    return "\n".join(rows) + "\n\n" + dual_against_plain(binary, file)
+
+
+def dual_against_plain(binary, file, count=10, block=32):
+    """The plain algorithm and the fast one, greedy, on the same requests."""
+    forwards, same, total, good = [0, 0], 0, 0, [0, 0]
+    for wish in check.wishes(count, seed=3):
+        pair = [run(binary, file, *FILL, "--block-length", block, *options, wish) for options in ([], FAST)]
+        ends = [p["ids"].index(1) if 1 in p["ids"] else len(p["ids"]) for p in pair]
+        ids = [p["ids"][: max(ends)] for p in pair]
+        same, total = same + sum(a == b for a, b in zip(*ids)), total + max(ends)
+        for i, p in enumerate(pair):
+            forwards[i], good[i] = forwards[i] + p["forwards"], good[i] + parsing([p["text"]])
+    return (f"Greedy, blocks of {block}, {count} requests: `{' '.join(map(str, FAST))}` takes {forwards[1] / count:.1f} forwards a "
+            f"story, the plain algorithm {forwards[0] / count:.0f}; {same} of {total} tokens are the same ({same / total:.1%}); "
+            f"{good[1]} and {good[0]} of the {count} stories parse.")
 
 
 def phases(history):
     """One row for each stretch of training; a run that went on from a checkpoint has several."""
     return "\n".join(
-        f"| {p['from'] + 1} to {p['to']} | {p['args']['rows']} x {p['args']['length']}"
+        f"| {p['from'] + 1} to {p['to']} | {p['args']['rows']} x "
+        f"{'canvases' if p['args'].get('kind') == 'tales-diffusion' else p['args']['length']}"
         f"{', one document each' if p['args']['single'] else ''} | {p['args']['muon_lr']} | {p['args']['lr']} "
         f"| {p['args']['warmup']} steps | {'none' if p['decay'][0] >= p['to'] else 'from step {} to {}'.format(*p['decay'])} "
         f"| {p['args']['slot_weight']:g} |" for p in history if p["to"] > p["from"])
@@ -54,41 +119,64 @@ def curve(log):
     return "\n".join(f"| {m} | {mean(m):.4f} |" for m in marks)
 
 
-def main():
-    model, tok, state = sample.load(os.path.join(OUT, "checkpoint.pt"), os.path.join(OUT, "tokenizer.json"))
-    args, cfg = state["args"], model.cfg
-    _, held = heldout(tok, args["seed"])
+def of_stories(model, tok, args, held):
+    """Values of the story model's card alone."""
     loss = heldout_loss(model, held)
-    held_tokens = sum(len(i) - 1 for i in held)
     rng = random.Random("card")
     lengths = [len(write_story(rng)[0].split()) for _ in range(2000)]
     templates = sum(len(t) for p in PLOTS for b, t in p.beats.items() if b not in shared_beats.BEATS)
     templates += sum(len(t.strip().split("\n")) for t in shared_beats.BEATS.values())
     templates += sum(len(p["beats"]["moral"].strip().split("\n")) for p in plots_a.PLOTS + plots_b.PLOTS)
-    gguf = os.path.join(OUT, "model-f32.gguf")
-    size = f"{os.path.getsize(gguf) / 1e6:.1f} MB" if os.path.exists(gguf) else ""
-    table = _EMPTY.format(size=size, ppl=f"{math.exp(loss):.4f}")
-    if os.path.exists(CARD):
-        old = re.search(re.escape(BEGIN) + ".*?" + re.escape(FINISH), open(CARD).read(), re.S)
-        if old and re.search(r"\| q\w+ \| *\S[^|]*\|", old.group()):
-            table = old.group()
-    with open(os.path.join(os.path.dirname(__file__), "card.template.md")) as f:
-        text = f.read()
-    values = {
-        "parameters": f"{model.parameter_count():,}", "layers": cfg.layers, "dim": cfg.dim, "heads": cfg.heads,
-        "kv_heads": cfg.kv_heads, "head_dim": cfg.head_dim, "ffn": cfg.ffn, "context": cfg.context, "vocab": cfg.vocab,
-        "steps": state["step"], "seed": args["seed"], "tokens": f"{state['tokens']:,}", "phases": phases(state["phases"]),
-        "plots": len(PLOTS),
-        "templates": templates, "names": len(world.ALL_NAMES), "animals": len(world.ANIMALS),
+    return {
+        "plots": len(PLOTS), "templates": templates, "names": len(world.ALL_NAMES), "animals": len(world.ANIMALS),
         "objects": len(world.OBJECTS), "places": len(world.PLACES), "shortest": min(lengths), "longest": max(lengths),
-        "mean": sum(lengths) // len(lengths), "curve": curve(state["log"]), "rates": rates(model, tok),
-        "heldout_loss": f"{loss:.4f}", "heldout_ppl": f"{math.exp(loss):.4f}", "heldout_tokens": f"{held_tokens:,}",
-        "entropy": f"{generator_loss(args['seed'], held):.4f}", "quantizations": table,
-        "requests": request_rate(model, tok),
+        "mean": sum(lengths) // len(lengths), "rates": rates(model, tok), "requests": request_rate(model, tok),
+        "heldout_loss": f"{loss:.4f}", "heldout_ppl": f"{math.exp(loss):.4f}",
     }
+
+
+def of_rwkv(model, tok, args, held):
+    loss = heldout_loss(model, held)
+    return {"heldout_loss": f"{loss:.4f}", "heldout_ppl": f"{math.exp(loss):.4f}", "chunk": rwkv.CHUNK, "length": args["length"]}
+
+
+def of_diffusion(model, tok, args, held):
+    bound = lambda block: f"{diffusion.heldout_bound(model, held, block):.4f}"
+    listed = lambda numbers: ", ".join(map(str, sorted(set(numbers))))
+    return {"bound": bound(32), "bound8": bound(8), "bound256": bound(256),
+            "lengths": listed(diffusion.LENGTHS), "blocks": listed(diffusion.BLOCKS)}
+
+
+OF = {"stories": (of_stories, None), "tales-rwkv": (of_rwkv, rwkv_rates), "tales-diffusion": (of_diffusion, diffusion_rates)}
+
+
+def main():
+    a = argparse.ArgumentParser()
+    a.add_argument("--kind", choices=KINDS, default="stories")
+    a.add_argument("--binary", help="gristmill, to tell stories with the file that is shipped")
+    a.add_argument("--file", help="default: the one that is shipped")
+    asked = a.parse_args()
+    kind = KINDS[asked.kind]
+    model, state = sample.load(os.path.join(kind.out, "checkpoint.pt"))
+    tok, args = sample.tokenizer(), state["args"]
+    _, held = heldout(tok, args["seed"])
+    only, told = OF[kind.name]
+    path = os.path.join(HERE, "cards", kind.name + ".md")
+    old = open(path).read() if os.path.exists(path) else ""
+    file = asked.file or os.path.join(HERE, "..", "crates", "gristmill", "bundled", kind.name + ".gguf")
+    values = {
+        **model.cfg.dict(), "parameters": f"{model.parameter_count():,}", "steps": state["step"], "seed": args["seed"],
+        "tokens": f"{state['tokens']:,}", "phases": phases(state["phases"]), "curve": curve(state["log"]),
+        "heldout_tokens": f"{sum(len(i) - 1 for i in held):,}", "entropy": f"{generator_loss(args['seed'], held):.4f}",
+        QUANTIZATIONS: kept(old, QUANTIZATIONS, None),
+        RATES: told and kept(old, RATES, told(asked.binary, file) if asked.binary else None),
+        **only(model, tok, args, held),
+    }
+    with open(os.path.join(HERE, "cards", kind.name + ".template.md")) as f:
+        text = f.read()
     for key, value in values.items():
         text = text.replace("{{" + key + "}}", str(value))
-    with open(CARD, "w") as f:
+    with open(path, "w") as f:
         f.write(text)
 
 

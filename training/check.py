@@ -29,7 +29,6 @@ def arguments():
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--requests", action="store_true", help="ask for each story with a fresh request")
     a.add_argument("--checkpoint", default="training/out/checkpoint.pt")
-    a.add_argument("--tokenizer", default="training/out/tokenizer.json")
     a.add_argument("--jsonl", help="judge the stories of this file instead")
     a.add_argument("--command", help="judge what this command prints; {seed} and {request} are filled in")
     a.add_argument("--show", type=int, default=0, help="print this many stories")
@@ -49,7 +48,7 @@ def stories(args):
         return [(w, _run(args.command, args.seed + i, w)) for i, w in enumerate(wanted)]
     from . import sample as s  # torch is needed only here
 
-    model, tok, _ = s.load(args.checkpoint, args.tokenizer)
+    (model, _), tok = s.load(args.checkpoint), s.tokenizer()
     draw = lambda ids, count, seed: s.sample(model, tok, ids, count, args.temperature, args.top_p, seed)
     if not args.requests:
         return [(None, t) for t in draw(s.prompt_ids(tok), args.n, args.seed)]

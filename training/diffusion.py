@@ -1,14 +1,19 @@
 """Masked diffusion on the body of the story model: what it is shown, and how it is judged.
 
 A canvas is a prompt, a story, and `<|end|>` up to its last place. In training some of its places
-hold `<|mask|>` instead, and the model says what was there; it sees the whole canvas, so attention
-is not causal. Row i of the logits is about place i + 1, as in the causal model whose weights this
-one starts from (Dream, Ye et al. 2025, does the same with Qwen 2.5).
+hold `<|mask|>` instead, and the model says what was there. Row i of the logits is about place i + 1,
+as in the causal model whose weights this one starts from (Dream, Ye et al. 2025, does the same with
+Qwen 2.5). Texts are filled in block after block, and the model learns both ways of doing so:
 
-Texts are filled in block after block (LLaDA, Nie et al. 2025), so most canvases are what a sampler
-meets: a story as far as it is told, a block some of whose places are masked, and masks from there on.
+- causal blocks (BD3, Arriola et al. 2025): a place sees what is before its block, and the block.
+  A canvas stands here twice, as it is and with masks, and what is masked sees the finished blocks
+  before its own, so every block of a canvas teaches something;
+- open blocks (LLaDA, Nie et al. 2025): every place sees every other, masks to come included. A
+  canvas is what a sampler meets: a story as far as it is told, a block some of whose places are
+  masked, and masks from there on.
+
 With k of a block's B masked places drawn evenly from 1 to B, the mean loss of the k places, times B,
-is an unbiased bound of the block's nats. Every row counts the same here, whatever its B.
+is an unbiased bound of the block's nats.
 """
 
 import collections
@@ -27,8 +32,9 @@ ASKED = 64  # places of a row that are learned from at most
 
 LENGTHS = (144, 208, 288)  # tokens of a canvas: a text may be cut short, as it is when few are asked for
 BLOCKS = (4, 8, 16, 32, 32, 64)
+CAUSAL_BLOCKS = (4, 8, 8, 16)
 
-Batch = collections.namedtuple("Batch", "inputs at targets weights")
+Batch = collections.namedtuple("Batch", "inputs at targets weights places sight")
 
 
 def new_model():
@@ -67,13 +73,47 @@ def hidden_places(rng, begin, end, share):
     return sorted(range(begin, end), key={i: key(i) for i in range(begin, end)}.get)[size - count :]
 
 
-def batch(tok, seed, step, rows, slot_weight=1.0):
+def block_sight(length, block):
+    """What sees what, [2 length, 2 length]: finished places their block and those before, masked ones
+    their own masked block and the finished ones before it."""
+    of = torch.arange(length) // block
+    here, before = of[:, None] == of, of[:, None] > of
+    return torch.cat((torch.cat((here | before, torch.zeros_like(here)), 1), torch.cat((before, here), 1)))
+
+
+def causal_batch(tok, seed, step, rows, slot_weight=1.0, length=256):
     """The batch of one step, a function of its arguments alone.
 
-    inputs: [rows, length], length being one of LENGTHS. at: [rows * 64] rows of the flattened logits;
-    targets and weights, of the same shape: what belongs there and how much it counts. The weights of
-    a canvas sum to 1 / rows.
+    inputs: [rows, 2 length], the canvas and the masked canvas. at: [rows * length] rows of the
+    flattened logits; targets and weights, of the same shape: what belongs there and how much it
+    counts. The weights of the batch sum to about 1. Row i of a finished block's end is about the
+    first place of the next, whatever is masked there.
     """
+    rng = random.Random(f"causal {seed} {step}")
+    block = rng.choice(CAUSAL_BLOCKS)
+    count, start, drawn = length // block, rng.random(), 0
+    inputs, at, targets, weights = [], [], [], []
+    for row in range(rows):
+        ids, weight, begin, _ = canvas(tok, rng, length, slot_weight)
+        masked, counts = list(ids), [0.0] * length
+        for first in range(begin // block * block, length, block):
+            # Even over the batch: fewer surprises (Kingma et al. 2021).
+            share, drawn = (start + drawn / (rows * count)) % 1, drawn + 1
+            last = first + block
+            hidden = hidden_places(rng, max(first, begin), last, share)
+            for i in hidden:
+                masked[i], counts[i] = MASK_ID, weight[i] * (last - max(first, begin)) / len(hidden)
+        inputs.append(ids + masked)
+        at += [row * 2 * length + max(0, i - 1) + length * (i % block > 0) for i in range(length)]
+        targets += ids
+        weights += counts
+    weights = torch.tensor(weights) / (rows * length * 0.75)
+    places = torch.arange(length).repeat(2)
+    return Batch(torch.tensor(inputs), torch.tensor(at), torch.tensor(targets), weights, places, block_sight(length, block))
+
+
+def open_batch(tok, seed, step, rows, slot_weight=1.0):
+    """The same for open blocks; inputs: [rows, length], length being one of LENGTHS; at: [rows * 64]."""
     rng = random.Random(f"diffusion {seed} {step}")
     length, start = rng.choice(LENGTHS), rng.random()
     inputs = []
@@ -81,7 +121,7 @@ def batch(tok, seed, step, rows, slot_weight=1.0):
     at, targets = at.long(), targets.long()
     for row in range(rows):
         ids, weight, begin, end = canvas(tok, rng, length, slot_weight)
-        share = (start + row / rows) % 1  # even over the batch: fewer surprises (Kingma et al. 2021)
+        share = (start + row / rows) % 1
         kind = rng.random()
         if kind < 0.12:  # the whole text at once
             first, last = begin, length
@@ -96,43 +136,96 @@ def batch(tok, seed, step, rows, slot_weight=1.0):
             at[row, n], targets[row, n], weights[row, n] = row * length + i - 1, ids[i], weight[i] / total
         masked = set(hidden)
         inputs.append([MASK_ID if i in masked or i >= last else t for i, t in enumerate(ids)])
-    return Batch(torch.tensor(inputs), at.flatten(), targets.flatten(), weights.flatten())
+    return Batch(torch.tensor(inputs), at.flatten(), targets.flatten(), weights.flatten(), None, None)
 
 
-def loss_of(model, inputs, at, targets, weights):
+def loss_of(model, inputs, at, targets, weights, places, sight):
     """Weighted cross-entropy of the masked places, and its plain mean over them."""
-    each = F.cross_entropy(model(inputs, at=at), targets, reduction="none")
+    each = F.cross_entropy(model(inputs, at=at, places=places, sight=sight), targets, reduction="none")
     known = (weights > 0).float()
     return (each * weights).sum(), ((each * known).sum() / known.sum()).detach()
 
 
 @torch.no_grad()
-def heldout_bound(model, documents, block=32, length=256, seed=1):
+def heldout_bound(model, documents, block=8, length=256, blocks="causal", seed=1):
     """Upper bound of the mean negative log-likelihood per token of stories, in nats.
 
-    Block after block in `length` places behind <|bos|>, the places behind a block masked, as the
-    sampler goes; block = length is the bound of plain masked diffusion. The masks of a block are any k
-    of its places, k even over 1 to B: one draw for each block. What stands behind a story in the
-    block where it ends counts too; later blocks do not.
+    Block after block up to the one where the story ends, all of which counts: causal blocks from the
+    start of the text, or open ones in `length` places behind <|bos|> (block = length is the bound of
+    plain masked diffusion). The masks of a block are any k of its B places, k even over 1 to B: one draw
+    for each block.
     """
     rng = random.Random(f"bound {seed}")
     total = count = drawn = 0
     for ids in documents:
         end, text = ids[-1], ids[: length + 1]
         count += len(text) - 1
-        text = torch.tensor(text + [end] * (length + 1 - len(text)))
+        text = torch.tensor(text + [end] * (2 * length - len(text)))
         rows, places = [], []
-        for first in range(1, len(ids), block):
-            last = min(first + block, length + 1)
+        causal = blocks == "causal"
+        for start in range(0 if causal else 1, len(ids), block):
+            first, last = max(start, 1), start + block
             share = (drawn * 0.6180339887498949 + rng.random() / len(documents)) % 1
             drawn += 1
             hidden = rng.sample(range(first, last), int(share * (last - first)) + 1)
-            row = text.clone()
+            row = text[:last] if causal else text[: length + 1].clone()
+            row = row.clone()
             row[last:] = row[hidden] = MASK_ID
             rows.append(row)
             places.append((hidden, last - first))
-        logits = model(torch.stack(rows))
-        for row, (hidden, size) in enumerate(places):
-            told = logits[row, torch.tensor(hidden) - 1]
-            total += F.cross_entropy(told, text[hidden]).item() * size
+        if causal:
+            size = len(rows[-1])
+            masked = torch.cat([row[-block:] for row in rows])
+            told = model(torch.cat((text[:size], masked))[None], places=torch.arange(size).repeat(2),
+                         sight=block_sight(size, block))[0]
+        else:
+            told = model(torch.stack(rows))
+        for row, (hidden, size_of) in enumerate(places):
+            hidden = torch.tensor(hidden)
+            if causal:
+                logits = told[hidden - 1 + size * (hidden % block > 0)]
+            else:
+                logits = told[row, hidden - 1]
+            total += F.cross_entropy(logits, text[hidden]).item() * size_of
     return total / count
+
+
+@torch.no_grad()
+def fill(model, prompts, length=256, block=8, blocks="causal", temperature=0.0, seed=0, threshold=None):
+    """LLaDA's sampler, everything that is seen run in every pass: (answers, passes).
+
+    Causal blocks lie at multiples of their length from the start of the text, open ones begin behind
+    the prompt. In a pass each row commits the place it is surest of, and with a threshold every other
+    at least that sure. Surety is the probability of the token, without the noise by which it was drawn
+    (Gumbel's, times the temperature). passes: for each, what it left of the rows, and the smallest
+    lead of what it chose: of a token's score over the next, of the place's surety over the next (with
+    a threshold: the distance from it).
+    """
+    rng = torch.Generator().manual_seed(seed)
+    start = len(prompts[0])
+    x = torch.cat((torch.tensor(prompts), torch.full((len(prompts), length), MASK_ID)), 1)
+    of = torch.arange(x.shape[1]) // block
+    sight = of[:, None] >= of if blocks == "causal" else None
+    first, passes = start, []
+    while first < x.shape[1]:
+        last = min(first + block - (first % block if blocks == "causal" else 0), x.shape[1])
+        seen = last if blocks == "causal" else x.shape[1]
+        while (masked := x[:, first:last] == MASK_ID).any():
+            logits = model(x[:, :seen], sight=None if sight is None else sight[:seen, :seen])[:, first - 1 : last - 1]
+            noise = -torch.log(-torch.log(torch.rand(logits.shape, generator=rng).clamp(1e-20, 1 - 1e-7)))
+            best = (logits + temperature * noise if temperature else logits).topk(2)
+            told = best.indices[..., 0]
+            surety = logits.softmax(-1).gather(-1, told[..., None])[..., 0].masked_fill(~masked, -1.0)
+            order = surety.sort(-1, descending=True)
+            chosen = torch.zeros_like(masked).scatter(1, order.indices[:, :1], True)
+            if threshold is None:
+                lead = order.values[:, 0] - order.values[:, 1:].max(-1).values if last - first > 1 else torch.ones(len(x))
+            else:
+                chosen |= surety >= threshold
+                lead = (surety - threshold).abs().masked_fill(~masked, 1.0).min(-1).values
+            chosen &= masked
+            of_tokens = (best.values[..., 0] - best.values[..., 1]).masked_fill(~chosen, 1e9).min(-1).values
+            x[:, first:last] = torch.where(chosen, told, x[:, first:last])
+            passes.append((x[:, start:].tolist(), torch.minimum(lead, of_tokens).min().item()))
+        first = last
+    return x[:, start:].tolist(), passes

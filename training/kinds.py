@@ -29,10 +29,13 @@ def _windows(tok, seed, step, args):
     return data.batch(tok, seed, step, args.rows, args.length, args.slot_weight, args.single)
 
 
+def _canvases(tok, seed, step, args):
+    make = diffusion.causal_batch if args.blocks == "causal" else diffusion.open_batch
+    return make(tok, seed, step, args.rows, args.slot_weight)
+
+
 KINDS = {k.name: k for k in (
     Kind("stories", lambda: Llama(Config()), _windows, next_token_loss, heldout_loss),
     Kind("tales-rwkv", rwkv.new_model, _windows, next_token_loss, heldout_loss),
-    Kind("tales-diffusion", diffusion.new_model,
-         lambda tok, seed, step, args: diffusion.batch(tok, seed, step, args.rows, args.slot_weight),
-         diffusion.loss_of, diffusion.heldout_bound),
+    Kind("tales-diffusion", diffusion.new_model, _canvases, diffusion.loss_of, diffusion.heldout_bound),
 )}

@@ -67,7 +67,7 @@ class Block(nn.Module):
         self.ffn_up = nn.Linear(cfg.dim, cfg.ffn, bias=False)
         self.ffn_down = nn.Linear(cfg.ffn, cfg.dim, bias=False)
 
-    def forward(self, x, cos, sin, cache=None):
+    def forward(self, x, cos, sin, cache=None, sight=None):
         cfg, (b, t, _) = self.cfg, x.shape
         h = self.attn_norm(x)
         split = lambda y: y.view(b, t, -1, cfg.head_dim).transpose(1, 2)
@@ -80,7 +80,7 @@ class Block(nn.Module):
         group = cfg.heads // cfg.kv_heads
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         # A cached step of one token sees all that came before it; a whole prompt is causal.
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=cfg.causal and t > 1)
+        y = F.scaled_dot_product_attention(q, k, v, sight, is_causal=sight is None and cfg.causal and t > 1)
         x = x + self.attn_output(y.transpose(1, 2).reshape(b, t, -1))
         h = self.ffn_norm(x)
         return x + self.ffn_down(F.silu(self.ffn_gate(h)) * self.ffn_up(h))
@@ -104,15 +104,23 @@ class Llama(nn.Module):
                 small = ("attn_output", "ffn_down", "attn_q", "attn_k")
                 nn.init.normal_(p, std=std * (0.4 if any(s in name for s in small) else 1.0))
 
-    def forward(self, ids, cache=None, start=0, at=None):
-        """Logits [batch, time, vocab]. cache: a list of one list per layer, for decoding.
+    def empty_state(self, batch):
+        """For each layer a list that comes to hold its keys and values."""
+        return [[] for _ in self.blk]
+
+    def forward(self, ids, state=None, at=None, places=None, sight=None):
+        """Logits [batch, time, vocab]. state: of `empty_state`, gone on from and changed.
 
         at: [n], positions in the flattened ids; then only their logits are made, [n, vocab].
+        places: [time], where the tokens stand, if not one behind the other. sight: [time, time], what
+        sees what, if neither all that came before nor everything.
         """
+        start = state[0][0].shape[2] if state and state[0] else 0
         x = self.token_embd(ids)
-        cos, sin = self.cos[start : start + ids.shape[1]], self.sin[start : start + ids.shape[1]]
+        places = torch.arange(start, start + ids.shape[1]) if places is None else places
+        cos, sin = self.cos[places], self.sin[places]
         for i, block in enumerate(self.blk):
-            x = block(x, cos, sin, None if cache is None else cache[i])
+            x = block(x, cos, sin, None if state is None else state[i], sight)
         x = x if at is None else x.flatten(0, 1)[at]
         return F.linear(self.output_norm(x), self.token_embd.weight)
 

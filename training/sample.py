@@ -1,17 +1,25 @@
 """Draws stories from a checkpoint, many at a time."""
 
+import os
+
 import torch
 from tokenizers import Tokenizer
 
-from .model import Config, Llama
+from . import diffusion
+from .kinds import KINDS, OUT
 from .requests import ASSISTANT, BOS, END, USER
 
 
-def load(checkpoint, tokenizer):
+def tokenizer():
+    return Tokenizer.from_file(os.path.join(OUT, "tokenizer.json"))
+
+
+def load(checkpoint):
+    """(model, what the checkpoint holds)"""
     state = torch.load(checkpoint, map_location="cpu")
-    model = Llama(Config(**state["config"]))
+    model = KINDS[state.get("kind", "stories")].new_model()
     model.load_state_dict(state["model"])
-    return model.eval(), Tokenizer.from_file(tokenizer), state
+    return model.eval(), state
 
 
 def prompt_ids(tok, request=None):
@@ -34,11 +42,13 @@ def choose(logits, temperature, top_p, rng):
 @torch.no_grad()
 def sample(model, tok, prompt, count, temperature=0.8, top_p=1.0, seed=0, limit=400):
     """`count` texts that follow the prompt's ids, each up to <|end|> (a cut one keeps a trailing mark)."""
-    rng = torch.Generator().manual_seed(seed)
     end = tok.token_to_id(END)
-    cache = [[] for _ in range(model.cfg.layers)]
-    ids = torch.tensor([prompt] * count)
-    logits, out = model(ids, cache)[:, -1], []
+    cut = lambda row: tok.decode(row[: row.index(end)] if end in row else row + tok.encode(" [cut]").ids)
+    if not getattr(model.cfg, "causal", True):
+        return [cut(row) for row in diffusion.fill(model, [prompt] * count, temperature=temperature, seed=seed)[0]]
+    rng = torch.Generator().manual_seed(seed)
+    state = model.empty_state(count)
+    logits, out = model(torch.tensor([prompt] * count), state)[:, -1], []
     done = torch.zeros(count, dtype=torch.bool)
     for step in range(min(limit, model.cfg.context - len(prompt))):
         token = torch.where(done, torch.tensor(end), choose(logits, temperature, top_p, rng))
@@ -46,6 +56,5 @@ def sample(model, tok, prompt, count, temperature=0.8, top_p=1.0, seed=0, limit=
         done |= token == end
         if done.all():
             break
-        logits = model(token[:, None], cache, len(prompt) + step)[:, -1]
-    rows = torch.stack(out, 1).tolist()
-    return [tok.decode(r[: r.index(end)] if end in r else r + tok.encode(" [cut]").ids) for r in rows]
+        logits = model(token[:, None], state)[:, -1]
+    return [cut(row) for row in torch.stack(out, 1).tolist()]

@@ -1,4 +1,6 @@
-"""Seconds-long checks of the generator and its parser; no test framework, no torch.
+"""Seconds-long checks of the generator, its parser and the models; no test framework.
+
+Without torch those of the models are left out.
 
     python -m training.selftest
 """
@@ -106,6 +108,83 @@ def test_a_dropped_sentence_does_not_parse():
 def test_every_plot_and_template_is_reachable():
     seen = {plot.name for _, _, plot in stories(10)}
     assert seen == {p.name for p in PLOTS}
+
+
+def test_chunked_recurrence_is_the_recurrence():
+    torch = _torch()
+    if torch is None:
+        return
+    from . import rwkv
+
+    torch.manual_seed(1)
+    normal = lambda *shape: torch.randn(*shape, dtype=torch.float64)
+    for fastest in (False, True):
+        r, k, v, kk = (normal(2, 3, 4 * rwkv.CHUNK, 64) for _ in range(4))
+        a, decay = torch.rand_like(r), torch.ones_like(r) if fastest else torch.rand_like(r)
+        kk = torch.nn.functional.normalize(kk, dim=-1)
+        given = (r, -rwkv.DECAY * decay, k, v, -kk, kk * a, normal(2, 3, 64, 64))
+        for told, expected in zip(rwkv.wkv_chunked(*given), rwkv.wkv_recurrent(*given)):
+            assert (told - expected).abs().max() < 1e-11 * expected.abs().max()
+        exact, state = rwkv.wkv_recurrent(*given)
+        rounded, _ = rwkv.wkv_chunked(*(x.float() for x in given))
+        assert (rounded - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+def test_a_state_goes_on_where_the_text_was_cut():
+    torch = _torch()
+    if torch is None:
+        return
+    from . import rwkv
+
+    torch.manual_seed(2)
+    model = rwkv.new_model().double()
+    ids = torch.randint(2048, (2, 2 * rwkv.CHUNK))
+    state = model.empty_state(2)
+    parts = [model(ids[:, :40], state), model(ids[:, 40:41], state), model(ids[:, 41:], state)]
+    assert (torch.cat(parts, 1) - model(ids)).abs().max() < 1e-9
+
+
+def test_both_streams_of_causal_blocks_are_what_a_sampler_sees():
+    """Every block of the masked canvas, against the text up to that block run by itself."""
+    torch = _torch()
+    if torch is None:
+        return
+    from . import diffusion
+
+    torch.manual_seed(3)
+    model, block, length = diffusion.new_model(), 8, 32
+    text = torch.randint(2048, (length,))
+    masked = torch.where(torch.rand(length) < 0.5, diffusion.MASK_ID, text)
+    both = model(torch.cat((text, masked))[None], places=torch.arange(length).repeat(2),
+                 sight=diffusion.block_sight(length, block))[0]
+    of = torch.arange(length) // block
+    for first in range(block, length, block):
+        last = first + block
+        seen = torch.cat((text[:first], masked[first:last]))
+        alone = model(seen[None], sight=(of[:, None] >= of)[:last, :last])[0, first - 1 : last - 1]
+        rows = torch.arange(first - 1, last - 1)
+        assert (both[rows + length * (rows >= first)] - alone).abs().max() < 1e-3
+
+
+def test_masks_lie_where_they_should():
+    if _torch() is None:
+        return
+    from . import diffusion
+
+    rng = random.Random(11)
+    for _ in range(500):
+        share = rng.random()
+        hidden = diffusion.hidden_places(rng, 7, 23, share)
+        assert len(hidden) == len(set(hidden)) == int(share * 16) + 1 and set(hidden) <= set(range(7, 23))
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError:
+        print("left out: no torch")
+        return None
+    return torch
 
 
 def main():

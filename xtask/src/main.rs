@@ -40,8 +40,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bundle",
-        options: "[--type q8_0]",
-        help: "quantize the trained model, fill its card, ship it in the binary",
+        options: "[MODEL] [--type q8_0]",
+        help: "quantize a trained model, fill its card, ship it in the binary",
         run: bundle::run,
     },
     Command {

@@ -1,0 +1,97 @@
+"""What an engine must give for a file, computed by the PyTorch model from the file's own weights.
+
+    python -m training.oracle --kind tales-rwkv FILE.gguf -o crates/gristmill/tests/data/tales-rwkv.json
+
+The weights are dequantized to f32, so all that may differ is rounding. Margins are said, so that a
+tie can be told from an error.
+"""
+
+import argparse
+import json
+
+import gguf
+import torch
+
+from . import diffusion, sample
+from .kinds import KINDS
+
+PROMPTS = [(None, ""), (None, "Once there was a fox named"), (None, "In the meadow lived Hazel, a small"),
+           ("Tell me a story about a fox who lost a lantern.", ""), ("Write a story with Mia and a kite in the forest.", ""),
+           ("What is the capital of France?", "")]
+
+
+@torch.no_grad()
+def reference(model, tok, prompts=PROMPTS):
+    """Token ids, first logits and a greedy continuation for a few prompts, all in f32."""
+    rows, end = [], tok.token_to_id("<|end|>")
+    for request, text in prompts:
+        prompt = sample.prompt_ids(tok, request) + (tok.encode(text).ids if text else [])
+        state = model.empty_state(1)
+        logits, out, margin = model(torch.tensor([prompt]), state)[0, -1], [], float("inf")
+        first = logits.tolist()
+        while len(prompt) + len(out) < model.cfg.context:
+            top = logits.topk(2)
+            margin = min(margin, (top.values[0] - top.values[1]).item())
+            out.append(int(top.indices[0]))
+            if out[-1] == end:
+                break
+            logits = model(torch.tensor([[out[-1]]]), state)[0, -1]
+        rows.append({"request": request, "text": text, "prompt_ids": prompt, "first_logits": first,
+                     "greedy_ids": out, "greedy_text": tok.decode(out), "smallest_margin": margin})
+    return rows
+
+
+def load_gguf(path, kind):
+    """The model with the weights of the file, dequantized."""
+    model = KINDS[kind].new_model()
+    read = {t.name: torch.from_numpy(gguf.quants.dequantize(t.data, t.tensor_type).copy()) for t in gguf.GGUFReader(path).tensors}
+    wanted = model.state_dict()
+    model.load_state_dict({name: read[name].reshape(value.shape) for name, value in wanted.items()})
+    return model.eval()
+
+
+def largest(logits, count=16):
+    top = logits.topk(count)
+    return {"ids": top.indices.tolist(), "logits": [round(x, 5) for x in top.values.tolist()]}
+
+
+def of_rwkv(model, tok):
+    """Continuations, each with the largest logits after the prompt."""
+    rows = reference(model, tok, PROMPTS[1:5])
+    for row in rows:
+        row["first_logits"] = largest(torch.tensor(row["first_logits"]))
+    return {"continuations": rows}
+
+
+@torch.no_grad()
+def of_diffusion(model, tok):
+    """Logits of a text some of whose places are masked, and what LLaDA's sampler does, pass by pass."""
+    plain, asked = sample.prompt_ids(tok), sample.prompt_ids(tok, PROMPTS[3][0])
+    told = diffusion.fill(model, [plain], 64, 32)
+    text = plain + told[0][0]
+    masked = [diffusion.MASK_ID if 33 <= i and (i % 3 or i > 50) else t for i, t in enumerate(text)]
+    logits = model(torch.tensor([masked]))[0]
+    traces = []
+    for prompt in (plain, asked):
+        answers, passes = diffusion.fill(model, [prompt], 64, 32)
+        traces.append({"prompt_ids": prompt, "length": 64, "block_length": 32, "steps": 64, "ids": answers[0],
+                       "text": tok.decode(answers[0]), "passes": [rows[0] for rows, _ in passes],
+                       "margins": [float(f"{lead:.3g}") for _, lead in passes]})
+    return {"mask": diffusion.MASK_ID, "masked_ids": masked,
+            "rows": [{"row": row, **largest(logits[row])} for row in (0, 16, 32, 34, 40, 49, 63)], "traces": traces}
+
+
+def main():
+    a = argparse.ArgumentParser()
+    a.add_argument("file")
+    a.add_argument("--kind", choices=("tales-rwkv", "tales-diffusion"), required=True)
+    a.add_argument("-o", "--output", required=True)
+    args = a.parse_args()
+    model, tok = load_gguf(args.file, args.kind), sample.tokenizer()
+    told = (of_rwkv if args.kind == "tales-rwkv" else of_diffusion)(model, tok)
+    with open(args.output, "w") as f:
+        f.write(json.dumps(told, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

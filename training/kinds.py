@@ -30,8 +30,10 @@ def _windows(tok, seed, step, args):
 
 
 def _canvases(tok, seed, step, args):
-    make = diffusion.causal_batch if args.blocks == "causal" else diffusion.open_batch
-    return make(tok, seed, step, args.rows, args.slot_weight)
+    causal = step % 2 == 0 if args.blocks == "both" else args.blocks == "causal"
+    # A causal canvas stands there twice.
+    make, rows = (diffusion.causal_batch, args.rows // 2) if causal else (diffusion.open_batch, args.rows)
+    return make(tok, seed, step, rows, args.slot_weight)
 
 
 KINDS = {k.name: k for k in (

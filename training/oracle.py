@@ -67,16 +67,18 @@ def of_rwkv(model, tok):
 def of_diffusion(model, tok):
     """Logits of a text some of whose places are masked, and what LLaDA's sampler does, pass by pass."""
     plain, asked = sample.prompt_ids(tok), sample.prompt_ids(tok, PROMPTS[3][0])
-    told = diffusion.fill(model, [plain], 64, 32)
+    told = diffusion.fill(model, [plain], 64, 32, "open")
     text = plain + told[0][0]
     masked = [diffusion.MASK_ID if 33 <= i and (i % 3 or i > 50) else t for i, t in enumerate(text)]
     logits = model(torch.tensor([masked]))[0]
     traces = []
-    for prompt in (plain, asked):
-        answers, passes = diffusion.fill(model, [prompt], 64, 32)
-        traces.append({"prompt_ids": prompt, "length": 64, "block_length": 32, "steps": 64, "ids": answers[0],
-                       "text": tok.decode(answers[0]), "passes": [rows[0] for rows, _ in passes],
-                       "margins": [float(f"{lead:.3g}") for _, lead in passes]})
+    for blocks, block, threshold in (("open", 32, None), ("open", 32, 0.9), ("causal", 8, 0.9)):
+        for prompt in (plain, asked):
+            answers, passes = diffusion.fill(model, [prompt], 64, block, blocks, threshold=threshold)
+            traces.append({"prompt_ids": prompt, "length": 64, "blocks": blocks, "block_length": block,
+                           "threshold": threshold, "ids": answers[0], "text": tok.decode(answers[0]),
+                           "passes": [rows[0] for rows, _ in passes],
+                           "margins": [float(f"{lead:.3g}") for _, lead in passes]})
     return {"mask": diffusion.MASK_ID, "masked_ids": masked,
             "rows": [{"row": row, **largest(logits[row])} for row in (0, 16, 32, 34, 40, 49, 63)], "traces": traces}
 

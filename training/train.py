@@ -36,7 +36,8 @@ def arguments():
     a.add_argument("--single", action="store_true", help="one document to a window")
     a.add_argument("--slot-weight", type=float, default=1.0,
                    help="weight in the loss of what follows from the story so far (names said again, pronouns)")
-    a.add_argument("--blocks", choices=("open", "causal"), default="open", help="tales-diffusion: what masks see")
+    a.add_argument("--blocks", choices=("both", "open", "causal"), default="both",
+                   help="tales-diffusion: what masks see; both: in turns")
     a.add_argument("--seed", type=int, default=7)
     a.add_argument("--lr", type=float, default=0.005, help="of AdamW; Muon's is --muon-lr")
     a.add_argument("--muon-lr", type=float, default=0.004)

@@ -129,7 +129,12 @@ pub fn run(args: &[String]) -> Result<()> {
 fn perplexity(binary: &Path, model: &Path, ids: &Path, exact: bool) -> Result<String> {
     let activations = if exact { "f32" } else { "int8" };
     let mut command = Command::new(binary);
-    command.args(["perplexity".as_ref(), model.as_os_str(), "--ids-file".as_ref(), ids.as_os_str()]);
+    command.args([
+        "perplexity".as_ref(),
+        model.as_os_str(),
+        "--ids-file".as_ref(),
+        ids.as_os_str(),
+    ]);
     command.args(["--activations", activations]);
     said(&mut command, "perplexity")
 }

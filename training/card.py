@@ -67,18 +67,17 @@ def rwkv_rates(binary, file, count=100):
     return "\n".join(rows)
 
 
-FILL = ["--algorithm", "llada", "-n", 256]
-FAST = ["--cache", "dual", "--threshold", 0.9]
-# The first are the settings recommended.
-FILLS = [(["--block-length", 32, "--temp", 0.7, *FAST], 100), (["--block-length", 8, "--temp", 0.7, *FAST], 100),
-         (["--block-length", 32, "--temp", 0.7], 20), (["--block-length", 8, "--temp", 0.7], 20)]
+FILL = ["--algorithm", "llada", "--blocks", "causal", "--block-length", 4, "-n", 255]
+PLAIN, FAST = ["--threshold", 2], ["--cache", "dual", "--threshold", 0.9]
+# (options, stories); the first are the settings recommended.
+FILLS = [(["--temp", 0.7, *FAST], 100), (["--temp", 0.7, "--cache", "dual", "--threshold", 2], 100)]
 
 
-def diffusion_rates(binary, file, fills=None):
+def diffusion_rates(binary, file):
     """Stories told unasked with seeds 1, 2, ..., and what the dual cache changes where nothing is drawn."""
-    rows = ["| options besides `--algorithm llada -n 256` | stories that parse | different stories | forwards a story |",
+    rows = [f"| options besides `{' '.join(map(str, FILL))}` | stories that parse | different stories | forwards a story |",
             "| --- | --- | --- | --- |"]
-    for options, count in fills or FILLS:
+    for options, count in FILLS:
         told = [run(binary, file, *FILL, *options, "--ids", 0, "--seed", i + 1) for i in range(count)]
         texts = [t["text"] for t in told]
         forwards = sum(t["forwards"] for t in told) / count
@@ -86,26 +85,38 @@ def diffusion_rates(binary, file, fills=None):
     return "\n".join(rows) + "\n\n" + dual_against_plain(binary, file)
 
 
-def dual_against_plain(binary, file, count=10, block=32):
-    """The plain algorithm and the fast one, greedy, on the same requests."""
+def dual_against_plain(binary, file, count=10):
+    """The plain algorithm (one token a pass, nothing kept) and the fast one, greedy, on the same requests."""
     forwards, same, total, good = [0, 0], 0, 0, [0, 0]
     for wish in check.wishes(count, seed=3):
-        pair = [run(binary, file, *FILL, "--block-length", block, *options, wish) for options in ([], FAST)]
+        pair = [run(binary, file, *FILL, *options, "--temp", 0, wish) for options in (PLAIN, FAST)]
         ends = [p["ids"].index(1) if 1 in p["ids"] else len(p["ids"]) for p in pair]
         ids = [p["ids"][: max(ends)] for p in pair]
         same, total = same + sum(a == b for a, b in zip(*ids)), total + max(ends)
         for i, p in enumerate(pair):
             forwards[i], good[i] = forwards[i] + p["forwards"], good[i] + parsing([p["text"]])
-    return (f"Greedy, blocks of {block}, {count} requests: `{' '.join(map(str, FAST))}` takes {forwards[1] / count:.1f} forwards a "
+    return (f"Greedy, {count} requests: `{' '.join(map(str, FAST))}` takes {forwards[1] / count:.1f} forwards a "
             f"story, the plain algorithm {forwards[0] / count:.0f}; {same} of {total} tokens are the same ({same / total:.1%}); "
             f"{good[1]} and {good[0]} of the {count} stories parse.")
+
+
+def _rows(args):
+    return args["rows"] // 2 if args.get("blocks") == "causal" else args["rows"]
+
+
+def _window(args):
+    if args.get("kind") != "tales-diffusion":
+        return args["length"]
+    if args["blocks"] != "causal":
+        return "open canvases, then half as many causal ones"
+    return f"256, causal blocks of {args.get('causal_blocks', [4])[0]}, {args.get('copies', 1)} masked"
 
 
 def phases(history):
     """One row for each stretch of training; a run that went on from a checkpoint has several."""
     return "\n".join(
-        f"| {p['from'] + 1} to {p['to']} | {p['args']['rows']} x "
-        f"{'canvases' if p['args'].get('kind') == 'tales-diffusion' else p['args']['length']}"
+        f"| {p['from'] + 1} to {p['to']} | {_rows(p['args'])} x "
+        f"{_window(p['args'])}"
         f"{', one document each' if p['args']['single'] else ''} | {p['args']['muon_lr']} | {p['args']['lr']} "
         f"| {p['args']['warmup']} steps | {'none' if p['decay'][0] >= p['to'] else 'from step {} to {}'.format(*p['decay'])} "
         f"| {p['args']['slot_weight']:g} |" for p in history if p["to"] > p["from"])
@@ -119,7 +130,7 @@ def curve(log):
     return "\n".join(f"| {m} | {mean(m):.4f} |" for m in marks)
 
 
-def of_stories(model, tok, args, held):
+def of_stories(model, tok, state, held):
     """Values of the story model's card alone."""
     loss = heldout_loss(model, held)
     rng = random.Random("card")
@@ -135,16 +146,16 @@ def of_stories(model, tok, args, held):
     }
 
 
-def of_rwkv(model, tok, args, held):
+def of_rwkv(model, tok, state, held):
     loss = heldout_loss(model, held)
-    return {"heldout_loss": f"{loss:.4f}", "heldout_ppl": f"{math.exp(loss):.4f}", "chunk": rwkv.CHUNK, "length": args["length"]}
+    return {"heldout_loss": f"{loss:.4f}", "heldout_ppl": f"{math.exp(loss):.4f}", "chunk": rwkv.CHUNK, "length": state["args"]["length"]}
 
 
-def of_diffusion(model, tok, args, held):
-    bound = lambda block: f"{diffusion.heldout_bound(model, held, block):.4f}"
-    listed = lambda numbers: ", ".join(map(str, sorted(set(numbers))))
-    return {"bound": bound(32), "bound8": bound(8), "bound256": bound(256),
-            "lengths": listed(diffusion.LENGTHS), "blocks": listed(diffusion.BLOCKS)}
+def of_diffusion(model, tok, state, held):
+    open_until = max(p["to"] for p in state["phases"] if p["args"]["blocks"] != "causal")
+    bound = lambda block, blocks, count: f"{diffusion.heldout_bound(model, held[:count], block, blocks=blocks):.4f}"
+    return {"bound": bound(4, "causal", 200), "bound8": bound(8, "causal", 200), "open32": bound(32, "open", 20),
+            "open_until": open_until}
 
 
 OF = {"stories": (of_stories, None), "tales-rwkv": (of_rwkv, rwkv_rates), "tales-diffusion": (of_diffusion, diffusion_rates)}
@@ -170,7 +181,7 @@ def main():
         "heldout_tokens": f"{sum(len(i) - 1 for i in held):,}", "entropy": f"{generator_loss(args['seed'], held):.4f}",
         QUANTIZATIONS: kept(old, QUANTIZATIONS, None),
         RATES: told and kept(old, RATES, told(asked.binary, file) if asked.binary else None),
-        **only(model, tok, args, held),
+        **only(model, tok, state, held),
     }
     with open(os.path.join(HERE, "cards", kind.name + ".template.md")) as f:
         text = f.read()

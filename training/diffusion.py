@@ -28,11 +28,11 @@ from .requests import END, document
 
 MASK = "<|mask|>"
 MASK_ID = 2048  # one more than the stories' vocabulary
-ASKED = 64  # places of a row that are learned from at most
+ASKED = 64  # places of an open canvas that are learned from at most
 
-LENGTHS = (144, 208, 288)  # tokens of a canvas: a text may be cut short, as it is when few are asked for
-BLOCKS = (4, 8)
-CAUSAL_BLOCKS = (4,)
+LENGTHS = (144, 208, 288)  # of open canvases: a text may be cut short, as it is when few tokens are asked for
+OPEN_BLOCKS = (8, 16, 32, 32)
+CAUSAL_BLOCKS = (4, 8, 16)
 
 Batch = collections.namedtuple("Batch", "inputs at targets weights places sight")
 
@@ -77,46 +77,53 @@ def hidden_places(rng, begin, end, share):
     return sorted(range(begin, end), key={i: key(i) for i in range(begin, end)}.get)[size - count :]
 
 
-def block_sight(length, block):
-    """What sees what, [2 length, 2 length]: finished places their block and those before, masked ones
-    their own masked block and the finished ones before it."""
+def block_sight(length, block, copies=1):
+    """What sees what, [n, n] with n = (1 + copies) length: finished places their block and those before,
+    masked ones their own block of their own copy and the finished ones before it."""
     of = torch.arange(length) // block
     here, before = of[:, None] == of, of[:, None] > of
-    return torch.cat((torch.cat((here | before, torch.zeros_like(here)), 1), torch.cat((before, here), 1)))
+    masked = torch.cat((before.repeat(copies, 1), torch.block_diag(*[here] * copies).bool()), 1)
+    finished = torch.cat((here | before, torch.zeros(length, copies * length, dtype=torch.bool)), 1)
+    return torch.cat((finished, masked))
 
 
-def causal_batch(tok, seed, step, rows, slot_weight=1.0, length=256):
+def causal_batch(tok, seed, step, rows, slot_weight=1.0, blocks=CAUSAL_BLOCKS, copies=1, length=256):
     """The batch of one step, a function of its arguments alone.
 
-    inputs: [rows, 2 length], the canvas and the masked canvas. at: [rows * length] rows of the
-    flattened logits; targets and weights, of the same shape: what belongs there and how much it
-    counts. The weights of the batch sum to about 1. Row i of a finished block's end is about the
-    first place of the next, whatever is masked there.
+    inputs: [rows, (1 + copies) length], the canvas and masked copies of it. at: [rows * copies * length]
+    rows of the flattened logits; targets and weights, of the same shape: what belongs there and how
+    much it counts. The weights of the batch sum to about 1. The end of a finished block is about
+    the first place of the next, whatever is masked there.
     """
     rng = random.Random(f"causal {seed} {step}")
-    block = rng.choice(CAUSAL_BLOCKS)
-    count, start, drawn = length // block, rng.random(), 0
+    block = rng.choice(blocks)
+    count, start, drawn = rows * copies * length // block, rng.random(), 0
     inputs, at, targets, weights = [], [], [], []
     for row in range(rows):
         ids, weight, begin, _ = canvas(tok, rng, length, slot_weight)
-        masked, counts = list(ids), [0.0] * length
-        for first in range(begin // block * block, length, block):
-            # Even over the batch: fewer surprises (Kingma et al. 2021).
-            share, drawn = (start + drawn / (rows * count)) % 1, drawn + 1
-            last = first + block
-            hidden = hidden_places(rng, max(first, begin), last, share)
-            for i in hidden:
-                masked[i], counts[i] = MASK_ID, weight[i] * (last - max(first, begin)) / len(hidden)
-        inputs.append(ids + masked)
-        at += [row * 2 * length + max(0, i - 1) + length * (i % block > 0) for i in range(length)]
-        targets += ids
-        weights += counts
-    weights = torch.tensor(weights) / (rows * length * 0.75)
-    places = torch.arange(length).repeat(2)
-    return Batch(torch.tensor(inputs), torch.tensor(at), torch.tensor(targets), weights, places, block_sight(length, block))
+        row_at = row * (1 + copies) * length
+        shown = list(ids)
+        for copy in range(1, copies + 1):
+            masked, counts = list(ids), [0.0] * length
+            for first in range(begin // block * block, length, block):
+                # Even over the batch: fewer surprises (Kingma et al. 2021).
+                share, drawn = (start + drawn / count) % 1, drawn + 1
+                last = first + block
+                hidden = hidden_places(rng, max(first, begin), last, share)
+                for i in hidden:
+                    masked[i], counts[i] = MASK_ID, weight[i] * (last - max(first, begin)) / len(hidden)
+            shown += masked
+            at += [row_at + max(0, i - 1) + copy * length * (i % block > 0) for i in range(length)]
+            targets += ids
+            weights += counts
+        inputs.append(shown)
+    weights = torch.tensor(weights) / (rows * copies * length * 0.75)
+    places = torch.arange(length).repeat(1 + copies)
+    return Batch(torch.tensor(inputs), torch.tensor(at), torch.tensor(targets), weights, places,
+                 block_sight(length, block, copies))
 
 
-def open_batch(tok, seed, step, rows, slot_weight=1.0):
+def open_batch(tok, seed, step, rows, slot_weight=1.0, blocks=OPEN_BLOCKS):
     """The same for open blocks; inputs: [rows, length], length being one of LENGTHS; at: [rows * 64]."""
     rng = random.Random(f"diffusion {seed} {step}")
     length, start = rng.choice(LENGTHS), rng.random()
@@ -127,12 +134,12 @@ def open_batch(tok, seed, step, rows, slot_weight=1.0):
         ids, weight, begin, end = canvas(tok, rng, length, slot_weight)
         share = (start + row / rows) % 1
         kind = rng.random()
-        if kind < 0.02:  # the whole text at once
+        if kind < 0.06:  # the whole text at once
             first, last = begin, length
         else:
-            room = (end, length) if kind < 0.08 and end < length else (begin, end)
+            room = (end, length) if kind < 0.12 and end < length else (begin, end)
             first = rng.randrange(*room)
-            last = min(length, first + rng.choice(BLOCKS))
+            last = min(length, first + rng.choice(blocks))
         hidden = hidden_places(rng, first, last, share)
         learned = rng.sample(hidden, min(len(hidden), ASKED))
         total = sum(weight[i] for i in learned) * rows
@@ -151,7 +158,7 @@ def loss_of(model, inputs, at, targets, weights, places, sight):
 
 
 @torch.no_grad()
-def heldout_bound(model, documents, block=8, length=256, blocks="causal", seed=1):
+def heldout_bound(model, documents, block=4, length=256, blocks="causal", seed=1):
     """Upper bound of the mean negative log-likelihood per token of stories, in nats.
 
     Block after block up to the one where the story ends, all of which counts: causal blocks from the
@@ -195,7 +202,7 @@ def heldout_bound(model, documents, block=8, length=256, blocks="causal", seed=1
 
 
 @torch.no_grad()
-def fill(model, prompts, length=256, block=8, blocks="causal", temperature=0.0, seed=0, threshold=None):
+def fill(model, prompts, length=256, block=4, blocks="causal", temperature=0.0, seed=0, threshold=None):
     """LLaDA's sampler, everything that is seen run in every pass: (answers, passes).
 
     Causal blocks lie at multiples of their length from the start of the text, open ones begin behind

@@ -32,8 +32,10 @@ def _windows(tok, seed, step, args):
 def _canvases(tok, seed, step, args):
     causal = step % 2 == 0 if args.blocks == "both" else args.blocks == "causal"
     # A causal canvas stands there twice.
-    make, rows = (diffusion.causal_batch, args.rows // 2) if causal else (diffusion.open_batch, args.rows)
-    return make(tok, seed, step, rows, args.slot_weight)
+    if causal:
+        return diffusion.causal_batch(tok, seed, step, args.rows // 2, args.slot_weight, args.causal_blocks,
+                                      args.copies)
+    return diffusion.open_batch(tok, seed, step, args.rows, args.slot_weight, args.open_blocks)
 
 
 KINDS = {k.name: k for k in (

@@ -67,12 +67,12 @@ def of_rwkv(model, tok):
 def of_diffusion(model, tok):
     """Logits of a text some of whose places are masked, and what LLaDA's sampler does, pass by pass."""
     plain, asked = sample.prompt_ids(tok), sample.prompt_ids(tok, PROMPTS[3][0])
-    told = diffusion.fill(model, [plain], 64, 32, "open")
+    told = diffusion.fill(model, [plain], 64)
     text = plain + told[0][0]
     masked = [diffusion.MASK_ID if 33 <= i and (i % 3 or i > 50) else t for i, t in enumerate(text)]
     logits = model(torch.tensor([masked]))[0]
     traces = []
-    for blocks, block, threshold in (("open", 32, None), ("open", 32, 0.9), ("causal", 8, 0.9)):
+    for blocks, block, threshold in (("causal", 4, None), ("causal", 4, 0.9), ("open", 32, 0.9)):
         for prompt in (plain, asked):
             answers, passes = diffusion.fill(model, [prompt], 64, block, blocks, threshold=threshold)
             traces.append({"prompt_ids": prompt, "length": 64, "blocks": blocks, "block_length": block,

@@ -34,7 +34,7 @@ LENGTHS = (144, 208, 288)  # of open canvases: a text may be cut short, as it is
 OPEN_BLOCKS = (8, 16, 32, 32)
 CAUSAL_BLOCKS = (4, 8, 16)
 
-Batch = collections.namedtuple("Batch", "inputs at targets weights places sight")
+Batch = collections.namedtuple("Batch", "inputs at targets weights places sight caution", defaults=(1.0,))
 
 
 def new_model():
@@ -150,9 +150,16 @@ def open_batch(tok, seed, step, rows, slot_weight=1.0, blocks=OPEN_BLOCKS):
     return Batch(torch.tensor(inputs), at.flatten(), targets.flatten(), weights.flatten(), None, None)
 
 
-def loss_of(model, inputs, at, targets, weights, places, sight):
-    """Weighted cross-entropy of the masked places, and its plain mean over them."""
-    each = F.cross_entropy(model(inputs, at=at, places=places, sight=sight), targets, reduction="none")
+def loss_of(model, inputs, at, targets, weights, places, sight, caution=1.0):
+    """Weighted cross-entropy of the masked places, and its plain mean over them.
+
+    caution: above 1, a place whose left neighbour is masked too learns to be that much less sure:
+    its probabilities are the true ones to the power of 1 / caution, normalised. A sampler that takes the
+    surest place first then takes one before its neighbour only where little else could stand there.
+    """
+    logits = model(inputs, at=at, places=places, sight=sight)
+    alone = inputs.flatten()[at] == MASK_ID
+    each = F.cross_entropy(torch.where(alone[:, None], logits * caution, logits), targets, reduction="none")
     known = (weights > 0).float()
     return (each * weights).sum(), ((each * known).sum() / known.sum()).detach()
 

@@ -34,7 +34,7 @@ def _canvases(tok, seed, step, args):
     # A causal canvas stands there twice.
     if causal:
         return diffusion.causal_batch(tok, seed, step, args.rows // 2, args.slot_weight, args.causal_blocks,
-                                      args.copies)
+                                      args.copies)._replace(caution=args.caution)
     return diffusion.open_batch(tok, seed, step, args.rows, args.slot_weight, args.open_blocks)
 
 

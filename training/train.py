@@ -40,6 +40,7 @@ def arguments():
                    help="tales-diffusion: what masks see; both: in turns")
     a.add_argument("--causal-blocks", type=int, nargs="+", default=diffusion.CAUSAL_BLOCKS, help="lengths drawn from")
     a.add_argument("--copies", type=int, default=1, help="masked copies of a canvas in causal blocks")
+    a.add_argument("--caution", type=float, default=1.0, help="see diffusion.loss_of")
     a.add_argument("--open-blocks", type=int, nargs="+", default=diffusion.OPEN_BLOCKS, help="lengths drawn from")
     a.add_argument("--seed", type=int, default=7)
     a.add_argument("--lr", type=float, default=0.005, help="of AdamW; Muon's is --muon-lr")

@@ -67,10 +67,9 @@ def rwkv_rates(binary, file, count=100):
     return "\n".join(rows)
 
 
-FILL = ["--algorithm", "llada", "--blocks", "causal", "--block-length", 4, "-n", 255]
+FILL = ["--algorithm", "llada", "--blocks", "causal", "-n", 255]
 PLAIN, FAST = ["--threshold", 2], ["--cache", "dual", "--threshold", 0.9]
-# (options, stories); the first are the settings recommended.
-FILLS = [(["--temp", 0.7, *FAST], 100), (["--temp", 0.7, "--cache", "dual", "--threshold", 2], 100)]
+FILLS = [(["--block-length", 1, "--temp", 0.7, *FAST], 50), (["--block-length", 4, "--temp", 0.5, *FAST], 20)]
 
 
 def diffusion_rates(binary, file):
@@ -85,17 +84,17 @@ def diffusion_rates(binary, file):
     return "\n".join(rows) + "\n\n" + dual_against_plain(binary, file)
 
 
-def dual_against_plain(binary, file, count=10):
+def dual_against_plain(binary, file, count=4, block=4):
     """The plain algorithm (one token a pass, nothing kept) and the fast one, greedy, on the same requests."""
     forwards, same, total, good = [0, 0], 0, 0, [0, 0]
     for wish in check.wishes(count, seed=3):
-        pair = [run(binary, file, *FILL, *options, "--temp", 0, wish) for options in (PLAIN, FAST)]
+        pair = [run(binary, file, *FILL, "--block-length", block, *options, "--temp", 0, wish) for options in (PLAIN, FAST)]
         ends = [p["ids"].index(1) if 1 in p["ids"] else len(p["ids"]) for p in pair]
         ids = [p["ids"][: max(ends)] for p in pair]
         same, total = same + sum(a == b for a, b in zip(*ids)), total + max(ends)
         for i, p in enumerate(pair):
             forwards[i], good[i] = forwards[i] + p["forwards"], good[i] + parsing([p["text"]])
-    return (f"Greedy, {count} requests: `{' '.join(map(str, FAST))}` takes {forwards[1] / count:.1f} forwards a "
+    return (f"Greedy, blocks of {block}, {count} requests: `{' '.join(map(str, FAST))}` takes {forwards[1] / count:.1f} forwards a "
             f"story, the plain algorithm {forwards[0] / count:.0f}; {same} of {total} tokens are the same ({same / total:.1%}); "
             f"{good[1]} and {good[0]} of the {count} stories parse.")
 
@@ -153,9 +152,9 @@ def of_rwkv(model, tok, state, held):
 
 def of_diffusion(model, tok, state, held):
     open_until = max(p["to"] for p in state["phases"] if p["args"]["blocks"] != "causal")
-    bound = lambda block, blocks, count: f"{diffusion.heldout_bound(model, held[:count], block, blocks=blocks):.4f}"
-    return {"bound": bound(4, "causal", 200), "bound8": bound(8, "causal", 200), "open32": bound(32, "open", 20),
-            "open_until": open_until}
+    bound = lambda block, count: f"{diffusion.heldout_bound(model, held[:count], block):.4f}"
+    return {"bound": bound(4, 50), "bound2": bound(2, 50), "bound1": bound(1, 50), "open_until": open_until,
+            "share": state.get("blend", 1.0)}
 
 
 OF = {"stories": (of_stories, None), "tales-rwkv": (of_rwkv, rwkv_rates), "tales-diffusion": (of_diffusion, diffusion_rates)}

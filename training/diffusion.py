@@ -183,6 +183,8 @@ def heldout_bound(model, documents, block=4, length=256, blocks="causal", seed=1
         causal = blocks == "causal"
         for start in range(0 if causal else 1, len(ids), block):
             first, last = max(start, 1), start + block
+            if first == last:
+                continue
             share = (drawn * 0.6180339887498949 + rng.random() / len(documents)) % 1
             drawn += 1
             hidden = rng.sample(range(first, last), int(share * (last - first)) + 1)
@@ -194,6 +196,7 @@ def heldout_bound(model, documents, block=4, length=256, blocks="causal", seed=1
         if causal:
             size = len(rows[-1])
             masked = torch.cat([row[-block:] for row in rows])
+            masked = torch.cat((text[: size - len(masked)], masked))  # in blocks of one the first is told
             told = model(torch.cat((text[:size], masked))[None], places=torch.arange(size).repeat(2),
                          sight=block_sight(size, block))[0]
         else:

@@ -72,15 +72,24 @@ def of_diffusion(model, tok):
     masked = [diffusion.MASK_ID if 33 <= i and (i % 3 or i > 50) else t for i, t in enumerate(text)]
     logits = model(torch.tensor([masked]))[0]
     traces = []
-    for blocks, block, threshold in (("causal", 4, None), ("causal", 4, 0.9), ("open", 32, 0.9)):
+    for blocks, block, threshold in (("open", 32, None), ("causal", 4, 0.9), ("open", 32, 0.9)):
         for prompt in (plain, asked):
             answers, passes = diffusion.fill(model, [prompt], 64, block, blocks, threshold=threshold)
             traces.append({"prompt_ids": prompt, "length": 64, "blocks": blocks, "block_length": block,
                            "threshold": threshold, "ids": answers[0], "text": tok.decode(answers[0]),
-                           "passes": [rows[0] for rows, _ in passes],
+                           "passes": _filled(prompt, passes),
                            "margins": [float(f"{lead:.3g}") for _, lead in passes]})
     return {"mask": diffusion.MASK_ID, "masked_ids": masked,
             "rows": [{"row": row, **largest(logits[row])} for row in (0, 16, 32, 34, 40, 49, 63)], "traces": traces}
+
+
+def _filled(prompt, passes):
+    """The places of the text that each pass filled in."""
+    before, out = [diffusion.MASK_ID] * 64, []
+    for (now, *_), _ in passes:
+        out.append([len(prompt) + i for i, (a, b) in enumerate(zip(before, now)) if a != b])
+        before = now
+    return out
 
 
 def main():

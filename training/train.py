@@ -41,6 +41,7 @@ def arguments():
     a.add_argument("--causal-blocks", type=int, nargs="+", default=diffusion.CAUSAL_BLOCKS, help="lengths drawn from")
     a.add_argument("--copies", type=int, default=1, help="masked copies of a canvas in causal blocks")
     a.add_argument("--caution", type=float, default=1.0, help="see diffusion.loss_of")
+    a.add_argument("--only-mask", action="store_true", help="tales-diffusion: learn the mask's embedding, nothing else")
     a.add_argument("--open-blocks", type=int, nargs="+", default=diffusion.OPEN_BLOCKS, help="lengths drawn from")
     a.add_argument("--seed", type=int, default=7)
     a.add_argument("--lr", type=float, default=0.005, help="of AdamW; Muon's is --muon-lr")
@@ -89,6 +90,12 @@ def main():
     optimizers = [Muon(group, lr=args.muon_lr, weight_decay=0.05) for group in (matrices, sharp) if group]
     optimizers.append(torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0))
     bases = [args.muon_lr, args.muon_lr / 2][: len(optimizers) - 1] + [args.lr]
+    if args.only_mask:
+        table = model.token_embd.weight
+        for p in model.parameters():
+            p.requires_grad_(p is table)
+        table.register_hook(lambda grad: torch.cat((torch.zeros_like(grad[:-1]), grad[-1:])))
+        optimizers, bases = [torch.optim.AdamW([table], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)], [args.lr]
     step_loss = kind.loss if args.eager else torch.compile(kind.loss, dynamic=False)
     print(f"{model.parameter_count()} parameters", flush=True)
 
@@ -97,8 +104,9 @@ def main():
     if args.resume and os.path.exists(saved):
         state = torch.load(saved)
         model.load_state_dict(state["model"])
-        for o, s in zip(optimizers, state["optimizers"]):
-            o.load_state_dict(s)
+        if len(optimizers) == len(state["optimizers"]):  # else the phase before learned the mask alone
+            for o, s in zip(optimizers, state["optimizers"]):
+                o.load_state_dict(s)
         step, log, phases, tokens = state["step"], state["log"], state["phases"], state["tokens"]
     first, last_tokens = step, tokens
     decay = [args.warmup + first if args.decay_from is None else args.decay_from, args.steps, args.warmup]

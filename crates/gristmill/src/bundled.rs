@@ -27,6 +27,7 @@ macro_rules! bundled {
 // A line a model: its name, which is that of its file in `bundled`, and what it does.
 bundled! {
     "stories": "tells short stories",
+    "tales-rwkv": "tells short stories, an RWKV-7",
     "tales-embed": "embeds and reranks texts",
 }
 

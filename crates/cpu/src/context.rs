@@ -355,30 +355,8 @@ impl Integers {
     ) -> Result<()> {
         let (windows, split_items) = (&plan.windows[..], plan.split_items);
         let bad = |what: &str| Error::Runtime(format!("batch: {what}"));
-        let tokens = b.tokens.len();
-        let seqs = b.seq_starts.len().saturating_sub(1);
-        let starts_ok = b.seq_starts.first() == Some(&0)
-            && b.seq_starts.last() == Some(&(tokens as u32))
-            && b.seq_starts.windows(2).all(|w| w[0] < w[1]);
-        if tokens == 0 || !starts_ok {
-            return Err(bad("seq_starts do not divide the tokens"));
-        }
-        let full = |n: usize| n == tokens;
-        let optional = |n: usize| n == 0 || n == tokens;
-        if !full(b.positions.len())
-            || !full(b.kv_index.len())
-            || !full(b.visible.len())
-            || !optional(b.types.len())
-            || !optional(b.ancestors.len())
-        {
-            return Err(bad("an array over tokens has another length"));
-        }
-        if b.kv_len.len() != seqs || (!b.tree_base.is_empty() && b.tree_base.len() != seqs) {
-            return Err(bad("an array over sequences has another length"));
-        }
-        if b.rows.iter().any(|&r| r as usize >= tokens) {
-            return Err(bad("a wanted row is no token"));
-        }
+        b.check_arrays()?;
+        let seqs = b.kv_len.len();
         self.ids.clear();
         for t in b.tokens {
             self.ids.push(match *t {
@@ -403,7 +381,7 @@ impl Integers {
         set(&mut self.seeds, b.seeds);
         set(&mut self.rows, b.rows);
         if plan.recurrent {
-            self.check_slots(b, seqs)?;
+            b.check_slots(&mut self.writers)?;
             set(&mut self.state_in, b.state_in);
             set(&mut self.state_out, b.state_out);
         }
@@ -419,30 +397,6 @@ impl Integers {
         }
         for (g, &window) in windows.iter().enumerate() {
             self.fill_group(b, layout, g, window, split_items)?;
-        }
-        Ok(())
-    }
-
-    /// Checks that every sequence has a slot of its own to write, which no other reads.
-    fn check_slots(&mut self, b: &Batch<'_>, seqs: usize) -> Result<()> {
-        let bad = |what: String| Err(Error::Runtime(format!("batch: {what}")));
-        if b.state_in.len() != seqs || b.state_out.len() != seqs {
-            return bad("an array of state slots has another length than the sequences".into());
-        }
-        self.writers.fill(u32::MAX);
-        for (s, &slot) in b.state_out.iter().enumerate() {
-            match self.writers.get_mut(slot as usize) {
-                Some(writer) if *writer == u32::MAX => *writer = s as u32,
-                Some(_) => return bad(format!("two sequences write state slot {slot}")),
-                None => return bad(format!("state slot {slot} does not exist")),
-            }
-        }
-        for (s, &slot) in b.state_in.iter().enumerate().filter(|s| *s.1 != u32::MAX) {
-            match self.writers.get(slot as usize) {
-                Some(&writer) if writer == u32::MAX || writer == s as u32 => {}
-                Some(_) => return bad(format!("state slot {slot} is read and written by two")),
-                None => return bad(format!("state slot {slot} does not exist")),
-            }
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ impl Bounds {
 pub struct Integers {
     /// The head, then the arrays.
     pub words: Vec<u32>,
-    /// Which sequence writes each slot.
+    /// For [`Batch::check_slots`].
     writers: Vec<u32>,
 }
 
@@ -128,11 +128,11 @@ impl Integers {
         sampled: &[bool],
         inputs: &[Vec<f32>; 2],
     ) -> Result<()> {
-        check_arrays(b)?;
+        b.check_arrays()?;
         check_tables(b, bounds, sampled)?;
         check_moves(b.moves, layout)?;
         if bounds.recurrent {
-            check_slots(b, &mut self.writers)?;
+            b.check_slots(&mut self.writers)?;
         }
         check_times(b, bounds)?;
         for (g, &window) in bounds.windows.iter().enumerate() {
@@ -195,33 +195,6 @@ impl Integers {
     }
 }
 
-fn check_arrays(b: &Batch<'_>) -> Result<()> {
-    let tokens = b.tokens.len();
-    let seqs = b.seq_starts.len().saturating_sub(1);
-    let starts_ok = b.seq_starts.first() == Some(&0)
-        && b.seq_starts.last() == Some(&(tokens as u32))
-        && b.seq_starts.windows(2).all(|w| w[0] < w[1]);
-    if tokens == 0 || !starts_ok {
-        return Err(bad("seq_starts do not divide the tokens"));
-    }
-    let optional = |n: usize| n == 0 || n == tokens;
-    if b.positions.len() != tokens
-        || b.kv_index.len() != tokens
-        || b.visible.len() != tokens
-        || !optional(b.types.len())
-        || !optional(b.ancestors.len())
-    {
-        return Err(bad("an array over tokens has another length"));
-    }
-    if b.kv_len.len() != seqs || (!b.tree_base.is_empty() && b.tree_base.len() != seqs) {
-        return Err(bad("an array over sequences has another length"));
-    }
-    if b.rows.iter().any(|&r| r as usize >= tokens) {
-        return Err(bad("a wanted row is no token"));
-    }
-    Ok(())
-}
-
 /// The slot whose content a slot has once the copies are done.
 fn moved_from(moves: &[Move], slot: u32) -> u32 {
     let back = |held: u32, m: &Move| match *m {
@@ -253,31 +226,6 @@ fn check_tables(b: &Batch<'_>, bounds: &Bounds, sampled: &[bool]) -> Result<()> 
         Some(&t) => outside("token type", t, types),
         None => Ok(()),
     }
-}
-
-/// Every sequence has a slot of its own to write, which no other reads.
-fn check_slots(b: &Batch<'_>, writers: &mut [u32]) -> Result<()> {
-    let seqs = b.kv_len.len();
-    if b.state_in.len() != seqs || b.state_out.len() != seqs {
-        return Err(bad("an array of state slots has another length than the sequences"));
-    }
-    let missing = |slot: u32| Err(bad(format!("state slot {slot} does not exist")));
-    writers.fill(u32::MAX);
-    for (s, &slot) in b.state_out.iter().enumerate() {
-        match writers.get_mut(slot as usize) {
-            Some(writer) if *writer == u32::MAX => *writer = s as u32,
-            Some(_) => return Err(bad(format!("two sequences write state slot {slot}"))),
-            None => return missing(slot),
-        }
-    }
-    for (s, &slot) in b.state_in.iter().enumerate().filter(|s| *s.1 != u32::MAX) {
-        match writers.get(slot as usize) {
-            Some(&writer) if writer == u32::MAX || writer == s as u32 => {}
-            Some(_) => return Err(bad(format!("state slot {slot} is read and written by two"))),
-            None => return missing(slot),
-        }
-    }
-    Ok(())
 }
 
 /// Sequences fit into their slots, and every one has times from which and to which there is a step.

@@ -227,6 +227,74 @@ impl Batch<'_> {
             + 3 * self.moves.len();
         4 * words as u64
     }
+
+    /// Checks that sequences divide the tokens, that arrays have the lengths they must have, and that the
+    /// wanted rows are tokens: what holds for every device and model.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] for the first of these that does not hold.
+    pub fn check_arrays(&self) -> Result<()> {
+        let tokens = self.tokens.len();
+        let seqs = self.seq_starts.len().saturating_sub(1);
+        let starts_ok = self.seq_starts.first() == Some(&0)
+            && self.seq_starts.last() == Some(&(tokens as u32))
+            && self.seq_starts.windows(2).all(|w| w[0] < w[1]);
+        if tokens == 0 || !starts_ok {
+            return Err(bad("seq_starts do not divide the tokens"));
+        }
+        let optional = |n: usize| n == 0 || n == tokens;
+        if self.positions.len() != tokens
+            || self.kv_index.len() != tokens
+            || self.visible.len() != tokens
+            || !optional(self.types.len())
+            || !optional(self.ancestors.len())
+        {
+            return Err(bad("an array over tokens has another length"));
+        }
+        let tree_ok = self.tree_base.is_empty() || self.tree_base.len() == seqs;
+        if self.kv_len.len() != seqs || !tree_ok {
+            return Err(bad("an array over sequences has another length"));
+        }
+        if self.rows.iter().any(|&r| r as usize >= tokens) {
+            return Err(bad("a wanted row is no token"));
+        }
+        Ok(())
+    }
+
+    /// Checks that every sequence has a state slot of its own to write, which no other reads. `writers` has
+    /// an entry for each slot, to work in: afterwards the sequence that writes it, or `u32::MAX`.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] naming the slot.
+    pub fn check_slots(&self, writers: &mut [u32]) -> Result<()> {
+        let seqs = self.kv_len.len();
+        if self.state_in.len() != seqs || self.state_out.len() != seqs {
+            return Err(bad("an array of state slots has another length than the sequences"));
+        }
+        let missing = |slot: u32| Err(bad(format!("state slot {slot} does not exist")));
+        writers.fill(u32::MAX);
+        for (s, &slot) in self.state_out.iter().enumerate() {
+            match writers.get_mut(slot as usize) {
+                Some(writer) if *writer == u32::MAX => *writer = s as u32,
+                Some(_) => return Err(bad(format!("two sequences write state slot {slot}"))),
+                None => return missing(slot),
+            }
+        }
+        for (s, &slot) in self.state_in.iter().enumerate().filter(|s| *s.1 != u32::MAX) {
+            match writers.get(slot as usize) {
+                Some(&writer) if writer == u32::MAX || writer == s as u32 => {}
+                Some(_) => {
+                    return Err(bad(format!("state slot {slot} is read and written by two")));
+                }
+                None => return missing(slot),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bad(what: impl Into<String>) -> Error {
+    Error::Runtime(format!("batch: {}", what.into()))
 }
 
 /// A launched step.

@@ -51,9 +51,7 @@ impl Device {
             Device::Split(_) => "cpu+wgpu",
         }
     }
-}
 
-impl Device {
     /// Settings as they suit it where nothing else was asked for: a GPU that a processor plays reads a prompt
     /// 64 tokens at a time. Its tiles have 32, so that more at once save it nothing, and the workspace
     /// is memory of the host.

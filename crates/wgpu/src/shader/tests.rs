@@ -6,8 +6,9 @@ use crate::adapter::Cooperative;
 use crate::plan::recipes::products;
 use crate::tune::Shapes;
 use gristmill_core::{DType, quant};
+use naga::Module;
 use naga::back::{hlsl, msl, spv};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use std::fmt::Write;
 
 #[test]
@@ -87,28 +88,36 @@ fn all() -> Vec<(String, Recipe)> {
     all
 }
 
+/// A shader that is valid with what every kernel may use and what is `allowed` besides, and can be said in
+/// SPIR-V and MSL: its module, and its text for Metal.
+fn accepted(name: &str, text: &str, allowed: Capabilities) -> (Module, ModuleInfo, String) {
+    // Halves as bits of a word are part of WebGPU, subgroups are asked for where they are used.
+    let allowed = allowed
+        | Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let module = naga::front::wgsl::parse_str(text)
+        .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+    let info = Validator::new(ValidationFlags::all(), allowed)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+    let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+    spv::write_vec(&module, &info, &options, None)
+        .unwrap_or_else(|e| panic!("{name} as SPIR-V: {e}"));
+    let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
+    let (metal, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+        .unwrap_or_else(|e| panic!("{name} as MSL: {e}"));
+    (module, info, metal)
+}
+
 /// Every shader is valid, and can be said in the languages of the three systems.
 #[test]
 fn naga_accepts_all() {
-    // Halves as bits of a word are part of WebGPU, subgroups are asked for where they are used.
-    let allowed = Capabilities::SUBGROUP
-        | Capabilities::SHADER_FLOAT16
-        | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     for (name, recipe) in all() {
         let text = recipe.text().unwrap();
-        let module = naga::front::wgsl::parse_str(&text)
-            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
-        let info = Validator::new(ValidationFlags::all(), allowed)
-            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
-            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
-            .validate(&module)
-            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
-        let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
-        spv::write_vec(&module, &info, &options, None)
-            .unwrap_or_else(|e| panic!("{name} as SPIR-V: {e}"));
-        let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
-        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
-            .unwrap_or_else(|e| panic!("{name} as MSL: {e}"));
+        let (module, info, _) = accepted(&name, &text, Capabilities::empty());
         let options =
             hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..hlsl::Options::default() };
         let mut out = String::new();
@@ -174,27 +183,10 @@ fn cooperative() -> Vec<(String, Recipe)> {
 /// `tests/metal/check.py` runs. Metal itself has matrices of eight by eight only.
 #[test]
 fn cooperative_texts() {
-    let allowed = Capabilities::SUBGROUP
-        | Capabilities::SHADER_FLOAT16
-        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
-        | Capabilities::COOPERATIVE_MATRIX;
     let mut numbers = String::new();
     for (name, recipe) in cooperative() {
         let text = recipe.text().unwrap();
-        let module = naga::front::wgsl::parse_str(&text)
-            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
-        let info = Validator::new(ValidationFlags::all(), allowed)
-            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
-            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
-            .validate(&module)
-            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
-        let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
-        spv::write_vec(&module, &info, &options, None)
-            .unwrap_or_else(|e| panic!("{name} as SPIR-V: {e}"));
-        let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
-        let (metal, _) =
-            msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
-                .unwrap_or_else(|e| panic!("{name} as MSL: {e}"));
+        let (_, _, metal) = accepted(&name, &text, Capabilities::COOPERATIVE_MATRIX);
         assert!(bindings(&text).len() <= 9, "{name}: more than eight storage bindings");
         writeln!(numbers, "{name}: {:016x}", fingerprint(&text)).unwrap();
         let file = name.replace(' ', "_");

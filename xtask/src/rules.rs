@@ -26,7 +26,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/cuda/src/driver", "calls into the driver"),
     ("crates/cuda/src/module", "calls into the driver"),
     ("crates/wgpu/src/passthrough", "shaders passed through, experimental features"),
-    ("crates/wgpu/src/leftovers.rs", "the C library's call that gives freed memory back"),
+    ("crates/wgpu/src/leftovers.rs", "calls that give freed memory and pages of libraries back"),
 ];
 
 /// Where `dyn` may stand in the CPU backend: files that begin with the first text, lines that

@@ -196,7 +196,11 @@ impl Backend for Wgpu {
         };
         let groups = match c.bound.get_mut(p.number).and_then(Option::take) {
             Some(known) => known,
-            None => p.bind(c),
+            None => {
+                // Drivers may compile no earlier than a pipeline is used.
+                gpu.compiled.store(true, Ordering::Relaxed);
+                p.bind(c)
+            }
         };
         let moves = if b.moves.is_empty() { vec![] } else { self.moves(c)? };
         let mut encoder = gpu.device.create_command_encoder(&Default::default());

@@ -48,7 +48,7 @@ pub(crate) struct Gpu {
     pub none: Vec<Buffer>,
     /// The largest piece of a matrix, in bytes.
     pub largest_piece: u64,
-    /// Whether pipelines were made since [`leftovers::give_back`].
+    /// Whether a driver may have compiled since [`leftovers::give_back`].
     pub compiled: AtomicBool,
     /// Buffers made so far.
     pub buffers_made: AtomicU64,
@@ -167,8 +167,7 @@ impl Gpu {
         }
     }
 
-    /// Called when a step has ended: after the first one with new pipelines. Drivers may compile no earlier
-    /// than a pipeline is used.
+    /// Called when a step has ended.
     pub fn stepped(&self) {
         if self.compiled.swap(false, Ordering::Relaxed) {
             leftovers::give_back();
@@ -295,7 +294,6 @@ impl Gpu {
         let (pipeline, layout) = made;
         let made = Arc::new(Pipeline { pipeline, layout, bindings });
         lock(&self.pipelines).insert(text, made.clone());
-        self.compiled.store(true, Ordering::Relaxed);
         Ok(made)
     }
 

@@ -252,13 +252,20 @@ impl RunsOn {
         }
     }
 
-    /// Opens the device for a model, saying so on stderr unless `quiet`.
-    pub fn open(&self, settings: &Settings, model: &Model, quiet: bool) -> Result<Device> {
-        let (device, line) = device::open(self.device.one()?, self.gpu_layers, settings, model)?;
+    /// Opens the device for a model, saying so on stderr unless `quiet`; with the settings, completed as
+    /// they suit it.
+    pub fn open(
+        &self,
+        settings: Settings,
+        model: &Model,
+        quiet: bool,
+    ) -> Result<(Device, Settings)> {
+        let (device, line) = device::open(self.device.one()?, self.gpu_layers, &settings, model)?;
         if !quiet {
             note(line);
         }
-        Ok(device)
+        let settings = device.suited(settings);
+        Ok((device, settings))
     }
 }
 

@@ -86,7 +86,7 @@ pub fn run(
 ) -> Done {
     let lengths = || texts.iter().map(|t| t.ids.len());
     let tokens = lengths().max().unwrap_or(1).max(STEP.min(lengths().sum())) as u32;
-    let device = runs_on.open(settings, model, quiet)?;
+    let (device, settings) = runs_on.open(settings.clone(), model, quiet)?;
     catch_interrupts();
     let options = settings.engine_options(tokens).options;
     let mut bar = loading_bar();

@@ -60,7 +60,7 @@ pub fn run(args: LogitsArgs) -> Done {
         (None, Some(text)) => model.tokenizer()?.prompt(text),
         (None, None) => return usage("give --ids or --prompt"),
     };
-    let device = args.runs_on.open(&settings, &model, args.quiet)?;
+    let (device, settings) = args.runs_on.open(settings, &model, args.quiet)?;
     catch_interrupts();
     if let Some(node) = &args.stop_after {
         return stop_after(&args, &model, device, &program, &settings, &ids, node);

@@ -96,7 +96,7 @@ pub fn run(args: PerplexityArgs) -> Done {
         (None, Some(path)) => of_text(&model, path, n)?,
         (None, None) => return usage("give --file or --ids-file"),
     };
-    let device = args.runs_on.open(&settings, &model, args.quiet)?;
+    let (device, settings) = args.runs_on.open(settings, &model, args.quiet)?;
     catch_interrupts();
     let settings = Settings { context: n, ..settings };
     let chunk = (HELD / info.vocab_size.max(1) as usize).clamp(16, 512) as u32;

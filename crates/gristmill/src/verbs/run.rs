@@ -302,8 +302,7 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
         return fill_in(&args, &model, info, settings, text.as_deref(), started);
     }
     args.diffusion.check_unused(model.name())?;
-    let device = args.runs_on.open(&settings, &model, args.quiet)?;
-    let settings = device.suited(settings);
+    let (device, settings) = args.runs_on.open(settings, &model, args.quiet)?;
     let named = format!("{} ({})", device.kind(), device.capabilities().name);
     let profiling = Profiling::asked(args.profile.as_ref(), &settings)?;
     let program = model.program(settings.kv)?;
@@ -432,7 +431,7 @@ fn fill_in(
     let copies = if request.guidance > 0.0 { 2 } else { 1 };
     let context = request.total();
     let settings = Settings { context, max_seqs: copies, whole: true, ..settings };
-    let device = args.runs_on.open(&settings, model, args.quiet)?;
+    let (device, settings) = args.runs_on.open(settings, model, args.quiet)?;
     let named = format!("{} ({})", device.kind(), device.capabilities().name);
     let profiling = Profiling::asked(args.profile.as_ref(), &settings)?;
     let program = model.program(settings.kv)?;

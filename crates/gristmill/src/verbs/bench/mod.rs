@@ -220,20 +220,20 @@ pub fn run(args: BenchArgs) -> Done {
         if work.weight_bytes < CACHED && !args.quiet {
             note("this model fits in the caches, which are faster than the memory measured above");
         }
-        let options = options(&settings, context);
         let mut sides = vec![];
         for &wanted in &args.runs_on.device.0 {
             let on = RunsOn { device: Devices(vec![wanted]), ..args.runs_on.clone() };
-            let device = on.open(&settings, &model, args.quiet)?;
+            let (device, suited) = on.open(settings.clone(), &model, args.quiet)?;
+            let options = options(&suited, context);
             let kind = device.kind();
             let gpu = if kind == "cpu" { String::new() } else { device.capabilities().name };
             let engine = load(&model, device, program.clone(), &settings, options.clone())?;
-            sides.push(Side { kind, gpu, engine });
+            sides.push(Side { kind, gpu, options, engine });
         }
         for test in &tests {
             let times = measure(&mut sides, test, &args)?;
             for (side, times) in sides.iter().zip(&times) {
-                let (model, settings, options) = (&model, &settings, &options);
+                let (model, settings, options) = (&model, &settings, &side.options);
                 let (device, gpu) = (side.kind, side.gpu.as_str());
                 let setup = Setup { model, settings, options, ceilings, work, device, gpu };
                 let record = Record::new(&setup, test, times, [&args.title, &args.note]);
@@ -283,6 +283,7 @@ fn tests(args: &BenchArgs) -> Vec<Test> {
 struct Side {
     kind: &'static str,
     gpu: String,
+    options: EngineOptions,
     engine: Engine<Device>,
 }
 

@@ -187,13 +187,13 @@ def write_gguf(path, family, config, plain, raw, half):
     w.close()
 
 
-def make(name, seed, out, given, shards):
+def make(name, seed, out, given, shards, stored):
     family = FAMILIES[name]
     rng = np.random.default_rng([seed, *name.encode()])
     sizes = Sizes.draw(rng, given)
     sizes.used = min(sizes.used, sizes.experts)
     config = family.config(sizes)
-    folder = out / f"{name}-{seed}"
+    folder = out / (name if stored else f"{name}-{seed}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as t:
         model = family.model(config)
@@ -228,9 +228,11 @@ def make(name, seed, out, given, shards):
     save_shards(folder, files, shards)
     if family.gguf:
         plain, raw = gguf_tensors(family, config, weights, packed)
-        write_gguf(folder / "model-f32.gguf", family, config, plain, raw, half=False)
+        if not stored:
+            write_gguf(folder / "model-f32.gguf", family, config, plain, raw, half=False)
         write_gguf(folder / "model-f16.gguf", family, config, plain, raw, half=True)
-    prompts = [rng.integers(0, sizes.vocab, n).tolist() for n in family.prompts]
+    lengths = family.prompts[1::2] if stored else family.prompts
+    prompts = [rng.integers(0, sizes.vocab, n).tolist() for n in lengths]
     for i, ids in enumerate(prompts):
         logits = model(torch.tensor([ids]), use_cache=False).logits[0].float().numpy()
         np.save(folder / f"logits_{i}.npy", np.ascontiguousarray(logits))
@@ -259,11 +261,12 @@ if __name__ == "__main__":
     p.add_argument("--seed", type=int, nargs="*", default=[1])
     p.add_argument("--only", help="families, with commas between")
     p.add_argument("--shards", type=int, default=1)
+    p.add_argument("--stored", action="store_true", help="what lies with the tests: no F32 file, two of the prompts")
     for size in ("width", "layers", "heads", "kv-heads", "head-dim", "inner", "vocab", "window", "experts", "used", "context"):
         p.add_argument(f"--{size}", type=int)
     p.add_argument("--tied", type=int, choices=(0, 1))
     a = p.parse_args()
-    given = {k: v for k, v in vars(a).items() if k not in ("out", "seed", "only", "shards")}
+    given = {k: v for k, v in vars(a).items() if k not in ("out", "seed", "only", "shards", "stored")}
     for seed in a.seed:
         for name in a.only.split(",") if a.only else FAMILIES:
-            make(name, seed, a.out, given, a.shards)
+            make(name, seed, a.out, given, a.shards, a.stored)

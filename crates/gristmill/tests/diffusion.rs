@@ -2,33 +2,17 @@
 
 mod common;
 
-use common::{code, data, gristmill, ids, ids_arg, json_of, read_json, read_npy, stderr};
+use common::{
+    check_logits, code, data, gristmill, ids, ids_arg, json_of, read_json, read_npy, stderr,
+};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Largest difference of a logit from the reference.
-const TOLERANCE: f32 = 1e-3;
 
 /// Files of a folder, and the folder itself.
 fn models(folder: &Path, kinds: &[&str]) -> Vec<PathBuf> {
     let files = kinds.iter().map(|kind| folder.join(format!("model-{kind}.gguf")));
     files.chain([folder.to_owned()]).collect()
-}
-
-fn check_logits(model: &Path, prompt: &[u32], npy: &Path) {
-    let (shape, expected) = read_npy(npy);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("logits.npy");
-    let mut command = gristmill();
-    command.arg("logits").arg(model).args(["--activations", "f32", "--ids", &ids_arg(prompt)]);
-    let output = command.arg("-o").arg(&path).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-    let (got_shape, got) = read_npy(&path);
-    assert_eq!(got_shape, shape, "{}", model.display());
-    let far = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(far < TOLERANCE, "{}: {far} from the reference", model.display());
-    println!("{}: {} tokens, at most {far:e} away", model.display(), shape[0]);
 }
 
 /// Logits of a prompt with masks behind it, of every place at once.
@@ -41,14 +25,18 @@ fn logits() {
         for (name, file) in golden["exact"]["logits"].as_object().expect("arrays by prompt") {
             let npy = folder.join(file.as_str().expect("a file name"));
             for model in models(&folder, &["f16"]) {
-                check_logits(&model, &ids(&golden["inputs"][name]), &npy);
+                check_logits(&model, &ids(&golden["inputs"][name]), &read_npy(&npy));
             }
         }
     }
     let folder = data.join("golden/llada");
     let golden = read_json(&folder.join("golden.json"));
     let prompt = ids(&golden["inputs"]["medium"]);
-    check_logits(&folder.join("model-q4_k.gguf"), &prompt, &folder.join("logits_q4_k_medium.npy"));
+    check_logits(
+        &folder.join("model-q4_k.gguf"),
+        &prompt,
+        &read_npy(&folder.join("logits_q4_k_medium.npy")),
+    );
 }
 
 /// `run` on a model, exactly, with JSON.

@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::{data, device, gristmill, ids, ids_arg, json_of, read_json, read_npy, short};
+use common::{
+    TOLERANCE, check_logits, data, device, gristmill, ids, ids_arg, json_of, read_json, read_npy,
+    short,
+};
 use serde_json::Value;
 use std::path::Path;
-
-/// Largest difference of a logit from the reference.
-const TOLERANCE: f32 = 1e-3;
 
 #[test]
 fn stories260k_greedy_to_the_letter() {
@@ -97,20 +97,6 @@ fn golden(arch: &str) {
         }
     }
     assert!(checked > 0, "{arch} has files");
-}
-
-fn check_logits(model: &Path, prompt: &[u32], (shape, expected): &(Vec<usize>, Vec<f32>)) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("logits.npy");
-    let mut command = gristmill();
-    command.arg("logits").arg(model).args(["--activations", "f32", "--ids", &ids_arg(prompt)]);
-    let output = command.arg("-o").arg(&path).output().unwrap();
-    assert!(output.status.success(), "{}", common::stderr(&output));
-    let (got_shape, got) = read_npy(&path);
-    assert_eq!(&got_shape, shape, "{}", model.display());
-    let far = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(far < TOLERANCE, "{}: {far} from the reference", model.display());
-    println!("{}: {} tokens, at most {far:e} away", model.display(), shape[0]);
 }
 
 /// Greedy ids up to the first step where the two best are too near to tell.

@@ -118,3 +118,21 @@ pub fn instruction_sets() -> Vec<String> {
     let known = all.iter().filter_map(Value::as_str).filter(|&s| s != "naive").map(String::from);
     known.take(if device().is_some() { 1 } else { usize::MAX }).collect()
 }
+
+/// Largest difference of a logit from the reference.
+pub const TOLERANCE: f32 = 1e-3;
+
+/// Holds the logits of a model, at every place of a prompt, against a reference.
+pub fn check_logits(model: &Path, prompt: &[u32], (shape, expected): &(Vec<usize>, Vec<f32>)) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("logits.npy");
+    let mut command = gristmill();
+    command.arg("logits").arg(model).args(["--activations", "f32", "--ids", &ids_arg(prompt)]);
+    let output = command.arg("-o").arg(&path).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let (got_shape, got) = read_npy(&path);
+    assert_eq!(&got_shape, shape, "{}", model.display());
+    let far = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(far < TOLERANCE, "{}: {far} from the reference", model.display());
+    println!("{}: {} tokens, at most {far:e} away", model.display(), shape[0]);
+}

@@ -53,16 +53,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
                 sums[t] = x[from_word + 9u];
             }
 #else
-            var value = vec4<f32>(0.0);
-#if TAIL
-            let left = vec4<i32>(i32(p.cols) - i32(unit * 32u + j * 4u)) - vec4<i32>(0, 1, 2, 3);
-            if left.x > 0 {
-                value = select(value, x[from_row * p.x_stride + unit * 8u + j], left > vec4<i32>(0));
-            }
-#else
-            value = x[from_row * p.x_stride + unit * 8u + j];
-#endif
-            xs[j * $TOKENSu + t] = quad_(value);
+            xs[j * $TOKENSu + t] = inputs4(from_row, unit, j);
 #endif
         }
         workgroupBarrier();

@@ -39,17 +39,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
         for (var q = thread; q < $TOKENSu * 8u; q += $THREADSu) {
             let t = q / 8u;
             let j = q % 8u;
-            let from_row = min(t0 + t, tokens - 1u);
-            var value = vec4<f32>(0.0);
-#if TAIL
-            let left = vec4<i32>(i32(p.cols) - i32(unit * 32u + j * 4u)) - vec4<i32>(0, 1, 2, 3);
-            if left.x > 0 {
-                value = select(value, x[from_row * p.x_stride + unit * 8u + j], left > vec4<i32>(0));
-            }
-#else
-            value = x[from_row * p.x_stride + unit * 8u + j];
-#endif
-            let four = quad_(value);
+            let four = inputs4(min(t0 + t, tokens - 1u), unit, j);
             let to = t * PITCH + j * 4u;
             xs[to] = four.x;
             xs[to + 1u] = four.y;

@@ -47,18 +47,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) n: vec3<u
             }
         }
 #else
-        let from_quad = t / p.x_share * p.x_stride + unit * 8u;
         var xs: array<quad_, 8>;
-        for (var j = 0u; j < 8u; j++) {
-#if TAIL
-            let left = vec4<i32>(i32(p.cols) - i32(unit * 32u + j * 4u)) - vec4<i32>(0, 1, 2, 3);
-            var value = vec4<f32>(0.0);
-            if left.x > 0 { value = select(value, x[from_quad + j], left > vec4<i32>(0)); }
-            xs[j] = quad_(value);
-#else
-            xs[j] = quad_(x[from_quad + j]);
-#endif
-        }
+        for (var j = 0u; j < 8u; j++) { xs[j] = inputs4(t / p.x_share, unit, j); }
         for (var r = 0u; r < $ROWSu; r++) {
             let i = at[r] + block;
             let b = i * $WORDSu;

@@ -1,4 +1,4 @@
-// What the two kernels of matrix products share: their parameters, and what follows a product.
+// What the kernels of matrix products share: their parameters, their inputs, and what follows a product.
 
 struct Parameters {
     rows: u32,       // outputs of a matrix
@@ -82,6 +82,19 @@ fn sum_of_run(sums: u32, run: u32) -> i32 {
     return select(low, high, run == 1u);
 #else
     return low + high;
+#endif
+}
+#else
+// Inputs 4 j to 4 j + 3 of a unit of a row, zeros behind the last.
+fn inputs4(row: u32, unit: u32, j: u32) -> quad_ {
+    let at = row * p.x_stride + unit * 8u + j;
+#if TAIL
+    let left = vec4<i32>(i32(p.cols) - i32(unit * 32u + j * 4u)) - vec4<i32>(0, 1, 2, 3);
+    var value = vec4<f32>(0.0);
+    if left.x > 0 { value = select(value, x[at], left > vec4<i32>(0)); }
+    return quad_(value);
+#else
+    return quad_(x[at]);
 #endif
 }
 #endif

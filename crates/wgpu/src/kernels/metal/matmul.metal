@@ -13,20 +13,12 @@ typedef simdgroup_matrix<float, 8, 8> number_8x8;
 typedef Kernel::quad_ four;
 
 // Four activations of a row. As signed bytes they come with the scale of their unit.
-static inline float4 activations(Kernel k, uint row, uint unit, uint j) {
+static inline four activations(Kernel k, uint row, uint unit, uint j) {
 #if INT8
     const uint from = (row * k.p.units + unit) * k.UNIT_WORDS;
-    return float4(unpack4xI8(k.x[from + j])) * as_type<float>(k.x[from + 8u]);
+    return four(float4(unpack4xI8(k.x[from + j])) * as_type<float>(k.x[from + 8u]));
 #else
-    const uint at = row * k.p.x_stride + unit * 8u + j;
-#if TAIL
-    const int left = int(k.p.cols) - int(unit * 32u + j * 4u);
-    if (left <= 0) { return float4(0.0f); }
-    const float4 value = k.x[at];
-    return float4(value.x, left > 1 ? value.y : 0.0f, left > 2 ? value.z : 0.0f, left > 3 ? value.w : 0.0f);
-#else
-    return k.x[at];
-#endif
+    return k.inputs4(row, unit, j);
 #endif
 }
 
@@ -57,7 +49,7 @@ kernel void gristmill($ARGUMENTS,
             ws[q] = four(k.weight4(i, i * $WORDS, u, q % 8u));
         }
         for (uint q = at; q < $TOKENS * 8; q += 128) {
-            xs[q] = four(activations(k, min(t0 + q / 8u, tokens - 1u), unit, q % 8u));
+            xs[q] = activations(k, min(t0 + q / 8u, tokens - 1u), unit, q % 8u);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint depth = 0; depth < 32; depth += 8) {

@@ -3,8 +3,6 @@
 
 use crate::files;
 use serde_json::{Map, Value};
-use std::fs::File;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// More than this is no file of ours.
@@ -54,9 +52,6 @@ pub fn put(name: &str, key: &str, value: Value) {
     all.insert(key.to_owned(), value);
     let text = Value::Object(all).to_string();
     if std::fs::create_dir_all(&folder).is_ok() {
-        let write = |mut file: File| {
-            file.write_all(text.as_bytes()).map_err(|e| files::cannot_write(&path, e))
-        };
-        let _ = files::write_whole(&path, write);
+        let _ = files::write_bytes(&path, text.as_bytes());
     }
 }

@@ -4,9 +4,6 @@
 //! dictionary as text, padded with spaces and a line feed so that the data begins at a multiple of
 //! 64, then the numbers, little-endian, the last dimension fastest.
 
-use gristmill_core::{Error, Result};
-use std::io::Write;
-
 /// The bytes before the numbers of an f32 array of this shape.
 pub fn header(shape: &[usize]) -> Vec<u8> {
     let mut dims: String = shape.iter().map(|n| format!("{n}, ")).collect();
@@ -23,13 +20,9 @@ pub fn header(shape: &[usize]) -> Vec<u8> {
     out
 }
 
-/// Writes numbers after the header.
-///
-/// # Errors
-/// [`Error::Io`] with what the system says; `file` stands for the output.
-pub fn write_values(out: &mut impl Write, file: &str, values: &[f32]) -> Result<()> {
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    out.write_all(&bytes).map_err(|source| Error::Io { what: format!("writing {file}"), source })
+/// The bytes of numbers, which come after the header.
+pub fn values(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
 }
 
 #[cfg(test)]

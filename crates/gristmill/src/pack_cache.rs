@@ -13,7 +13,6 @@ use gristmill_core::{DType, Error, HostTensor, Result};
 use gristmill_ir::{Program, TensorDecl};
 use gristmill_models::gguf::GgufWriter;
 use gristmill_models::{Gguf, LoadMode};
-use std::io::BufWriter;
 use std::path::PathBuf;
 
 /// Bytes to whose multiples tensors are aligned: a page, so that two never share one.
@@ -94,8 +93,8 @@ impl PackCache {
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| cannot_write(folder, e))?;
         }
-        write_whole(&self.path, |file| {
-            let mut stream = writer.begin(BufWriter::new(file))?;
+        write_whole(&self.path, |out| {
+            let mut stream = writer.begin(out)?;
             for bytes in all {
                 stream.tensor(bytes)?;
             }

@@ -2,10 +2,9 @@
 
 use crate::term::note;
 use gristmill::cpu::Ceilings;
+use gristmill::files;
 use gristmill::profile::Profile;
-use gristmill::{Activations, Cpu, Device, Engine, Error, Model, Result, Settings};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use gristmill::{Activations, Cpu, Device, Engine, Model, Result, Settings};
 use std::path::PathBuf;
 
 /// A profile that was asked for.
@@ -42,16 +41,13 @@ impl Profiling {
         for line in profile.to_string().lines() {
             note(line);
         }
-        let path = self.path.display();
         if self.path.as_os_str() == "1" {
             return Ok(());
         }
-        let write = || {
-            let mut out = BufWriter::new(File::create(&self.path)?);
-            profile.trace(&mut out)?;
-            out.flush()
-        };
-        write().map_err(|source| Error::Io { what: format!("writing {path}"), source })?;
+        files::write_whole(&self.path, |out| {
+            profile.trace(out).map_err(|source| files::cannot_write(&self.path, source))
+        })?;
+        let path = self.path.display();
         note(format_args!("wrote a trace for chrome://tracing or Perfetto to {path}"));
         Ok(())
     }

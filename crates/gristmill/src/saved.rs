@@ -9,7 +9,6 @@ use crate::files;
 use gristmill_core::{Error, Result};
 use serde::Deserialize;
 use serde_json::json;
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -86,7 +85,7 @@ impl Saved {
         })
     }
 
-    fn write_to(&self, mut file: File) -> std::io::Result<()> {
+    fn write_to(&self, mut file: impl Write) -> std::io::Result<()> {
         let body = json!({
             "format": FORMAT,
             "version": VERSION,

@@ -6,13 +6,13 @@
 //! fingerprint of everything before. It may come from anywhere, so every length is checked against
 //! the file's before anything is taken for it, and the state must be of finite numbers.
 
-use crate::files::{cannot_write, write_whole};
+use crate::files::{cannot_write, write_bytes};
 use crate::model::Model;
 use gristmill_core::{Error, Result};
 use gristmill_engine::SavedState;
 use gristmill_ir::Program;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"gm-state";
@@ -128,7 +128,7 @@ pub fn write(path: &Path, model: Fingerprint, saved: &SavedState) -> Result<()> 
     let mut sum = Fnv::new();
     sum.add(&bytes);
     bytes.extend(sum.end());
-    write_whole(path, |mut file| file.write_all(&bytes).map_err(failed))
+    write_bytes(path, &bytes)
 }
 
 /// Reads a state of the model.

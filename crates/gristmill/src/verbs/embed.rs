@@ -6,7 +6,7 @@ use crate::term::{Done, note, out, usage};
 use crate::texts::{self, Named};
 use clap::{Args, ValueEnum};
 use gristmill::ir::Output;
-use gristmill::{Error, Pooling, Text, Wanted, bundled, npy, truncated, unnormalized};
+use gristmill::{Error, Pooling, Text, Wanted, bundled, files, npy, truncated, unnormalized};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -206,7 +206,7 @@ pub fn run(args: EmbedArgs) -> Done {
         }
         Format::Npy => {
             let mut bytes = npy::header(&[vectors.len(), dimensions as usize]);
-            vectors.iter().try_for_each(|v| npy::write_values(&mut bytes, "the array", v))?;
+            vectors.iter().for_each(|v| bytes.extend(npy::values(v)));
             bytes
         }
     };
@@ -217,11 +217,10 @@ pub fn run(args: EmbedArgs) -> Done {
         }
         return out(&String::from_utf8_lossy(&bytes));
     };
-    let file = path.display().to_string();
-    std::fs::write(path, bytes)
-        .map_err(|source| Error::Io { what: format!("writing {file}"), source })?;
+    files::write_bytes(path, &bytes)?;
     if !args.quiet {
-        note(format_args!("wrote {} vectors of {dimensions} numbers to {file}", vectors.len()));
+        let (n, file) = (vectors.len(), path.display());
+        note(format_args!("wrote {n} vectors of {dimensions} numbers to {file}"));
     }
     Ok(())
 }

@@ -6,10 +6,10 @@
 use crate::args::{Ids, ModelArgs, RunsOn, Threads, load, loading_bar, parse_ids, plan};
 use crate::term::{Done, catch_interrupts, check_interrupt, note, out, usage};
 use clap::Args;
+use gristmill::files::{cannot_write, write_bytes, write_whole};
 use gristmill::ir::Rows;
-use gristmill::{Device, Error, Model, Program, Settings, npy};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use gristmill::{Device, Model, Program, Settings, npy};
+use std::io::Write;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -74,33 +74,29 @@ pub fn run(args: LogitsArgs) -> Done {
     plan(&model, &program, &settings, chunk, args.quiet)?;
     let mut engine = load(&model, device, program, &settings, settings.engine_options(context))?;
 
-    let file = args.output.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
-    let io = |source| Error::Io { what: format!("writing {file}"), source };
-    let mut target = match &args.output {
-        Some(path) => {
-            let mut w = BufWriter::new(File::create(path).map_err(io)?);
-            w.write_all(&npy::header(&[ids.len(), vocab])).map_err(io)?;
-            Some(w)
-        }
-        None => None,
-    };
-    let mut last = vec![];
-    engine.each_logits(&[&ids], chunk, 0..usize::MAX, &mut |_, at, row| {
-        check_interrupt()?;
-        match &mut target {
-            Some(w) => npy::write_values(w, &file, row)?,
-            None if at + 1 == ids.len() => last = row.to_vec(),
-            None => {}
-        }
-        Ok(())
-    })?;
-    if let Some(mut w) = target {
-        w.flush().map_err(io)?;
+    let all = 0..usize::MAX;
+    if let Some(path) = &args.output {
+        write_whole(path, |out| {
+            let failed = |source| cannot_write(path, source);
+            out.write_all(&npy::header(&[ids.len(), vocab])).map_err(failed)?;
+            engine.each_logits(&[&ids], chunk, all, &mut |_, _, row| {
+                check_interrupt()?;
+                out.write_all(&npy::values(row)).map_err(failed)
+            })
+        })?;
         if !args.quiet {
-            note(format_args!("wrote f32 [{}, {vocab}] to {file}", ids.len()));
+            note(format_args!("wrote f32 [{}, {vocab}] to {}", ids.len(), path.display()));
         }
         return Ok(());
     }
+    let mut last = vec![];
+    engine.each_logits(&[&ids], chunk, all, &mut |_, at, row| {
+        check_interrupt()?;
+        if at + 1 == ids.len() {
+            last = row.to_vec();
+        }
+        Ok(())
+    })?;
     let mut order: Vec<usize> = (0..last.len()).collect();
     order.sort_by(|&a, &b| last[b].total_cmp(&last[a]));
     let tokenizer = model.tokenizer().ok(); // ids were given: it may have none
@@ -162,13 +158,9 @@ fn stop_after(
         }
         return Ok(());
     };
-    let file = path.display().to_string();
-    let io = |source| Error::Io { what: format!("writing {file}"), source };
-    let mut w = BufWriter::new(File::create(path).map_err(io)?);
-    w.write_all(&npy::header(&[rows, width])).map_err(io)?;
-    npy::write_values(&mut w, &file, &values)?;
-    w.flush().map_err(io)?;
+    write_bytes(path, &[npy::header(&[rows, width]), npy::values(&values)].concat())?;
     if !args.quiet {
+        let file = path.display();
         note(format_args!("wrote {node} as f32 [{rows} {what}, {width}] to {file}"));
     }
     Ok(())

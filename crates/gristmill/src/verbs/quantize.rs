@@ -7,7 +7,6 @@ use gristmill::files::write_whole;
 use gristmill::quantize::{self, Written};
 use gristmill::{DType, Gguf};
 use std::fs;
-use std::io::BufWriter;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -78,7 +77,7 @@ pub fn run(args: QuantizeArgs) -> Done {
         Ok(())
     };
     let done = write_whole(&args.output, |out| {
-        quantize::quantize(&gguf, BufWriter::new(out), &file, args.target, &mut see).map(|_| ())
+        quantize::quantize(&gguf, out, &file, args.target, &mut see).map(|_| ())
     });
     if let Some(bar) = &bar {
         bar.finish_and_clear();

@@ -1,7 +1,7 @@
 //! `bench --html`: one self-contained page with the rows and plots of them.
 
 use super::record::Record;
-use gristmill::{Error, Result};
+use gristmill::{Result, files};
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
@@ -307,6 +307,5 @@ pub fn write(
         }
     }
     page.push_str("</tr></table></html>\n");
-    let failed = |source| Error::Io { what: format!("writing {}", path.display()), source };
-    std::fs::write(path, page).map_err(failed)
+    files::write_bytes(path, page.as_bytes())
 }

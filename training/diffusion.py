@@ -123,8 +123,12 @@ def causal_batch(tok, seed, step, rows, slot_weight=1.0, blocks=CAUSAL_BLOCKS, c
                  block_sight(length, block, copies))
 
 
-def open_batch(tok, seed, step, rows, slot_weight=1.0, blocks=OPEN_BLOCKS):
-    """The same for open blocks; inputs: [rows, length], length being one of LENGTHS; at: [rows * 64]."""
+def open_batch(tok, seed, step, rows, slot_weight=1.0, blocks=OPEN_BLOCKS, anywhere=0.5):
+    """The same for open blocks; inputs: [rows, length], length being one of LENGTHS; at: [rows * 64].
+
+    anywhere: how many of the rows have masks in any place of the text, as many as chance says (LLaDA's own
+    training): every one of them teaches something. The others are what a sampler meets.
+    """
     rng = random.Random(f"diffusion {seed} {step}")
     length, start = rng.choice(LENGTHS), rng.random()
     inputs = []
@@ -134,20 +138,21 @@ def open_batch(tok, seed, step, rows, slot_weight=1.0, blocks=OPEN_BLOCKS):
         ids, weight, begin, end = canvas(tok, rng, length, slot_weight)
         share = (start + row / rows) % 1
         kind = rng.random()
-        if kind < 0.06:  # the whole text at once
+        if kind < anywhere:
             first, last = begin, length
+            hidden = sorted(rng.sample(range(first, last), min(last - first, int(share * (last - first)) + 1)))
         else:
-            room = (end, length) if kind < 0.12 and end < length else (begin, end)
+            room = (end, length) if rng.random() < 0.08 and end < length else (begin, end)
             first = rng.randrange(*room)
             last = min(length, first + rng.choice(blocks))
-        hidden = hidden_places(rng, first, last, share)
+            hidden = hidden_places(rng, first, last, share)
         learned = rng.sample(hidden, min(len(hidden), ASKED))
-        total = sum(weight[i] for i in learned) * rows
         for n, i in enumerate(learned):
-            at[row, n], targets[row, n], weights[row, n] = row * length + i - 1, ids[i], weight[i] / total
+            at[row, n], targets[row, n], weights[row, n] = row * length + i - 1, ids[i], weight[i]
         masked = set(hidden)
         inputs.append([MASK_ID if i in masked or i >= last else t for i, t in enumerate(ids)])
-    return Batch(torch.tensor(inputs), at.flatten(), targets.flatten(), weights.flatten(), None, None)
+    weights = weights.flatten()
+    return Batch(torch.tensor(inputs), at.flatten(), targets.flatten(), weights / weights.sum(), None, None)
 
 
 def loss_of(model, inputs, at, targets, weights, places, sight, caution=1.0):

@@ -15,7 +15,7 @@ import torch
 from .export_embedder import load_gguf
 from .judge_embedder import pool, ranking_cluster, scores, vectors
 
-FIRST = 1000  # seeds from here on were not looked at in training
+FIRST = 5000  # seeds from here on were not looked at before training had ended
 _CLUSTERS = 10
 
 
@@ -26,7 +26,7 @@ def main():
     args = a.parse_args()
     torch.set_num_threads(1)
     model, tok = load_gguf(args.gguf)
-    pairs = pool(FIRST)
+    pairs, near = pool(FIRST, 1), pool(FIRST)
     ranking = [dict(zip(("queries", "answers", "passages"), ranking_cluster(FIRST + i))) for i in range(_CLUSTERS)]
     texts = [pairs[0][0], pairs[13][1], "A single line.", "Caf\u00e9 \u4e2d 42: what's this?", " ".join(p[0] for p in pairs[:3])]
     some = ranking[0]
@@ -35,7 +35,8 @@ def main():
     reference = {"texts": texts, "vectors": [rounded(v) for v in vectors(model, tok, texts).tolist()],
                  "query": some["queries"][0], "passages": passages,
                  "scores": rounded(scores(model, tok, some["queries"][0], passages).tolist())}
-    held = {"texts": [p[0] for p in pairs], "paraphrases": [p[1] for p in pairs], "ranking": ranking, "reference": reference}
+    held = {"texts": [p[0] for p in pairs], "paraphrases": [p[1] for p in pairs],
+            "near": {"texts": [p[0] for p in near], "paraphrases": [p[1] for p in near]}, "ranking": ranking, "reference": reference}
     os.makedirs(os.path.dirname(args.to), exist_ok=True)
     with open(args.to, "w") as f:
         json.dump(held, f, indent=0, separators=(",", ":"))

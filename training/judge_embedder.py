@@ -13,10 +13,13 @@ _BEATS = [3, 4, 5, 6]  # of a text
 _PASSAGES = [2, 3, 4]
 
 
-def pool(seed):
-    """100 pairs of tellings, in clusters of five that differ in two values. Of each pair the first is asked, the second found."""
-    rng = random.Random(f"embedder held out {seed}")
-    return [pair for i in range(20) for pair in cluster(rng, _BEATS[i % len(_BEATS)], 5, True, 2)]
+def pool(seed, near=10):
+    """100 pairs of tellings, in clusters of `near` that differ from the first in one value; 1: all of other facts.
+
+    Of each pair the first is asked, the second found.
+    """
+    rng = random.Random(f"embedder held out {near} {seed}")
+    return [pair for i in range(100 // near) for pair in cluster(rng, _BEATS[i % len(_BEATS)], near, True)]
 
 
 def ranking_cluster(seed):
@@ -41,13 +44,13 @@ def counts(tok, texts):
     return F.normalize(torch.stack(rows).float(), dim=1)
 
 
-def first_of_pool(vectors_of, pools, start=0):
+def first_of_pool(vectors_of, pools, start=0, near=10):
     """How often the paraphrase is the nearest of 100: "97 of 100". vectors_of: texts to [texts, dim]."""
     first = count = 0
     for seed in range(start, start + pools):
-        pairs = pool(seed)
-        near = vectors_of([p[0] for p in pairs]) @ vectors_of([p[1] for p in pairs]).T
-        first += int((near.argmax(1) == torch.arange(len(pairs))).sum())
+        pairs = pool(seed, near)
+        products = vectors_of([p[0] for p in pairs]) @ vectors_of([p[1] for p in pairs]).T
+        first += int((products.argmax(1) == torch.arange(len(pairs))).sum())
         count += len(pairs)
     return f"{first} of {count}"
 

@@ -35,7 +35,8 @@ def _canvases(tok, seed, step, args):
     if causal:
         return diffusion.causal_batch(tok, seed, step, args.rows // 2, args.slot_weight, args.causal_blocks,
                                       args.copies)._replace(caution=args.caution)
-    return diffusion.open_batch(tok, seed, step, args.rows, args.slot_weight, args.open_blocks)
+    return diffusion.open_batch(tok, seed, step, args.rows, args.slot_weight, args.open_blocks,
+                                args.anywhere)
 
 
 KINDS = {k.name: k for k in (

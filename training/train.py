@@ -43,6 +43,7 @@ def arguments():
     a.add_argument("--caution", type=float, default=1.0, help="see diffusion.loss_of")
     a.add_argument("--only-mask", action="store_true", help="tales-diffusion: learn the mask's embedding, nothing else")
     a.add_argument("--open-blocks", type=int, nargs="+", default=diffusion.OPEN_BLOCKS, help="lengths drawn from")
+    a.add_argument("--anywhere", type=float, default=0.5, help="share of open canvases with masks in any place")
     a.add_argument("--seed", type=int, default=7)
     a.add_argument("--lr", type=float, default=0.005, help="of AdamW; Muon's is --muon-lr")
     a.add_argument("--muon-lr", type=float, default=0.004)

@@ -92,8 +92,8 @@ def learn_words(model, tok, args, tell):
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--word-steps", type=int, default=400, help="of the words alone")
-    a.add_argument("--steps", type=int, default=450, help="of everything")
-    a.add_argument("--tokens", type=int, nargs=2, default=[900, 1800], help="of embedder and reranker in a step, about")
+    a.add_argument("--steps", type=int, default=3000, help="of everything")
+    a.add_argument("--tokens", type=int, nargs=2, default=[2600, 1200], help="of embedder and reranker in a step, about")
     a.add_argument("--seed", type=int, default=7)
     a.add_argument("--lr", type=float, default=0.001, help="of AdamW; Muon's is --muon-lr")
     a.add_argument("--muon-lr", type=float, default=0.003)
@@ -147,7 +147,7 @@ def main():
     while step < args.steps:
         # Short ones first, of other plots: they show sooner what is to be compared.
         rng = random.Random(f"embedder {args.seed} {step}")
-        pairs, asked = examples(rng, args.tokens, step < 0.25 * args.steps)
+        pairs, asked = examples(rng, args.tokens, step < 120)
         contrast, ranking = contrast_of(model, tok, pairs), ranking_of(model, tok, asked)
         (contrast + ranking).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -161,9 +161,9 @@ def main():
         if step % 10 == 0:
             means = [sum(l[i] for l in log[-10:]) / len(log[-10:]) for i in (1, 2)]
             tell(f"step {step} contrast {means[0]:.4f} ranking {means[1]:.4f}")
-        if step % 100 == 0:
-            tell(f"held out: first {first_of_pool(partial(vectors, model, tok), 1)}, "
-                 f"MRR {mean_reciprocal_rank(partial(scores, model, tok), 4):.4f}")
+        if step % 250 == 0:
+            tell(f"held out: first {first_of_pool(partial(vectors, model, tok), 3)}, "
+                 f"MRR {mean_reciprocal_rank(partial(scores, model, tok), 10):.4f}")
         if time.time() - last_save > 120:
             save()
             last_save = time.time()

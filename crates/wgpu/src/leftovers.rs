@@ -21,10 +21,39 @@ pub(crate) fn give_back() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod linux {
-    use libc::{MADV_DONTNEED, PF_W, PT_LOAD, c_int, c_void, dl_phdr_info, size_t};
+    use libc::{MADV_DONTNEED, PF_W, PT_DYNAMIC, PT_LOAD, c_int, c_void, dl_phdr_info, size_t};
 
     /// Segments below this are left alone, in bytes.
     const SMALL: usize = 1 << 20;
+
+    // Of the System V ABI: `DT_TEXTREL`, `DT_FLAGS` and `DF_TEXTREL`.
+    const TEXT: isize = 22;
+    const FLAGS: isize = 30;
+    const TEXT_FLAG: usize = 4;
+
+    /// An entry of a library's dynamic section, of which the last has the tag 0.
+    #[repr(C)]
+    struct Entry {
+        tag: isize,
+        value: usize,
+    }
+
+    /// Whether the loader changes code of the library where it lies: by these entries it says so.
+    ///
+    /// # Safety
+    /// The section is there.
+    unsafe fn is_relocated_in_place(mut entry: *const Entry) -> bool {
+        loop {
+            // SAFETY: the caller's promise; the one before was not the last.
+            let Entry { tag, value } = unsafe { entry.read() };
+            match tag {
+                0 => return false,
+                TEXT => return true,
+                FLAGS if value & TEXT_FLAG != 0 => return true,
+                _ => entry = entry.wrapping_add(1),
+            }
+        }
+    }
 
     /// For one loaded library: its code and constants leave the process.
     pub(super) unsafe extern "C" fn let_go(
@@ -44,11 +73,17 @@ mod linux {
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
         // SAFETY: it takes no pointer.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as usize;
+        let at = |vaddr| info.dlpi_addr.wrapping_add(vaddr) as usize;
+        // SAFETY: the section is a part of the library's memory.
+        let changed = |vaddr| unsafe { is_relocated_in_place(at(vaddr) as *const Entry) };
+        if headers.iter().any(|h| h.p_type == PT_DYNAMIC && changed(h.p_vaddr)) {
+            return 0;
+        }
         for h in headers {
             if h.p_type != PT_LOAD || h.p_flags & PF_W != 0 {
                 continue;
             }
-            let first = info.dlpi_addr.wrapping_add(h.p_vaddr) as usize;
+            let first = at(h.p_vaddr);
             // Whole pages of the segment; what the file does not hold is not part of it.
             let (start, end) =
                 (first.next_multiple_of(page), (first + h.p_filesz as usize) / page * page);
@@ -56,9 +91,9 @@ mod linux {
                 continue;
             }
             // SAFETY: these pages are a private mapping of a file, loaded from a segment that is never
-            // written (what a loader relocates is in segments with `PF_W`), and stay mapped while the
-            // lock is held. They are read from the file again when touched, by any thread: the same bytes.
-            // Refused, it changes nothing.
+            // written (what a loader relocates is in segments with `PF_W`, but for libraries that say
+            // otherwise, which were left out), and stay mapped while the lock is held. When touched, by
+            // any thread, they are read from the file again: the same bytes. Refused, it changes nothing.
             unsafe { libc::madvise(start as *mut c_void, end - start, MADV_DONTNEED) };
         }
         0

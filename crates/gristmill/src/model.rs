@@ -10,7 +10,7 @@ use gristmill_core::{Error, HostTensor, Result};
 use gristmill_cpu::Cpu;
 use gristmill_engine::denoise::Denoiser;
 use gristmill_engine::{Encoder, Engine, EngineOptions, Probe};
-use gristmill_ir::{Backend, Capabilities, DenoiseRule, Op, Options, Program, TensorDecl};
+use gristmill_ir::{Backend, Capabilities, DenoiseRule, Options, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo, Wanted};
 use gristmill_models::chat::ChatTemplate;
 use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
@@ -136,7 +136,7 @@ impl Model {
     /// As [`Model::program`]; [`Error::Usage`] for a denoiser.
     pub fn program_for(&self, kv: KvTypes, wanted: Wanted) -> Result<Program> {
         let program = arch::architecture_for(&self.gguf, kv, wanted)?.program()?;
-        self.begins_with_text(&program)?;
+        self.begins_with_text()?;
         arch::check_tensors(&program, &self.gguf)?;
         Ok(program)
     }
@@ -202,7 +202,7 @@ impl Model {
         keep: bool,
         progress: &mut Progress<'_>,
     ) -> Result<Engine<Device>> {
-        self.begins_with_text(&program)?;
+        self.begins_with_text()?;
         let device = device.into();
         let (capabilities, form) = (device.capabilities(), device.packed_form());
         self.load_on(&capabilities, program, options.context, progress, |program, tensor| {
@@ -240,7 +240,7 @@ impl Model {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Probe<Device>> {
-        self.begins_with_text(&program)?;
+        self.begins_with_text()?;
         let device = device.into();
         self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
             Probe::new(device, program, tensor, tokens, options)
@@ -259,7 +259,7 @@ impl Model {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Encoder<Device>> {
-        self.begins_with_text(&program)?;
+        self.begins_with_text()?;
         let device = device.into();
         self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
             Encoder::new(device, program, tensor, tokens, options)
@@ -287,9 +287,9 @@ impl Model {
     }
 
     /// # Errors
-    /// [`Error::Usage`] for a program that does not.
-    fn begins_with_text(&self, program: &Program) -> Result<()> {
-        match program.nodes.iter().any(|n| matches!(n.op, Op::Denoise { .. })) {
+    /// [`Error::Usage`] for a model that does not; those of reading the architecture.
+    fn begins_with_text(&self) -> Result<()> {
+        match self.info(Settings::default().kv)?.is_denoiser() {
             true => Err(Error::Usage(format!(
                 "{} brings texts out of noise and takes none; only `gristmill run` runs it",
                 self.name()

@@ -63,7 +63,9 @@ fn latents_and_tokens_are_pytorchs() {
     let every = number(&expected["every"]) as usize;
     for isa in Isa::available() {
         let mut worst = 0.0f64;
-        for told in expected["texts"].as_array().expect("texts") {
+        let texts = expected["texts"].as_array().expect("texts");
+        // Those that are not the machine's own are slow: two will do.
+        for told in texts.iter().step_by(if isa == Isa::best() { 1 } else { 3 }) {
             let (latents, got) = trace(isa, told);
             let what = format!("{isa}: seed {} at eta {}", told["seed"], told["eta"]);
             assert_eq!(got, ids(&told["ids"]), "{what}");

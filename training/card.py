@@ -15,7 +15,9 @@ import random
 import re
 import subprocess
 
-from . import check, diffusion, grammar, plots_a, plots_b, rwkv, sample, shared_beats, world
+import torch
+
+from . import check, denoiser, diffusion, grammar, plots_a, plots_b, rwkv, sample, shared_beats, world
 from .data import heldout
 from .kinds import KINDS
 from .losses import heldout_loss
@@ -99,11 +101,24 @@ def dual_against_plain(binary, file, count=4, block=4):
             f"{good[1]} and {good[0]} of the {count} stories parse.")
 
 
+def denoiser_rates(binary, file, count=200):
+    """Sentences of seeds 1, 2, ..., and the first of them as they are."""
+    rows = ["| options | sentences that parse | different sentences |", "| --- | --- | --- |"]
+    for options in ([], ["--eta", 0.5], ["--eta", 1], ["--steps", 10]):
+        texts = [run(binary, file, *options, "--seed", i + 1)["text"] for i in range(count)]
+        said = f"`{' '.join(map(str, options))}`" if options else "none (50 steps of DDIM)"
+        rows.append(f"| {said} | {sum(map(denoiser.parses, texts))} of {count} | {len(set(texts))} |")
+        first = first if options else texts[:8]
+    return "\n".join(rows + ["", "The first eight of the first row:", "", *(f"- {text}" for text in first)])
+
+
 def _rows(args):
     return args["rows"] // 2 if args.get("blocks") == "causal" else args["rows"]
 
 
 def _window(args):
+    if args.get("kind") == "tales-denoiser":
+        return denoiser.Config.context
     if args.get("kind") != "tales-diffusion":
         return args["length"]
     if args["blocks"] != "causal":
@@ -157,7 +172,22 @@ def of_diffusion(model, tok, state, held):
             "share": state.get("blend", 1.0)}
 
 
-OF = {"stories": (of_stories, None), "tales-rwkv": (of_rwkv, rwkv_rates), "tales-diffusion": (of_diffusion, diffusion_rates)}
+def of_denoiser(model, tok, state, held):
+    held = denoiser.heldout(tok, state["args"]["seed"])
+    with torch.no_grad():
+        told = model(denoiser.noised(model, held.inputs, held.times, held.noise), held.times)
+    errors, alphas, rows = (told - held.noise).square().mean((1, 2)), model.diffusion.alphas[held.times], []
+    for low, high in zip(bounds := (0, 0.01, 0.03, 0.1, 0.3, 0.6, 1), bounds[1:]):
+        there = (alphas >= low) & (alphas < high)
+        clean = (errors * (1 - alphas) / alphas)[there]
+        rows.append(f"| {low} to {high} | {there.float().mean():.0%} | {errors[there].mean():.4f} | {clean.mean():.3f} |")
+    return {"error": f"{errors.mean():.4f}", "by_alpha": "\n".join(rows), "heldout_sentences": len(held.inputs),
+            "templates": len(denoiser.OPENINGS), "used": len(denoiser.classes(tok)), "rows": state["args"]["rows"],
+            "most_weight": f"{denoiser.MOST_WEIGHT:g}"}
+
+
+OF = {"stories": (of_stories, None), "tales-rwkv": (of_rwkv, rwkv_rates), "tales-diffusion": (of_diffusion, diffusion_rates),
+      "tales-denoiser": (of_denoiser, denoiser_rates)}
 
 
 def main():

@@ -22,6 +22,7 @@ _NORMAL, _CONTROL = 1, 3
 ABOUT = {
     "stories": ("Gristmill Stories", "llama", "A small story model"),
     "tales-rwkv": ("Gristmill Tales RWKV", "rwkv7", "A small RWKV-7 that tells stories,"),
+    "tales-denoiser": ("Gristmill Tales Denoiser", "denoiser", "A small Gaussian diffusion model that writes the first sentences of stories,"),
     "tales-diffusion": ("Gristmill Tales Diffusion", "llada", "A small masked diffusion model that fills in stories,"),
 }
 
@@ -38,14 +39,19 @@ def write_gguf(path, kind, model, tok):
     w.add_block_count(cfg.layers)
     w.add_feed_forward_length(cfg.ffn)
     w.add_vocab_size(cfg.vocab)
-    (_write_rwkv if arch == "rwkv7" else _write_llama)(w, cfg)
-    _write_tokenizer(w, tok, cfg.vocab)
-    for name, value in model.state_dict().items():
+    {"rwkv7": _write_rwkv, "denoiser": _write_denoiser}.get(arch, _write_llama)(w, cfg)
+    _write_tokenizer(w, tok, cfg.vocab, chats=arch != "denoiser")
+    for name, value in exported(model).items():
         w.add_tensor(name, value.float().contiguous().numpy().astype(np.float32))
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
+
+
+def exported(model):
+    """What an engine needs, by name."""
+    return model.exported() if hasattr(model, "exported") else model.state_dict()
 
 
 def _write_llama(w, cfg):
@@ -73,7 +79,14 @@ def _write_rwkv(w, cfg):
     w.add_gate_lora_rank(cfg.gate_rank)
 
 
-def _write_tokenizer(w, tok, vocab):
+def _write_denoiser(w, cfg):
+    w.add_head_count(cfg.heads)
+    w.add_layer_norm_eps(cfg.eps)
+    w.add_rope_freq_base(cfg.rope_base)
+    w.add_uint32("denoiser.latent_length", cfg.latent)
+
+
+def _write_tokenizer(w, tok, vocab, chats=True):
     tokens = [tok.id_to_token(i) if i != MASK_ID else MASK for i in range(vocab)]
     merges = json.loads(tok.to_str())["model"]["merges"]
     w.add_tokenizer_model("gpt2")
@@ -83,8 +96,9 @@ def _write_tokenizer(w, tok, vocab):
     w.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     w.add_bos_token_id(tok.token_to_id(BOS))
     w.add_eos_token_id(tok.token_to_id(END))
-    w.add_add_bos_token(True)
-    w.add_chat_template(CHAT_TEMPLATE)
+    w.add_add_bos_token(chats)
+    if chats:
+        w.add_chat_template(CHAT_TEMPLATE)
 
 
 def main():
@@ -100,6 +114,8 @@ def main():
     if args.kind == "stories":
         with open(at("reference.json"), "w") as f:
             json.dump(oracle.reference(model, tok), f)
+    if args.kind == "tales-denoiser":
+        return  # it tells nothing of a text that is there
     texts, ids = heldout(tok, state["args"]["seed"])
     with open(at("heldout.txt"), "w") as f:
         f.write("\n\n\n".join(t.removesuffix(END) for t in texts) + "\n")

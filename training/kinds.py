@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Callable
 
-from . import data, diffusion, rwkv
+from . import data, denoiser, diffusion, rwkv
 from .losses import heldout_loss, next_token_loss
 from .model import Config, Llama
 
@@ -17,7 +17,10 @@ class Kind:
     new_model: Callable  # () -> a module without weights worth keeping
     batch: Callable  # (tok, seed, step, args) -> what the loss takes after the model
     loss: Callable  # (model, *batch) -> (loss, its plain mean)
-    judge: Callable  # (model, held-out ids) -> nats per token
+    judge: Callable  # (model, what is held out) -> nats per token, or what `measure` says
+    measure: str = "loss"
+    heldout: Callable = lambda tok, seed: data.heldout(tok, seed)[1]  # (tok, seed) -> what the judge takes
+    start: Callable = None  # (model, the story model's weights, tok): what --init does
 
     @property
     def out(self):
@@ -39,8 +42,15 @@ def _canvases(tok, seed, step, args):
                                 args.anywhere)
 
 
+def _noised(tok, seed, step, args):
+    return denoiser.batch(tok, seed, step, args.rows)
+
+
 KINDS = {k.name: k for k in (
     Kind("stories", lambda: Llama(Config()), _windows, next_token_loss, heldout_loss),
     Kind("tales-rwkv", rwkv.new_model, _windows, next_token_loss, heldout_loss),
-    Kind("tales-diffusion", diffusion.new_model, _canvases, diffusion.loss_of, diffusion.heldout_bound),
+    Kind("tales-diffusion", diffusion.new_model, _canvases, diffusion.loss_of, diffusion.heldout_bound, "bound",
+         start=lambda model, stories, tok: diffusion.start_from(model, stories)),
+    Kind("tales-denoiser", denoiser.new_model, _noised, denoiser.loss_of, denoiser.heldout_loss, "error of the noise",
+         denoiser.heldout, denoiser.start_from),
 )}

@@ -12,7 +12,7 @@ import json
 import gguf
 import torch
 
-from . import diffusion, sample
+from . import denoiser, diffusion, sample
 from .kinds import KINDS
 
 PROMPTS = [(None, ""), (None, "Once there was a fox named"), (None, "In the meadow lived Hazel, a small"),
@@ -45,8 +45,8 @@ def load_gguf(path, kind):
     """The model with the weights of the file, dequantized."""
     model = KINDS[kind].new_model()
     read = {t.name: torch.from_numpy(gguf.quants.dequantize(t.data, t.tensor_type).copy()) for t in gguf.GGUFReader(path).tensors}
-    wanted = model.state_dict()
-    model.load_state_dict({name: read[name].reshape(value.shape) for name, value in wanted.items()})
+    wanted = model.exported() if hasattr(model, "exported") else model.state_dict()
+    model.load_state_dict({name: read[name].reshape(value.shape) for name, value in wanted.items()}, strict=False)
     return model.eval()
 
 
@@ -92,14 +92,36 @@ def _filled(prompt, passes):
     return out
 
 
+SHOWN = (0, 9, 24, 39, 48, 49)  # steps of a trace whose latents are told
+
+
+@torch.no_grad()
+def of_denoiser(model, tok):
+    """Texts from the noise of seeds, all in f64: some latents of some steps, and the ids with the smallest
+    lead of a token's product over the next."""
+    model, rows = model.double(), []
+    for eta, seed in ((0.0, 1), (0.0, 2), (0.0, 3), (0.5, 4), (1.0, 5), (1.0, 2 ** 40 + 9)):
+        trace = []
+        ids = denoiser.write_texts(model, [seed], 50, eta, torch.float64, lambda x: trace.append(x[0]))[0]
+        best = (trace[-1] @ model.token_embd.weight.T).topk(2).values
+        rows.append({"seed": seed, "steps": 50, "eta": eta, "ids": ids, "text": denoiser.text_of(tok, ids),
+                     "smallest_margin": float(f"{(best[:, 0] - best[:, 1]).min():.3g}"),
+                     "latents": [{"step": i, "values": [[round(v, 6) for v in row] for row in trace[i][::6].tolist()]}
+                                 for i in SHOWN]})
+    return {"every": 6, "texts": rows}
+
+
+OF = {"tales-rwkv": of_rwkv, "tales-diffusion": of_diffusion, "tales-denoiser": of_denoiser}
+
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("file")
-    a.add_argument("--kind", choices=("tales-rwkv", "tales-diffusion"), required=True)
+    a.add_argument("--kind", choices=OF, required=True)
     a.add_argument("-o", "--output", required=True)
     args = a.parse_args()
     model, tok = load_gguf(args.file, args.kind), sample.tokenizer()
-    told = (of_rwkv if args.kind == "tales-rwkv" else of_diffusion)(model, tok)
+    told = OF[args.kind](model, tok)
     with open(args.output, "w") as f:
         f.write(json.dumps(told, separators=(",", ":")) + "\n")
 

@@ -178,6 +178,55 @@ def test_masks_lie_where_they_should():
         assert len(hidden) == len(set(hidden)) == int(share * 16) + 1 and set(hidden) <= set(range(7, 23))
 
 
+def test_the_noise_of_a_denoiser_is_the_engines():
+    """Philox against the known answers published with the reference implementation (Random123)."""
+    if _torch() is None:
+        return
+    import numpy as np
+
+    from . import denoiser
+
+    for key, counter, words in (
+        (0, [0] * 4, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        (2 ** 64 - 1, [2 ** 32 - 1] * 4, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (0x299F31D0A4093822, [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+         [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
+    ):
+        assert denoiser.philox(key, np.array(counter)).tolist() == words
+    z = denoiser.noise_of(3, 1000, 50, denoiser.END_OF_TIMES)
+    assert abs(z.mean()) < 0.02 and abs((z ** 2).mean() - 1) < 0.03
+
+
+def test_first_sentences_parse_and_others_do_not():
+    if _torch() is None:
+        return
+    from . import denoiser
+
+    for i in range(300):
+        text = denoiser.sentence(random.Random(f"first sentence {i}"))
+        assert denoiser.parses(text), text
+        assert not denoiser.parses(text[:-1]) and not denoiser.parses(text.replace(" ", "  ", 1)), text
+    assert not denoiser.parses("Once there was a girl named Pip who lived in the forest.")
+
+
+def test_steps_of_a_denoiser_end_where_its_noise_says():
+    """A network that knew the text would be led to it, with new noise and without."""
+    torch = _torch()
+    if torch is None:
+        return
+    from . import denoiser
+
+    model = denoiser.new_model()
+    wanted = torch.randint(2048, (model.cfg.context,))
+    clean = model.token_embd(wanted)
+    share = model.diffusion.alphas
+    model.forward = lambda x, t: (x - share[t][:, None, None].sqrt() * clean) / (1 - share[t][:, None, None]).sqrt()
+    for eta in (0.0, 0.5, 1.0):
+        seen = []
+        denoiser.write_texts(model, [1], 20, eta, watch=seen.append)
+        assert (seen[-1][0] - clean).abs().max() < 1e-3
+
+
 def _torch():
     try:
         import torch

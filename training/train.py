@@ -4,6 +4,7 @@
     python -m training.train --resume --steps 2500 --length 256 --single --slot-weight 4
     python -m training.train --kind tales-rwkv --steps 1500 --length 256 --single
     python -m training.train --kind tales-diffusion --init training/out/checkpoint.pt --steps 1500
+    python -m training.train --kind tales-denoiser --init training/out/checkpoint.pt --rows 64 --steps 2500
 
 Same phases, seed, batch, thread count, machine and torch: same model.
 """
@@ -18,7 +19,6 @@ import torch
 from tokenizers import Tokenizer
 
 from . import diffusion
-from .data import heldout
 from .kinds import KINDS, OUT
 from .muon import Muon
 from .tokens import train_tokenizer
@@ -27,7 +27,7 @@ from .tokens import train_tokenizer
 def arguments():
     a = argparse.ArgumentParser()
     a.add_argument("--kind", choices=KINDS, default="stories")
-    a.add_argument("--init", help="tales-diffusion: the checkpoint of a story model to start from")
+    a.add_argument("--init", help="tales-diffusion, tales-denoiser: the checkpoint of a story model to start from")
     a.add_argument("--steps", type=int, default=1500, help="the step at which this phase ends")
     a.add_argument("--decay-from", type=int, default=None,
                    help="step from which the learning rate falls (default: after the warm-up)")
@@ -77,17 +77,18 @@ def main():
     if not os.path.exists(path):
         train_tokenizer(args.seed).save(path)
     tok = Tokenizer.from_file(path)
-    _, held = heldout(tok, args.seed)
+    held = kind.heldout(tok, args.seed)
 
     model = kind.new_model()
     if args.init:
-        diffusion.start_from(model, torch.load(args.init)["model"])
-    hidden = {n: p for n, p in model.named_parameters() if p.dim() == 2 and "embd" not in n}
+        kind.start(model, torch.load(args.init)["model"], tok)
+    edges = ("embd", "latent", "guess")
+    hidden = {n: p for n, p in model.named_parameters() if p.dim() == 2 and not any(e in n for e in edges)}
     # Queries and keys go slower: their product sets how sharp attention is, and at full speed
     # it saturates within a few hundred steps, after which no head learns to look a name up.
     sharp = [p for n, p in hidden.items() if "attn_q" in n or "attn_k" in n]
     matrices = [p for n, p in hidden.items() if not ("attn_q" in n or "attn_k" in n)]
-    others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embd" in n]
+    others = [p for n, p in model.named_parameters() if n not in hidden and p.requires_grad]
     optimizers = [Muon(group, lr=args.muon_lr, weight_decay=0.05) for group in (matrices, sharp) if group]
     optimizers.append(torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0))
     bases = [args.muon_lr, args.muon_lr / 2][: len(optimizers) - 1] + [args.lr]
@@ -155,7 +156,7 @@ def main():
     save()
     final = kind.judge(model, held)
     print(f"done: {step} steps, {tokens} tokens, "
-          f"held-out loss {final:.4f}, perplexity {math.exp(final):.4f}", flush=True)
+          f"held-out {kind.measure} {final:.4f}", flush=True)
 
 
 if __name__ == "__main__":

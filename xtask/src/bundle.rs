@@ -10,13 +10,15 @@ use std::process::Command;
 
 use crate::tools;
 
-/// How a model is measured on the held-out stories.
+/// How a model is measured on what is held out.
 #[derive(Clone, Copy, PartialEq)]
 enum Measure {
     /// Perplexity, by the binary itself.
     Perplexity,
     /// The bound of masked diffusion in nats per token, by `training/bound.py`.
     Bound,
+    /// The error of the noise that a Gaussian denoiser tells, by the same.
+    Noise,
 }
 
 /// A model that can be shipped.
@@ -33,7 +35,7 @@ struct Bundle {
     most_bytes: u64,
 }
 
-const BUNDLES: [Bundle; 3] = [
+const BUNDLES: [Bundle; 4] = [
     Bundle {
         name: "stories",
         folder: "training/out",
@@ -56,6 +58,14 @@ const BUNDLES: [Bundle; 3] = [
         measure: Measure::Bound,
         types: &["q8_0", "q6_k", "q5_k", "q4_k", "q4_0"],
         shipped: "q5_k",
+        most_bytes: 4_000_000,
+    },
+    Bundle {
+        name: "tales-denoiser",
+        folder: "training/out/tales-denoiser",
+        measure: Measure::Noise,
+        types: &["f16", "q8_0"],
+        shipped: "f16",
         most_bytes: 4_000_000,
     },
 ];
@@ -87,6 +97,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let what = match model.measure {
         Measure::Perplexity => "held-out perplexity",
         Measure::Bound => "held-out bound, nats per token",
+        Measure::Noise => "held-out error of the noise",
     };
     let mut table = format!("| weights | file size | {what} |\n| --- | --- | --- |\n");
     let source = root.join(model.folder).join("model-f32.gguf");
@@ -107,7 +118,8 @@ pub fn run(args: &[String]) -> Result<()> {
         let ids = root.join(model.folder).join("heldout_ids.json");
         let figure = match model.measure {
             Measure::Perplexity => perplexity(&binary, file, &ids, kind == &"f32")?,
-            Measure::Bound => bound(&root, file)?,
+            Measure::Bound => bound(&root, file, "tales-diffusion", "bound")?,
+            Measure::Noise => bound(&root, file, "tales-denoiser", "error")?,
         };
         println!("{kind:5} {bytes:9} bytes  {what} {figure}");
         table += &format!("| {kind} | {:.2} MB | {figure} |\n", bytes as f64 / 1e6);
@@ -139,12 +151,12 @@ fn perplexity(binary: &Path, model: &Path, ids: &Path, exact: bool) -> Result<St
     said(&mut command, "perplexity")
 }
 
-/// The held-out bound that `training/bound.py` prints. Python is that of `PYTHON`, or of `.venv`.
-fn bound(root: &Path, model: &Path) -> Result<String> {
+/// What `training/bound.py` prints after `word` for a model of this kind. Python is that of `PYTHON`, or of `.venv`.
+fn bound(root: &Path, model: &Path, kind: &str, word: &str) -> Result<String> {
     let python = std::env::var_os("PYTHON").unwrap_or_else(|| ".venv/bin/python".into());
     let mut command = Command::new(python);
-    command.current_dir(root).args(["-m", "training.bound"]).arg(model);
-    said(&mut command, "bound")
+    command.current_dir(root).args(["-m", "training.bound"]).arg(model).args(["--kind", kind]);
+    said(&mut command, word)
 }
 
 /// The word after `word` in what a program prints.

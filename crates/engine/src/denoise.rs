@@ -48,8 +48,9 @@ pub fn first_noise(seed: u64, tokens: u32, width: u32) -> Vec<f32> {
     all
 }
 
-/// What sees the latents after each step, `[tokens, width]`.
-pub type Watch<'w> = &'w mut dyn FnMut(usize, &[f32]) -> Result<()>;
+/// What sees, after each step, its number, the latents, `[tokens, width]`, and the tokens that they
+/// are nearest to.
+pub type Watch<'w> = &'w mut dyn FnMut(usize, &[f32], &[u32]) -> Result<()>;
 
 /// A denoiser on a device.
 pub struct Denoiser<B: Backend> {
@@ -93,6 +94,11 @@ impl<B: Backend> Denoiser<B> {
         self.width
     }
 
+    /// Tokens of a text at most.
+    pub fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
     /// Times of the model's schedule.
     pub fn times(&self) -> u32 {
         self.times
@@ -134,29 +140,32 @@ impl<B: Backend> Denoiser<B> {
         device.backend.write(&mut device.context, Input::Hidden, x)?;
         let first = device.launch(start, &batch)?;
         device.finish(first)?;
+        let params = vec![Sampling::GREEDY; n as usize];
         let mut latents = vec![];
         let mut ids = vec![];
         for (i, pair) in times.windows(2).enumerate() {
             if self.given {
                 device.backend.write(&mut device.context, Input::Embeddings, &noise(i))?;
             }
-            let last = i + 2 == times.len();
+            let tells = watch.is_some() || i + 2 == times.len();
             let (now, seeds) = ([[pair[0], pair[1]]], [seed]);
-            let rows: &[u32] = if last { &places.kv_index } else { &[] };
+            let rows: &[u32] = if tells { &places.kv_index } else { &[] };
             let b = Batch { state_in: &[0], times: &now, seeds: &seeds, rows, ..batch };
             let step = device.launch(plan, &b)?;
-            if last {
-                let params = vec![Sampling::GREEDY; n as usize];
+            let mut told = Ok(());
+            if tells {
                 let greedy = SampleBatch { params: &params, ..SampleBatch::default() };
-                device.backend.sample(&mut device.context, step, &greedy)?;
+                told = device.backend.sample(&mut device.context, step, &greedy);
             }
-            if watch.is_some() {
-                device.read(step, Output::Hidden, &mut latents)?;
+            if told.is_ok() && watch.is_some() {
+                told = device.read(step, Output::Hidden, &mut latents);
             }
-            let results = device.finish(step)?;
-            ids = results.picked.iter().map(|p| p.id).collect();
+            // Also where something went wrong before: a step is to be finished.
+            let results = device.finish(step);
+            told?;
+            ids = results?.picked.iter().map(|p| p.id).collect();
             if let Some(watch) = &mut watch {
-                watch(i, &latents)?;
+                watch(i, &latents, &ids)?;
             }
         }
         Ok(ids)

@@ -28,6 +28,7 @@ macro_rules! bundled {
 bundled! {
     "stories": "tells short stories",
     "tales-rwkv": "tells short stories, an RWKV-7",
+    "tales-denoiser": "writes first sentences of stories out of noise",
     "tales-embed": "embeds and reranks texts",
 }
 

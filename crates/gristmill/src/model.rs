@@ -6,10 +6,11 @@ use crate::hardware::Device;
 use crate::pack_cache::{self, PackCache};
 use crate::placement::Placement;
 use crate::settings::Settings;
-use gristmill_core::{HostTensor, Result};
+use gristmill_core::{Error, HostTensor, Result};
 use gristmill_cpu::Cpu;
+use gristmill_engine::denoise::Denoiser;
 use gristmill_engine::{Encoder, Engine, EngineOptions, Probe};
-use gristmill_ir::{Backend, Capabilities, Options, Program, TensorDecl};
+use gristmill_ir::{Backend, Capabilities, DenoiseRule, Options, Program, TensorDecl};
 use gristmill_models::arch::{self, KvTypes, ModelInfo, Wanted};
 use gristmill_models::chat::ChatTemplate;
 use gristmill_models::{Gguf, LoadMode, Tokenizer, safetensors};
@@ -132,9 +133,10 @@ impl Model {
     /// [`Model::program`] of a model that shall give vectors or scores, whatever the file says.
     ///
     /// # Errors
-    /// As [`Model::program`].
+    /// As [`Model::program`]; [`Error::Usage`] for a denoiser.
     pub fn program_for(&self, kv: KvTypes, wanted: Wanted) -> Result<Program> {
         let program = arch::architecture_for(&self.gguf, kv, wanted)?.program()?;
+        self.begins_with_text()?;
         arch::check_tensors(&program, &self.gguf)?;
         Ok(program)
     }
@@ -190,7 +192,7 @@ impl Model {
     /// weights are kept as the device packs them, or taken as they were kept.
     ///
     /// # Errors
-    /// Those of [`Engine::new`] and of `progress`; when the kept weights are damaged, or cannot be
+    /// Those of [`Engine::new`] and of `progress`; [`Error::Usage`] for a denoiser; when the kept weights are damaged, or cannot be
     /// kept.
     pub fn engine_on(
         &self,
@@ -200,6 +202,7 @@ impl Model {
         keep: bool,
         progress: &mut Progress<'_>,
     ) -> Result<Engine<Device>> {
+        self.begins_with_text()?;
         let device = device.into();
         let (capabilities, form) = (device.capabilities(), device.packed_form());
         self.load_on(&capabilities, program, options.context, progress, |program, tensor| {
@@ -228,7 +231,7 @@ impl Model {
     /// whose values are looked at.
     ///
     /// # Errors
-    /// Those of [`Probe::new`] and of `progress`.
+    /// Those of [`Probe::new`] and of `progress`; [`Error::Usage`] for a denoiser.
     pub fn probe_on(
         &self,
         device: impl Into<Device>,
@@ -237,6 +240,7 @@ impl Model {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Probe<Device>> {
+        self.begins_with_text()?;
         let device = device.into();
         self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
             Probe::new(device, program, tensor, tokens, options)
@@ -246,7 +250,7 @@ impl Model {
     /// A program of this model on a device, for whole texts of up to `tokens` tokens.
     ///
     /// # Errors
-    /// Those of [`Encoder::new`] and of `progress`.
+    /// Those of [`Encoder::new`] and of `progress`; [`Error::Usage`] for a denoiser.
     pub fn encoder_on(
         &self,
         device: impl Into<Device>,
@@ -255,10 +259,43 @@ impl Model {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Encoder<Device>> {
+        self.begins_with_text()?;
         let device = device.into();
         self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
             Encoder::new(device, program, tensor, tokens, options)
         })
+    }
+
+    /// A denoiser's program on a device, for texts of up to `tokens` tokens, in steps of DDIM that add so
+    /// much new noise (1 is DDPM).
+    ///
+    /// # Errors
+    /// Those of [`Denoiser::new`] and of `progress`.
+    pub fn denoiser_on(
+        &self,
+        device: impl Into<Device>,
+        program: Program,
+        tokens: u32,
+        eta: f32,
+        options: &Options,
+        progress: &mut Progress<'_>,
+    ) -> Result<Denoiser<Device>> {
+        let (device, how) = (device.into(), (DenoiseRule::Ddim, eta, false));
+        self.load_on(&device.capabilities(), program, tokens, progress, |program, tensor| {
+            Denoiser::new(device, &program, tensor, tokens, how, options)
+        })
+    }
+
+    /// # Errors
+    /// [`Error::Usage`] for a model that does not; those of reading the architecture.
+    fn begins_with_text(&self) -> Result<()> {
+        match self.info(Settings::default().kv)?.is_denoiser() {
+            true => Err(Error::Usage(format!(
+                "{} brings texts out of noise and takes none; only `gristmill run` runs it",
+                self.name()
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Fits a program to a context of `tokens` on a device, and has `make` load its weights through the

@@ -61,7 +61,7 @@ pub fn block<B: Backend>(name: &str, backend: B) {
     let mut block = vec![];
     let first = [spread(400, STEPS).unwrap()[0], u32::MAX];
     let x = numbers("start");
-    let mut watch = |_: usize, h: &[f32]| {
+    let mut watch = |_: usize, h: &[f32], _: &[u32]| {
         block = h.to_vec();
         Ok(())
     };
@@ -91,14 +91,17 @@ pub fn fifty_steps<B: Backend>(name: &str, backend: &mut dyn FnMut() -> B) {
         let mut worst = 0.0f32;
         let mut trace = vec![];
         let mut given = |i: usize| noise[i * n..][..n].to_vec();
-        let mut watch = |i: usize, x: &[f32]| {
+        let mut told = vec![];
+        let mut watch = |i: usize, x: &[f32], ids: &[u32]| {
             worst = worst.max(far(x, &expected[i * n..][..n]));
             trace.extend_from_slice(x);
+            told = ids.to_vec();
             Ok(())
         };
         let got = d.run(&start, &times, 0, &mut given, Some(&mut watch)).unwrap();
         let expected_ids: Vec<u32> = line.split(' ').map(|n| n.parse().unwrap()).collect();
         assert_eq!(got, expected_ids, "{name} {rule_name}");
+        assert_eq!(told, expected_ids, "{name} {rule_name}");
         println!("{name} {rule_name}: at most {worst:e} away");
         assert!(worst < 1e-3, "{name} {rule_name}: {worst}");
         // Nobody needs to look.
@@ -115,7 +118,7 @@ pub fn drawn<B: Backend>(backend: B, seed: u64) -> Vec<f32> {
     let times = spread(400, 10).unwrap();
     let mut d = denoiser(backend, &program, &gguf, (DenoiseRule::Ddpm, 1.0, false));
     let mut last = vec![];
-    let mut watch = |_: usize, x: &[f32]| {
+    let mut watch = |_: usize, x: &[f32], _: &[u32]| {
         last = x.to_vec();
         Ok(())
     };

@@ -81,9 +81,10 @@ pub struct DiffusionArgs {
     #[arg(long, value_enum, value_name = "NAME")]
     algorithm: Option<Algorithm>,
 
-    /// Steps in all, a multiple of the number of blocks (default: as many as tokens)
+    /// Steps in all, a multiple of the number of blocks (default: as many as tokens; out of Gaussian
+    /// noise 50)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    steps: Option<u32>,
+    pub(super) steps: Option<u32>,
 
     /// Tokens that are filled in before the next, a divisor of -n (default: 32 for LLaDA, all for
     /// Dream)
@@ -129,7 +130,7 @@ pub struct DiffusionArgs {
 }
 
 /// Ids of the options above.
-const OWN: [&str; 12] = [
+pub(super) const OWN: [&str; 12] = [
     "algorithm",
     "steps",
     "block_length",
@@ -145,7 +146,7 @@ const OWN: [&str; 12] = [
 ];
 
 /// Ids of options that say how a next token is chosen, which there is none of.
-const OF_NEXT_TOKENS: [&str; 21] = [
+pub(super) const OF_NEXT_TOKENS: [&str; 21] = [
     "min_p",
     "top_nsigma",
     "typical",
@@ -185,7 +186,7 @@ impl DiffusionArgs {
     pub fn check_unused(&self, model: &str) -> Done {
         match OWN.iter().find(|id| cli::is_given(id)) {
             Some(id) => usage(format!(
-                "--{} is for masked diffusion, and {model} goes on token by token",
+                "--{} is for diffusion, and {model} goes on token by token",
                 id.replace('_', "-")
             )),
             None => Ok(()),

@@ -1,9 +1,12 @@
-//! `gristmill run` on a masked diffusion model: an answer that resolves in place.
+//! `gristmill run` on a masked diffusion model: an answer that resolves in place. What comes from
+//! Gaussian noise is in `noise`.
 
 mod args;
 mod canvas;
+mod noise;
 
 pub use args::DiffusionArgs;
+pub use noise::{NoiseArgs, from_noise};
 
 use crate::answer::{ms, rate};
 use crate::term::{Done, check_interrupt, json, note};

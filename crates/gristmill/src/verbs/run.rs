@@ -5,10 +5,12 @@
 //! everything else goes to stderr.
 
 use crate::answer::{self, Think, Voice, ms, rate};
-use crate::args::{Ids, Loading, RunsOn, Threads, load, model_help, open, parse_ids, plan};
+use crate::args::{
+    Ids, Loading, RunsOn, Threads, load, loading_bar, model_help, open, parse_ids, plan,
+};
 use crate::chat::{self, Chat, Options};
 use crate::device;
-use crate::diffusion::{self, DiffusionArgs};
+use crate::diffusion::{self, DiffusionArgs, NoiseArgs};
 use crate::profiling::Profiling;
 use crate::resolve::{self, Source};
 use crate::sampling::{SamplingArgs, Suggested};
@@ -146,6 +148,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     diffusion: DiffusionArgs,
+
+    #[command(flatten)]
+    noise: NoiseArgs,
 
     #[command(flatten)]
     runs_on: RunsOn,
@@ -298,6 +303,10 @@ pub fn run(args: RunArgs, started: Instant) -> Done {
     let model = open(&source, &args.loading)?;
     let settings = Settings { context: args.ctx_size, batch: args.batch_size, ..settings };
     let info = model.info(settings.kv)?;
+    if info.is_denoiser() {
+        return from_noise(&args, &model, &info, settings, text.is_some(), started);
+    }
+    args.noise.check_unused(model.name())?;
     if args.diffusion.apply_to(&info) {
         return fill_in(&args, &model, info, settings, text.as_deref(), started);
     }
@@ -449,6 +458,39 @@ fn fill_in(
     engine.profile(profiling.is_some())?;
     diffusion::fill_in(&mut engine, request, &tokenizer, &show)?;
     profiling.map_or(Ok(()), |p| Ok(p.show(&mut engine, model)?))
+}
+
+/// The text of a model that brings one out of noise.
+fn from_noise(
+    args: &RunArgs,
+    model: &Model,
+    info: &ModelInfo,
+    settings: Settings,
+    prompt: bool,
+    started: Instant,
+) -> Done {
+    let eta = args.noise.eta(model.name(), prompt)?;
+    let (steps, seed) = (args.diffusion.denoising_steps(), args.sampling_params()?.seed);
+    let tokenizer = model.tokenizer()?;
+    let tokens = info.context_length;
+    let settings = Settings { whole: true, ..settings };
+    let (device, settings) = args.runs_on.open(settings, model, args.quiet)?;
+    let named = format!("{} ({})", device.kind(), device.capabilities().name);
+    let program = model.program(settings.kv)?;
+    plan(model, &program, &settings, tokens, args.quiet)?;
+    let options = settings.engine_options(tokens).options;
+    let mut bar = loading_bar();
+    let mut progress = |a, b| bar.at(a, b);
+    let made = model.denoiser_on(device, program, tokens, eta, &options, &mut progress);
+    bar.end();
+    let mut denoiser = made?;
+    let loaded = started.elapsed();
+    if args.verbose {
+        note(format_args!("seed: {seed}"));
+        note(format_args!("loaded in {:.0} ms", ms(loaded)));
+    }
+    let show = diffusion::Show { json: args.json, quiet: args.quiet, device: named, loaded };
+    diffusion::from_noise(&mut denoiser, (steps, eta, seed), &tokenizer, &show)
 }
 
 /// The longest file that is taken for a prompt or a template, in bytes.

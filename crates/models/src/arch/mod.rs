@@ -94,6 +94,11 @@ impl ModelInfo {
     pub fn is_masked_diffusion(&self) -> bool {
         matches!(self.architecture.as_str(), "llada" | "llada-moe" | "dream")
     }
+
+    /// Whether the model brings texts out of noise, step by step.
+    pub fn is_denoiser(&self) -> bool {
+        self.architecture == "denoiser"
+    }
 }
 
 /// An architecture read from a file, ready to record.

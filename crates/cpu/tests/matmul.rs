@@ -328,8 +328,8 @@ fn columns_give_the_same_bits() {
     let int = |d: &DType| d.block_len() > 1;
     for isa in Isa::available() {
         for dtype in DENSE.into_iter().chain(blocks()) {
-            // Chunks of 32 row groups, of 24 and of fewer.
-            for (groups, cols) in [(64, 512), (48, 256), (16, 768), (4, 256)] {
+            // Chunks of 32 row groups, of 48 or half of that, and of fewer.
+            for (groups, cols) in [(32, 512), (48, 256), (4, 256)] {
                 let lanes = Packed::new(isa, &tensor(DType::F32, [1, 1, 1], &[0.0])).unwrap();
                 let rows = groups * lanes.layout().lanes();
                 let layout = Layout::new(isa, dtype, [1, rows, cols]).unwrap().by_columns();
@@ -364,7 +364,7 @@ fn columns_give_the_same_bits() {
                         assert!(few == whole[..n * rows], "{isa} {dtype} {form:?} {n} of them");
                     }
                     for (t, x) in x.chunks_exact(cols).enumerate() {
-                        for workers in [1, 2, 3] {
+                        for workers in [1, 3] {
                             let one = bits(product(isa, &columns, 0, form, x, 1, workers));
                             let same = one == whole[t * rows..(t + 1) * rows];
                             assert!(

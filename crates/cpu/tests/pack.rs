@@ -3,6 +3,8 @@
 use gristmill_core::{DType, HostTensor, quant};
 use gristmill_cpu::Isa;
 use gristmill_cpu::pack::{Layout, Packed};
+use gristmill_cpu::{Cpu, CpuOptions};
+use gristmill_ir::{Act, Backend, Input, Op, Options, Output, Program, TensorDecl};
 use std::sync::Arc;
 
 fn dtypes() -> impl Iterator<Item = DType> {
@@ -116,6 +118,52 @@ fn what_lies_by_columns() {
                     "{isa} {dtype} {rows}"
                 );
             }
+        }
+    }
+}
+
+/// Two products, the second of what the first left; and a third by the same matrix, of what that gave.
+fn products(act: Act, again: bool) -> Program {
+    let mut p = Program::new("products");
+    let mut x = p.one("x", Op::Read { input: Input::Hidden, width: 512 }).unwrap();
+    let [up, down] = ["up", "down"].map(|name| p.tensor(name, 512, 512));
+    let all = [("hidden", up, act), ("y", down, Act::None), ("again", down, Act::None)];
+    for (name, w, act) in all.into_iter().take(if again { 3 } else { 2 }) {
+        let op = Op::Linear { x, w, bias: None, act, scale: 1.0, softcap: None };
+        x = p.one(name, op).unwrap();
+    }
+    p.output(Output::Hidden, x);
+    p
+}
+
+/// A backend packs by columns what meets zeros in every use, and nothing else.
+#[test]
+fn only_what_meets_zeros_lies_by_columns() {
+    let isa = Isa::best();
+    let cpu = Cpu::new(CpuOptions { isa, threads: 1, poison: false }).unwrap();
+    let stored = ["up", "down"].map(|name| {
+        let mut t = tensor(DType::Q8_0, [1, 512, 512], name.len() as u64);
+        t.name = name.into();
+        t
+    });
+    let [zeros, other, both] =
+        [(Act::Relu2, false), (Act::Gelu, false), (Act::Relu, true)].map(|(a, b)| products(a, b));
+    let cases: [(&[&Program], bool); 5] = [
+        (&[&zeros], true),
+        (&[&zeros, &zeros], true),
+        (&[&other], false),
+        (&[&both], false),
+        (&[&zeros, &other], false),
+    ];
+    for (uses, expected) in cases {
+        let mut load = |d: &TensorDecl| Ok(stored[usize::from(d.name == "down")].clone());
+        let weights = cpu.load(uses, &mut load, &Options::default()).unwrap();
+        for (t, expected) in stored.iter().zip([false, expected]) {
+            let [rows, columns] =
+                [Packed::new(isa, t).unwrap(), Packed::of(by_columns(isa, t), t).unwrap()];
+            assert!(rows.bytes() != columns.bytes());
+            let due = if expected { columns } else { rows };
+            assert!(cpu.packed(&weights, &t.name) == Some(due.bytes()), "{}", t.name);
         }
     }
 }

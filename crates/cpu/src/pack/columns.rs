@@ -1,7 +1,7 @@
 //! Matrices by columns, for products with rows that are mostly zeros: a kernel then reads the columns
 //! whose element is not zero, and no others.
 //!
-//! Row groups are taken together in *chunks*, as many as divide those of the matrix, 32 at most. A
+//! Row groups are taken together in *chunks*, as many as divide those of the matrix, 64 at most. A
 //! chunk has a stretch for each block of columns: the scales of that block, row group after row group as
 //! [in a group](super::planes), then its columns, one after the other. A column is the integers of all
 //! rows of the chunk; of `BITS` bits, they are planes of whole fragments, and the row groups that it
@@ -17,8 +17,9 @@ use crate::simd::{Simd, WithSimd, byte_in_column};
 use gristmill_core::quant::IntFormat;
 use std::marker::PhantomData;
 
-/// The most row groups of a chunk: 512 rows of sixteen lanes.
-const MOST_GROUPS: usize = 32;
+/// The most row groups of a chunk: 1024 rows of sixteen lanes. Columns of that many whole bytes are long
+/// enough for the processor to read ahead within them.
+const MOST_GROUPS: usize = 64;
 
 /// Row groups of a granule of a dense format: what a kernel multiplies together.
 pub(crate) const DENSE_GRANULE: usize = 4;

@@ -64,12 +64,33 @@ impl Random {
         loop {
             let x = self.normals(n);
             let exact: Vec<f64> = x.iter().map(|&v| v.into()).collect();
-            let rounded = Rounded::of(&exact);
-            let step = exact.iter().fold(0.0f64, |m, v| m.max(v.abs())) / rounded.top;
-            let off_ties = exact.iter().all(|v| ((v / step).abs().fract() - 0.5).abs() > 1e-4);
-            if off_ties && rounded.lead > 1e-3 {
+            if off_ties(&exact) {
                 return x;
             }
         }
     }
+
+    /// Rows of which about a `share` is above zero, and of which that holds for `max(x, 0)²`.
+    pub fn rows_above_zero(&mut self, n: usize, share: f64) -> Vec<f32> {
+        let block = |i| loop {
+            let mut x = self.normals(32.min(n - i));
+            for v in &mut x {
+                *v = if self.unit() < share { v.abs() } else { -v.abs() };
+            }
+            let squares: Vec<f64> = x.iter().map(|&v| f64::from(v.max(0.0)).powi(2)).collect();
+            // One number alone is the same however it is rounded.
+            if squares.iter().filter(|v| **v > 0.0).count() < 2 || off_ties(&squares) {
+                break x;
+            }
+        };
+        (0..n).step_by(32).flat_map(block).collect()
+    }
+}
+
+/// Whether no last bit decides how a block of activations is rounded.
+fn off_ties(x: &[f64]) -> bool {
+    let rounded = Rounded::of(x);
+    let step = x.iter().fold(0.0f64, |m, v| m.max(v.abs())) / rounded.top;
+    let off_ties = x.iter().all(|v| ((v / step).abs().fract() - 0.5).abs() > 1e-4);
+    off_ties && rounded.lead > 1e-3
 }

@@ -69,6 +69,10 @@ pub fn tries(case: &Case) -> BTreeSet<String> {
     for node in &p.nodes {
         matrices(&node.op, case, &mut all);
     }
+    for (t, _) in p.tensors.iter().zip(p.meets_zeros()).filter(|t| t.1) {
+        let dtype = case.weights.dtype(&t.name).map(|d| d.to_string()).unwrap_or_default();
+        all.insert(format!("zeros meet {dtype}, {:?}", case.options.activations));
+    }
     all.insert(format!("batch_invariant={}", case.options.batch_invariant));
     for work in &case.works {
         batches(work, p, &mut all);

@@ -2,7 +2,8 @@
 //! memory or cache, beside the read bandwidth that bounds them.
 //!
 //! `cargo run --release -p gristmill-cpu --example kernels -- [word…]`, where words choose:
-//! `gemv` or `gemm`, `int8` or `f32` activations, `t=16` tokens, `rows=512`,
+//! `gemv`, `gemm` or `zeros` (one token by weights that lie by rows and by columns, with `zeros=80`
+//! percent of its elements zero), `int8` or `f32` activations, `t=16` tokens, `rows=512`,
 //! `cols=4096`, formats, instruction sets, the
 //! number of rounds.
 //!
@@ -11,8 +12,8 @@
 //! `best` instead of the median.
 
 use gristmill_core::{DType, HostTensor, quant};
-use gristmill_cpu::kernels::matmul::{MatmulArgs, MatmulKernel, PrepareArgs, select};
-use gristmill_cpu::pack::Packed;
+use gristmill_cpu::kernels::matmul::{MatmulArgs, MatmulKernel, PrepareArgs, select_for};
+use gristmill_cpu::pack::{Layout, Packed};
 use gristmill_cpu::simd::{Isa, Simd, WithSimd};
 use gristmill_ir::Activations;
 use std::sync::{Arc, Barrier};
@@ -70,9 +71,16 @@ struct Case {
 
 impl Case {
     fn new(isa: Isa, t: &HostTensor, form: Activations, tokens: usize, copies: usize) -> Case {
-        let kernel = select(isa, t.dtype, form).unwrap();
         let input: Vec<f32> =
             (0..tokens * t.cols).map(|i| ((i * 37 % 201) as f32 - 100.0) / 100.0).collect();
+        let layout = Layout::new(isa, t.dtype, [1, t.rows, t.cols]).unwrap();
+        Case::of(layout, t, form, &input, copies)
+    }
+
+    /// The product of `input` by weights in this order.
+    fn of(layout: Layout, t: &HostTensor, form: Activations, input: &[f32], copies: usize) -> Case {
+        let kernel = select_for(&layout, form).unwrap();
+        let tokens = input.len() / t.cols;
         let x = Memory::new(kernel.activation_bytes(tokens, t.cols));
         // SAFETY: `x` has the size the kernel asks for.
         unsafe {
@@ -88,7 +96,7 @@ impl Case {
         }
         Case {
             kernel,
-            weights: (0..copies).map(|_| Packed::new(isa, t).unwrap()).collect(),
+            weights: (0..copies).map(|_| Packed::of(layout.clone(), t).unwrap()).collect(),
             x,
             y: Memory::new(tokens * t.rows * 4),
             scratch: (0..2).map(|_| Memory::new(kernel.scratch_bytes(t.cols))).collect(),
@@ -104,7 +112,9 @@ impl Case {
             for w in &self.weights {
                 start.wait();
                 let t = seconds();
-                let groups = w.layout().groups();
+                let granule = w.layout().granule().unwrap_or(1);
+                let granules = w.layout().groups() / granule;
+                let share = |i: usize| granules * i / threads * granule;
                 // SAFETY: sizes as the kernel asks; workers have disjoint groups and scratch.
                 unsafe {
                     self.kernel.matmul(&MatmulArgs {
@@ -115,7 +125,7 @@ impl Case {
                         tokens: self.tokens,
                         y: self.y.at() as *mut f32,
                         y_stride: w.rows(),
-                        groups: groups * i / threads..groups * (i + 1) / threads,
+                        groups: share(i)..share(i + 1),
                         scratch: self.scratch[i].at() as *mut u8,
                     });
                 }
@@ -257,6 +267,18 @@ fn main() {
         words.iter().find_map(|w| w.strip_prefix(key)?.parse().ok()).unwrap_or(default)
     };
     let shape = [number("rows=", 512), number("cols=", 4096)];
+    if has("zeros") {
+        for threads in [1, 2] {
+            zeros(
+                [number("rows=", 1024), number("cols=", 4096)],
+                number("zeros=", 80),
+                threads,
+                rounds,
+                &dtypes,
+            );
+        }
+        return;
+    }
     if !has("gemm") {
         gemv([4096, 4096], 128 << 20, 1, rounds, &dtypes, &isas);
         gemv([4096, 4096], 128 << 20, 2, rounds, &dtypes, &isas);
@@ -306,6 +328,41 @@ fn gemv(
     let place = if bytes > 0 { "from memory" } else { "from cache" };
     println!("\nreading: {:.1} GB/s with 1 thread", bandwidth(rounds));
     table(&format!("GEMV {rows} x {cols} {place}, {threads} threads"), "GB/s", isas, out);
+}
+
+/// One token of which a part is zero, by weights that lie by rows and by columns.
+fn zeros(
+    [rows, cols]: [usize; 2],
+    percent: usize,
+    threads: usize,
+    rounds: usize,
+    dtypes: &[DType],
+) {
+    let isa = Isa::best();
+    println!("\n{rows} x {cols} from memory, {percent} % zeros, {isa}, {threads} threads, µs");
+    let mut state = 9u64;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    };
+    let input: Vec<f32> = (0..cols)
+        .map(|_| if random(100) < percent { 0.0 } else { 0.5 + random(1000) as f32 / 2000.0 })
+        .collect();
+    for &dtype in dtypes {
+        let t = tensor(dtype, rows, cols);
+        let copies = ((128 << 20) / t.bytes().len()).max(1);
+        let by_rows = Layout::new(isa, dtype, [1, rows, cols]).unwrap();
+        let orders = [by_rows.clone(), by_rows.by_columns()];
+        let cases = orders.map(|order| Case::of(order, &t, Activations::Int8, &input, copies));
+        let times = times(&cases, threads, rounds);
+        println!(
+            "{:6} by rows {:8.1}, by columns {:8.1}: {:.2} times as fast",
+            dtype.name(),
+            1e6 * times[0],
+            1e6 * times[1],
+            times[0] / times[1]
+        );
+    }
 }
 
 fn gemm(

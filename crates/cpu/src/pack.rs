@@ -12,10 +12,17 @@
 //! * Coded formats ([`CodedFormat`]): a group is first the scales `d` of all its blocks, then their
 //!   words, [as the file has them](coded) but for the order.
 //!
+//! A matrix whose inputs are mostly zeros lies [by columns](columns), where its format and its size
+//! allow that ([`Layout::by_columns`]): several row groups together, the bytes of each column side by
+//! side, in dense formats `[k][rows]`.
+//!
+//! What lies together, a row group or a chunk of them, is a *part*.
+//!
 //! Any row can be read back exactly ([`Packed::gather`]), so an embedding table that is also the
 //! output head is held once.
 
 pub(crate) mod coded;
+pub(crate) mod columns;
 pub(crate) mod planes;
 
 use crate::memory::Buffer;
@@ -36,23 +43,26 @@ pub struct Layout {
     lanes: usize,
     /// Whether full-range bytes are stored with 128 added.
     biased: bool,
-    group_bytes: usize,
+    /// Row groups of a part, and of a granule where it lies by columns.
+    part_groups: usize,
+    granule: Option<usize>,
+    part_bytes: usize,
 }
 
-/// The function pair of a format: pack one row group, read one row back.
+/// The functions of a format: bytes of a part of so many row groups, pack one, read one of its rows back.
 struct Codec {
-    group_bytes: fn(cols: usize, lanes: usize) -> usize,
+    part_bytes: fn(cols: usize, lanes: usize, groups: usize) -> usize,
     pack: fn(&Layout, rows: &[u8], out: &mut [u8]),
-    gather: fn(&Layout, group: &[u8], lane: usize, out: &mut [f32]),
+    gather: fn(&Layout, part: &[u8], row: usize, out: &mut [f32]),
 }
 
-/// The one match on the format.
+/// The match on the format, for matrices by rows.
 fn codec(dtype: DType) -> Option<Codec> {
     macro_rules! dense {
         ($d:ident, $t:ty) => {
             if dtype == DType::$d {
                 return Some(Codec {
-                    group_bytes: |cols, lanes| cols * lanes * size_of::<$t>(),
+                    part_bytes: dense_bytes::<$t>,
                     pack: pack_dense::<$t>,
                     gather: gather_dense::<$t>,
                 });
@@ -63,7 +73,7 @@ fn codec(dtype: DType) -> Option<Codec> {
         ($d:ident, $t:ty) => {
             if dtype == DType::$d {
                 return Some(Codec {
-                    group_bytes: planes::group_bytes::<$t>,
+                    part_bytes: |cols, lanes, _| planes::group_bytes::<$t>(cols, lanes),
                     pack: pack_blocks::<$t>,
                     gather: gather_blocks::<$t>,
                 });
@@ -74,7 +84,7 @@ fn codec(dtype: DType) -> Option<Codec> {
         ($d:ident, $t:ty) => {
             if dtype == DType::$d {
                 return Some(Codec {
-                    group_bytes: coded::group_bytes::<$t>,
+                    part_bytes: |cols, lanes, _| coded::group_bytes::<$t>(cols, lanes),
                     pack: pack_coded::<$t>,
                     gather: gather_coded::<$t>,
                 });
@@ -88,8 +98,39 @@ fn codec(dtype: DType) -> Option<Codec> {
     None
 }
 
+/// The same for matrices by columns, and the row groups of a granule.
+fn codec_by_columns(dtype: DType) -> Option<(Codec, usize)> {
+    macro_rules! dense {
+        ($d:ident, $t:ty) => {
+            if dtype == DType::$d {
+                let codec = Codec {
+                    part_bytes: dense_bytes::<$t>,
+                    pack: pack_dense::<$t>,
+                    gather: gather_dense::<$t>,
+                };
+                return Some((codec, columns::DENSE_GRANULE));
+            }
+        };
+    }
+    macro_rules! int {
+        ($d:ident, $t:ty) => {
+            if dtype == DType::$d {
+                let codec = Codec {
+                    part_bytes: columns::chunk_bytes::<$t>,
+                    pack: columns::pack::<$t>,
+                    gather: columns::gather::<$t>,
+                };
+                return Some((codec, columns::granule::<$t>()));
+            }
+        };
+    }
+    for_each_format!(dense: dense);
+    for_each_format!(int: int);
+    None
+}
+
 impl Layout {
-    /// The layout of `experts` matrices of `rows` x `cols` for the kernels of `isa`.
+    /// The layout by rows of `experts` matrices of `rows` x `cols` for the kernels of `isa`.
     ///
     /// # Errors
     /// [`Error::Runtime`] for a format without kernels, an instruction set this machine does
@@ -112,8 +153,41 @@ impl Layout {
         let padded = rows.checked_add(lanes).and_then(|r| r.checked_mul(experts.max(1)));
         let cells = padded.and_then(|r| r.checked_mul(cols.max(1)));
         cells.filter(|&c| c <= isize::MAX as usize / 16).ok_or_else(too_large)?;
-        let group_bytes = (codec.group_bytes)(cols, lanes).next_multiple_of((lanes * 4).min(64));
-        Ok(Layout { isa, dtype, experts, rows, cols, lanes, biased, group_bytes })
+        let bytes = (codec.part_bytes)(cols, lanes, 1);
+        let part_bytes = bytes.next_multiple_of((lanes * 4).min(64));
+        let (part_groups, granule) = (1, None);
+        Ok(Layout {
+            isa,
+            dtype,
+            experts,
+            rows,
+            cols,
+            lanes,
+            biased,
+            part_groups,
+            granule,
+            part_bytes,
+        })
+    }
+
+    /// The same matrix by columns: for inputs that are mostly zeros. By rows still where the format is
+    /// one of codes, or the rows are no whole granules.
+    pub fn by_columns(self) -> Layout {
+        let Some((codec, granule)) = codec_by_columns(self.dtype) else { return self };
+        let groups = columns::chunk(self.groups(), granule);
+        let Some(part_groups) = groups.filter(|_| self.rows.is_multiple_of(self.lanes)) else {
+            return self;
+        };
+        let bytes = (codec.part_bytes)(self.cols, self.lanes, part_groups);
+        let part_bytes = bytes.next_multiple_of((self.lanes * 4).min(64));
+        Layout { part_groups, granule: Some(granule), part_bytes, ..self }
+    }
+
+    fn codec(&self) -> Option<Codec> {
+        match self.granule {
+            Some(_) => codec_by_columns(self.dtype).map(|c| c.0),
+            None => codec(self.dtype),
+        }
     }
 
     /// The instruction set it is for.
@@ -144,46 +218,57 @@ impl Layout {
     pub fn groups(&self) -> usize {
         self.rows.div_ceil(self.lanes)
     }
-    /// Bytes of a row group.
-    pub fn group_bytes(&self) -> usize {
-        self.group_bytes
+    /// Row groups of a granule, the least that a kernel takes, where it lies by columns.
+    pub fn granule(&self) -> Option<usize> {
+        self.granule
+    }
+    /// Parts of one matrix: row groups, or chunks of them.
+    pub fn parts(&self) -> usize {
+        self.groups() / self.part_groups
+    }
+    /// Rows of a part.
+    fn part_rows(&self) -> usize {
+        self.part_groups * self.lanes
+    }
+    /// Bytes of a part.
+    pub fn part_bytes(&self) -> usize {
+        self.part_bytes
     }
     /// Bytes of one matrix.
     pub fn matrix_bytes(&self) -> usize {
-        self.groups() * self.group_bytes
+        self.parts() * self.part_bytes
     }
     /// Bytes of the whole stack.
     pub fn bytes(&self) -> usize {
         self.experts * self.matrix_bytes()
     }
 
-    /// Packs some groups of `source`, numbered across the whole stack, into `out`, which holds
+    /// Packs some parts of `source`, numbered across the whole stack, into `out`, which holds
     /// exactly their bytes and is zero where a row is padding. Ranges may be packed in parallel.
     ///
     /// # Errors
     /// [`Error::Runtime`] when the source has another format or shape, or `out` another size.
-    pub fn pack_groups(
+    pub fn pack_parts(
         &self,
         source: &HostTensor,
-        groups: Range<usize>,
+        parts: Range<usize>,
         out: &mut [u8],
     ) -> Result<()> {
         let shape = [source.experts, source.rows, source.cols];
         if source.dtype != self.dtype || shape != [self.experts, self.rows, self.cols] {
             return Err(Error::Runtime(format!("{source:?} does not fit the layout {self:?}")));
         }
-        if groups.end > self.experts * self.groups() || out.len() != groups.len() * self.group_bytes
-        {
+        if parts.end > self.experts * self.parts() || out.len() != parts.len() * self.part_bytes {
             return Err(Error::Runtime(format!(
-                "groups {groups:?} of {} do not fill {} bytes",
+                "parts {parts:?} of {} do not fill {} bytes",
                 source.name,
                 out.len()
             )));
         }
-        let Some(codec) = codec(self.dtype) else { return Ok(()) };
-        for (g, out) in groups.zip(out.chunks_exact_mut(self.group_bytes.max(1))) {
-            let (expert, first) = (g / self.groups(), g % self.groups() * self.lanes);
-            let last = (first + self.lanes).min(self.rows);
+        let Some(codec) = self.codec() else { return Ok(()) };
+        for (p, out) in parts.zip(out.chunks_exact_mut(self.part_bytes.max(1))) {
+            let (expert, first) = (p / self.parts(), p % self.parts() * self.part_rows());
+            let last = (first + self.part_rows()).min(self.rows);
             let row = source.row_bytes();
             let rows = (expert * self.rows + first) * row..(expert * self.rows + last) * row;
             (codec.pack)(self, &source.bytes()[rows], out);
@@ -211,7 +296,7 @@ enum Held {
 /// everything but the format. The number grows when anything in this file changes the order.
 pub(crate) fn form(isa: Isa) -> Option<String> {
     let (lanes, biased) = isa.visit(Facts)?;
-    Some(format!("cpu1-{lanes}{}", if biased { "b" } else { "" }))
+    Some(format!("cpu2-{lanes}{}", if biased { "b" } else { "" }))
 }
 
 /// Rows of a group, and whether whole bytes have 128 added.
@@ -225,20 +310,26 @@ impl IsaVisitor for Facts {
 }
 
 impl Packed {
-    /// Packs a whole tensor.
+    /// Packs a whole tensor by rows.
     ///
     /// # Errors
     /// See [`Layout::new`].
     pub fn new(isa: Isa, source: &HostTensor) -> Result<Packed> {
         let shape = [source.experts, source.rows, source.cols];
-        let mut packed = Packed::zeroed(Layout::new(isa, source.dtype, shape)?)?;
-        let groups = 0..packed.layout.experts * packed.layout.groups();
-        let layout = packed.layout.clone();
-        layout.pack_groups(source, groups, packed.bytes_mut())?;
+        Packed::of(Layout::new(isa, source.dtype, shape)?, source)
+    }
+
+    /// Packs a whole tensor.
+    ///
+    /// # Errors
+    /// See [`Layout::pack_parts`] and [`Packed::zeroed`].
+    pub fn of(layout: Layout, source: &HostTensor) -> Result<Packed> {
+        let mut packed = Packed::zeroed(layout.clone())?;
+        layout.pack_parts(source, 0..layout.experts * layout.parts(), packed.bytes_mut())?;
         Ok(packed)
     }
 
-    /// All zeros, to be filled by [`Layout::pack_groups`].
+    /// All zeros, to be filled by [`Layout::pack_parts`].
     ///
     /// # Errors
     /// [`Error::Memory`] when the system does not give that much.
@@ -250,17 +341,15 @@ impl Packed {
     /// Bytes that were packed before, [`HostTensor::packed`], in place.
     ///
     /// # Errors
-    /// See [`Layout::new`]; [`Error::Runtime`] when they are in another order, not as many as they must
-    /// be, or not aligned to 64.
-    pub fn kept(isa: Isa, source: HostTensor) -> Result<Packed> {
-        let shape = [source.experts, source.rows, source.cols];
-        let layout = Layout::new(isa, source.dtype, shape)?;
+    /// [`Error::Runtime`] when they are in another order, not as many as they must be, or not aligned to
+    /// 64.
+    pub fn kept(layout: Layout, source: HostTensor) -> Result<Packed> {
         let (len, due) = (source.bytes().len(), layout.bytes());
-        if source.form() != form(isa).as_deref() || len != due {
+        let form = form(layout.isa);
+        if source.form() != form.as_deref() || len != due {
             return Err(Error::Runtime(format!(
-                "{source:?} is {len} packed bytes in the order {:?}, not {due} in {:?}",
+                "{source:?} is {len} packed bytes in the order {:?}, not {due} in {form:?}",
                 source.form(),
-                form(isa)
             )));
         }
         if !(source.bytes().as_ptr() as usize).is_multiple_of(64) {
@@ -288,7 +377,7 @@ impl Packed {
             Held::Kept(tensor) => tensor.bytes(),
         }
     }
-    /// All bytes, to pack into: whole groups are [`Layout::group_bytes`] apart. None where they were
+    /// All bytes, to pack into: parts are [`Layout::part_bytes`] apart. None where they were
     /// packed before.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         match &mut self.held {
@@ -310,34 +399,40 @@ impl Packed {
     /// # Panics
     /// When there is no such row, or `out` does not hold `cols` elements.
     pub fn gather(&self, expert: usize, row: usize, out: &mut [f32]) {
-        let Layout { lanes, group_bytes, rows, cols, dtype, .. } = self.layout;
+        let Layout { part_bytes, rows, cols, .. } = self.layout;
         assert!(row < rows && out.len() == cols, "row {row} of {rows}, {} of {cols}", out.len());
-        let group = &self.matrix(expert)[row / lanes * group_bytes..][..group_bytes];
-        if let Some(codec) = codec(dtype) {
-            (codec.gather)(&self.layout, group, row % lanes, out);
+        let part_rows = self.layout.part_rows();
+        let part = &self.matrix(expert)[row / part_rows * part_bytes..][..part_bytes];
+        if let Some(codec) = self.layout.codec() {
+            (codec.gather)(&self.layout, part, row % part_rows, out);
         }
     }
 }
 
+/// Bytes of `[k][rows]` elements.
+fn dense_bytes<E>(cols: usize, lanes: usize, groups: usize) -> usize {
+    cols * lanes * groups * size_of::<E>()
+}
+
 fn pack_dense<E: DeviceRepr + bytemuck::Pod>(layout: &Layout, rows: &[u8], out: &mut [u8]) {
     let e = size_of::<E>();
-    for (lane, row) in rows.chunks_exact((layout.cols * e).max(1)).enumerate() {
-        let slots = out.chunks_exact_mut(layout.lanes * e);
+    for (r, row) in rows.chunks_exact((layout.cols * e).max(1)).enumerate() {
+        let slots = out.chunks_exact_mut(layout.part_rows() * e);
         for (value, slot) in row.chunks_exact(e).zip(slots) {
-            slot[lane * e..(lane + 1) * e].copy_from_slice(value);
+            slot[r * e..(r + 1) * e].copy_from_slice(value);
         }
     }
 }
 
 fn gather_dense<E: DeviceRepr + bytemuck::Pod>(
     layout: &Layout,
-    group: &[u8],
-    lane: usize,
+    part: &[u8],
+    row: usize,
     out: &mut [f32],
 ) {
     let e = size_of::<E>();
-    for (o, slot) in out.iter_mut().zip(group.chunks_exact(layout.lanes * e)) {
-        *o = bytemuck::pod_read_unaligned::<E>(&slot[lane * e..(lane + 1) * e]).widen();
+    for (o, slot) in out.iter_mut().zip(part.chunks_exact(layout.part_rows() * e)) {
+        *o = bytemuck::pod_read_unaligned::<E>(&slot[row * e..(row + 1) * e]).widen();
     }
 }
 

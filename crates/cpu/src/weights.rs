@@ -5,7 +5,7 @@ use crate::pool::Pool;
 use crate::simd::Isa;
 use gristmill_core::{Error, HostTensor, Result, quant};
 use gristmill_ir::{Program, Tensor, TensorDecl};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Shared by every program and plan of a model.
@@ -29,6 +29,7 @@ impl Weights {
     ) -> Result<Weights> {
         let mut matrices = HashMap::new();
         let mut vectors = HashMap::new();
+        let by_columns = by_columns(uses);
         for program in uses {
             let declared =
                 program.tensors.iter().zip(program.used_tensors()).zip(program.matrices());
@@ -46,10 +47,14 @@ impl Weights {
                     ));
                 }
                 if is_matrix {
+                    let named = |e: Error| Error::model(&decl.name, e.to_string());
+                    let mut layout = Layout::new(isa, host.dtype, expected).map_err(named)?;
+                    if by_columns.contains(decl.name.as_str()) {
+                        layout = layout.by_columns();
+                    }
                     let packed = match host.form() {
-                        Some(_) => Packed::kept(isa, host)
-                            .map_err(|e| Error::model(&decl.name, e.to_string()))?,
-                        None => pack(isa, pool, &host)?,
+                        Some(_) => Packed::kept(layout, host).map_err(named)?,
+                        None => pack(layout, pool, &host)?,
                     };
                     matrices.insert(decl.name.clone(), Arc::new(packed));
                 } else {
@@ -114,32 +119,46 @@ impl Weights {
     }
 }
 
+/// Names of the matrices that meet mostly zeros in every program that uses them.
+fn by_columns<'a>(uses: &[&'a Program]) -> HashSet<&'a str> {
+    let all = |wanted: bool| {
+        let marks = uses.iter().map(|p| (p, p.meets_zeros(), p.used_tensors()));
+        let named = marks.flat_map(|(p, meets, used)| {
+            let marks = p.tensors.iter().zip(meets).zip(used);
+            marks
+                .filter(|((_, meets), used)| *used && *meets == wanted)
+                .map(|m| m.0.0.name.as_str())
+        });
+        named.collect::<HashSet<_>>()
+    };
+    let other = all(false);
+    all(true).into_iter().filter(|name| !other.contains(name)).collect()
+}
+
 fn missing(name: &str) -> Error {
     Error::Runtime(format!("the weight {name} was not loaded"))
 }
 
 /// Packs one tensor with the whole team.
-fn pack(isa: Isa, pool: &mut Pool, host: &HostTensor) -> Result<Packed> {
+fn pack(layout: Layout, pool: &mut Pool, host: &HostTensor) -> Result<Packed> {
     let named = |e: Error| Error::model(&host.name, e.to_string());
-    let layout =
-        Layout::new(isa, host.dtype, [host.experts, host.rows, host.cols]).map_err(named)?;
     let mut packed = Packed::zeroed(layout.clone())?;
-    let bytes = layout.group_bytes();
-    let groups = layout.experts() * layout.groups();
+    let bytes = layout.part_bytes();
+    let parts = layout.experts() * layout.parts();
     struct Out(*mut u8);
-    // SAFETY: members write disjoint groups of the one buffer they are given.
+    // SAFETY: members write disjoint parts of the one buffer they are given.
     unsafe impl Sync for Out {}
     let out = Out(packed.bytes_mut().as_mut_ptr());
     let failed = Mutex::new(None);
     pool.run(|team| {
         let out = &out;
-        team.each(groups, 4, |range| {
-            // SAFETY: the groups of the range are this member's, within the buffer.
+        team.each(parts, if layout.granule().is_some() { 1 } else { 4 }, |range| {
+            // SAFETY: the parts of the range are this member's, within the buffer.
             let to = unsafe {
                 let at = out.0.add(range.start * bytes);
                 std::slice::from_raw_parts_mut(at, range.len() * bytes)
             };
-            if let Err(e) = layout.pack_groups(host, range, to) {
+            if let Err(e) = layout.pack_parts(host, range, to) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
             }
         });

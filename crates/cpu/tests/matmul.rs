@@ -2,8 +2,9 @@
 //! packing, on every instruction set this machine has.
 
 use gristmill_core::{DType, HostTensor, quant};
-use gristmill_cpu::kernels::matmul::{MatmulArgs, MatmulKernel, PrepareArgs, select};
-use gristmill_cpu::{Isa, pack::Packed};
+use gristmill_cpu::Isa;
+use gristmill_cpu::kernels::matmul::{MatmulArgs, MatmulKernel, PrepareArgs, select, select_for};
+use gristmill_cpu::pack::{Layout, Packed};
 use gristmill_ir::{Activations, Prefill};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -60,8 +61,8 @@ fn product(
     tokens: usize,
     workers: usize,
 ) -> Vec<f32> {
-    let kernel = select(isa, w.layout().dtype(), form).unwrap();
-    product_by(kernel, w, expert, x, tokens, workers)
+    assert_eq!(isa, w.layout().isa());
+    product_by(select_for(w.layout(), form).unwrap(), w, expert, x, tokens, workers)
 }
 
 fn product_by(
@@ -78,7 +79,8 @@ fn product_by(
     let y_stride = rows + 3;
     let mut y = vec![f32::NAN; tokens * y_stride];
     let tiles = kernel.tiles(tokens);
-    let groups = w.layout().groups();
+    let granule = w.layout().granule().unwrap_or(1);
+    let granules = w.layout().groups() / granule;
     for i in 0..workers {
         let share = |n: usize| n * i / workers..n * (i + 1) / workers;
         // SAFETY: x, prepared, scratch and y have the sizes the kernel asks for.
@@ -105,7 +107,7 @@ fn product_by(
                 tokens,
                 y: y.as_mut_ptr(),
                 y_stride,
-                groups: groups * i / workers..groups * (i + 1) / workers,
+                groups: granules * i / workers * granule..granules * (i + 1) / workers * granule,
                 scratch: align(&mut scratch),
             });
         }
@@ -165,14 +167,20 @@ fn check(isa: Isa, dtype: DType, form: Activations, rows: usize, cols: usize, to
     let t = tensor(dtype, [1, rows, cols], &random.vec(rows * cols));
     let packed = Packed::new(isa, &t).unwrap();
     let x = activations(&mut random, tokens * cols, 32);
+    compare(&packed, &t, form, &x, tokens);
+}
+
+/// Compares the products of packed weights with sums in f64.
+fn compare(packed: &Packed, t: &HostTensor, form: Activations, x: &[f32], tokens: usize) {
+    let (isa, dtype, rows, cols) = (packed.layout().isa(), t.dtype, t.rows, t.cols);
     let mut w = vec![0.0; rows * cols];
     quant::dequantize(dtype, t.bytes(), &mut w).unwrap();
     // Dense weights take f32 activations whatever is asked for.
     let exact: Vec<f64> = match select(isa, dtype, form).unwrap().activations() {
-        Activations::Int8 => quantized(&x, 32),
+        Activations::Int8 => quantized(x, 32),
         Activations::F32 => x.iter().map(|&v| v.into()).collect(),
     };
-    let y = product(isa, &packed, 0, form, &x, tokens, 1);
+    let y = product(isa, packed, 0, form, x, tokens, 1);
     for (i, (&y, (e, magnitude))) in y.iter().zip(truth(&w, &exact, cols)).enumerate() {
         // Minima are summed apart from the products they offset, hence the factor.
         let bound = 4e-6 * magnitude + 1e-6;
@@ -306,6 +314,97 @@ fn results_do_not_depend_on_the_batch() {
                     let part = product(isa, &w, 0, form, x, n, 1);
                     let same = &whole[start * rows..(start + n) * rows];
                     assert_eq!(bits(&part), bits(same), "{isa} {dtype} {form:?} {n} from {start}");
+                }
+            }
+        }
+    }
+}
+
+/// What lies by columns gives the bits of what lies by rows, for one token and for several, with any
+/// number of workers, whatever part of the activations is zero.
+#[test]
+fn columns_give_the_same_bits() {
+    let shares = [0.0, 0.02, 0.2, 0.5, 0.9, 1.0];
+    let int = |d: &DType| d.block_len() > 1;
+    for isa in Isa::available() {
+        for dtype in DENSE.into_iter().chain(blocks()) {
+            // Chunks of 32 row groups, of 48 or half of that, and of fewer.
+            for (groups, cols) in [(32, 512), (48, 256), (4, 256)] {
+                let lanes = Packed::new(isa, &tensor(DType::F32, [1, 1, 1], &[0.0])).unwrap();
+                let rows = groups * lanes.layout().lanes();
+                let layout = Layout::new(isa, dtype, [1, rows, cols]).unwrap().by_columns();
+                if layout.granule().is_none() {
+                    continue;
+                }
+                let cols = if int(&dtype) { cols } else { cols - 7 };
+                let layout = Layout::new(isa, dtype, [1, rows, cols]).unwrap().by_columns();
+                let mut random = Random((groups * 7 + cols) as u64);
+                let t = tensor(dtype, [1, rows, cols], &random.vec(rows * cols));
+                let (columns, by_rows) =
+                    (Packed::of(layout, &t).unwrap(), Packed::new(isa, &t).unwrap());
+                let tokens = shares.len();
+                let mut x = activations(&mut random, tokens * cols, 32);
+                for (x, share) in x.chunks_exact_mut(cols).zip(shares) {
+                    // Some runs of 32 and of 16 are all zero.
+                    let (blocks, halves) = (random.vec(cols), random.vec(cols));
+                    for (k, v) in x.iter_mut().enumerate() {
+                        let run = blocks[k / 32].abs() < 0.8 && halves[k / 16].abs() < 0.8;
+                        if share < 1.0 && !(run && random.next().abs() < share) {
+                            *v = 0.0;
+                        }
+                    }
+                }
+                for form in [Activations::Int8, Activations::F32] {
+                    let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                    let whole = bits(product(isa, &by_rows, 0, form, &x, tokens, 1));
+                    let all = bits(product(isa, &columns, 0, form, &x, tokens, 2));
+                    assert!(all == whole, "{isa} {dtype} {form:?} {rows}x{cols} together");
+                    for n in [2, 3, 4, 5] {
+                        let few = bits(product(isa, &columns, 0, form, &x[..n * cols], n, 2));
+                        assert!(few == whole[..n * rows], "{isa} {dtype} {form:?} {n} of them");
+                    }
+                    for (t, x) in x.chunks_exact(cols).enumerate() {
+                        for workers in [1, 3] {
+                            let one = bits(product(isa, &columns, 0, form, x, 1, workers));
+                            let same = one == whole[t * rows..(t + 1) * rows];
+                            assert!(
+                                same,
+                                "{isa} {dtype} {form:?} {rows}x{cols} token {t} {workers}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The same against sums in f64, of activations whose zeros are exact.
+#[test]
+fn columns_at_every_share_of_zeros() {
+    for isa in Isa::available() {
+        for dtype in DENSE.into_iter().chain(blocks()) {
+            let probe = Layout::new(isa, dtype, [1, 512, 256]).unwrap().by_columns();
+            let Some(granule) = probe.granule() else { continue };
+            let rows = 2 * granule * probe.lanes();
+            for (seed, zeros) in [0, 16, 26, 31, 32].into_iter().enumerate() {
+                let mut random = Random(seed as u64 + 77);
+                let t = tensor(dtype, [1, rows, 512], &random.vec(rows * 512));
+                let layout = Layout::new(isa, dtype, [1, rows, 512]).unwrap().by_columns();
+                let packed = Packed::of(layout, &t).unwrap();
+                for tokens in [1, 2] {
+                    let block = |_| loop {
+                        let mut block = random.vec(32);
+                        let first = (random.next().abs() * 31.0) as usize;
+                        (0..zeros).for_each(|i| block[(first + 5 * i) % 32] = 0.0);
+                        // A single number is the same however it is rounded.
+                        if zeros > 30 || rounded(&block).1 > 1e-5 {
+                            break block;
+                        }
+                    };
+                    let x: Vec<f32> = (0..tokens * 16).flat_map(block).collect();
+                    compare(&packed, &t, Activations::Int8, &x, tokens);
+                    compare(&packed, &t, Activations::F32, &x, tokens);
                 }
             }
         }

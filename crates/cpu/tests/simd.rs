@@ -1,7 +1,7 @@
 //! Every operation of the vocabulary on every instruction set this machine has, against plain
 //! arithmetic on one number at a time.
 
-use gristmill_cpu::simd::{Isa, Simd, WithSimd, math};
+use gristmill_cpu::simd::{Isa, Simd, WithSimd, byte_in_column, math};
 use half::{bf16, f16};
 
 /// The instruction sets of this machine; of them those that `GRISTMILL_TEST_SETS` names, if it does
@@ -343,6 +343,18 @@ impl WithSimd for Integers {
                 s.store(out.as_mut_ptr(), s.bytes_lane(a, i as u32));
                 for r in 0..S::LANES {
                     assert_eq!(out[r], f32::from(bytes[4 * r + i]));
+                }
+            }
+            let columns: [Vec<u8>; 4] =
+                std::array::from_fn(|j| (0..n).map(|i| (i * 37 + j * 101 + 5) as u8).collect());
+            let quads = s.bytes_quads(columns.each_ref().map(|c| s.bytes_load(c.as_ptr())));
+            let mut taken = vec![false; n];
+            for (i, quad) in quads.map(get).iter().enumerate() {
+                for row in 0..S::LANES {
+                    let at = byte_in_column(S::LANES, i, row);
+                    let expected = columns.each_ref().map(|c| c[at]);
+                    assert_eq!(quad[4 * row..][..4], expected, "{} group {i} row {row}", S::ISA);
+                    assert!(!std::mem::replace(&mut taken[at], true), "{} byte {at}", S::ISA);
                 }
             }
             let seed = [-12345i32];

@@ -5,7 +5,7 @@
 //! assigned once and its shape is known and checked at that moment, so an error names the
 //! operation that a model file does not fit.
 
-use crate::op::{Op, Ref, State, Tensor, Value};
+use crate::op::{Act, Op, Ref, State, Tensor, Value};
 use gristmill_core::{DType, Error, Result};
 use std::collections::{HashMap, HashSet};
 
@@ -334,6 +334,31 @@ impl Program {
             }
         }
         found
+    }
+
+    /// Which of the weights are the matrix of a [`Op::Linear`], and nothing else, whose input is mostly
+    /// zeros: what max(x, 0) has left of another product. A kernel may then read only the columns that
+    /// meet something else.
+    pub fn meets_zeros(&self) -> Vec<bool> {
+        let mut zeros = vec![false; self.values.len()];
+        let (mut meets, mut other) =
+            (vec![false; self.tensors.len()], vec![false; self.tensors.len()]);
+        for node in &self.nodes {
+            if let Op::Linear { act, .. } | Op::GateUp { act, .. } = node.op {
+                zeros[node.outputs[0].index()] = matches!(act, Act::Relu | Act::Relu2);
+            }
+            let matrix = match node.op {
+                Op::Linear { x, w, .. } if zeros[x.index()] => Some(w),
+                _ => None,
+            };
+            node.op.visit(&mut |r| {
+                if let Ref::Tensor(t) = r {
+                    let uses = if matrix == Some(t) { &mut meets } else { &mut other };
+                    uses[t.index()] = true;
+                }
+            });
+        }
+        meets.iter().zip(other).map(|(&meets, other)| meets && !other).collect()
     }
 
     /// The same program up to and including the operation `name`, with the values of that

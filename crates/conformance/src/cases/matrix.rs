@@ -30,7 +30,42 @@ pub(super) fn cases() -> Vec<Case> {
     }
     all.extend(epilogues());
     all.extend(gates());
+    for dtype in DENSE.into_iter().chain(BLOCKS) {
+        for rows in [512, 768] {
+            all.push(after_zeros(dtype, Activations::F32, rows));
+            if dtype.block_len() > 1 {
+                all.push(after_zeros(dtype, Activations::Int8, rows));
+            }
+        }
+    }
     all
+}
+
+/// A product with what max(x, 0)² has left: none, all, or a part of the elements of a row.
+fn after_zeros(dtype: DType, a: Activations, rows: u32) -> Case {
+    let cols = 256;
+    let name = format!("linear after relu2 {dtype} {a:?} to {rows}");
+    let (mut p, x) = reading(&name, cols);
+    let mut linear = |name: &str, x, rows, act| {
+        let w = p.tensor(name, rows, cols);
+        let op = Op::Linear { x, w, bias: None, act, scale: 1.0, softcap: None };
+        p.one(format!("by {name}"), op).expect("shapes agree")
+    };
+    let squares = linear("one", x, cols, Act::Relu2);
+    let y = linear("w", squares, rows, Act::None);
+    p.output(Output::Hidden, y);
+    let mut case = case_of(name, p, a, |name| if name == "one" { DType::F32 } else { dtype });
+    let n = cols as usize;
+    let one: Vec<f32> = (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect();
+    let decl = case.program.tensors.iter().find(|d| d.name == "one");
+    case.weights.set(decl.expect("it was declared"), &one);
+    let mut random = Random::new(case.rows.take().unwrap_or_default());
+    let shares = [0.2, 1.0, 0.0, 0.05, 0.5];
+    for work in &mut case.works {
+        let shares = (0..work.tokens().count()).map(|t| shares[t % shares.len()]);
+        work.hidden = shares.flat_map(|share| random.rows_above_zero(n, share)).collect();
+    }
+    case
 }
 
 fn linear(dtype: DType, a: Activations, cols: u32, rows: u32) -> Case {

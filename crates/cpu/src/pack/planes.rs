@@ -6,6 +6,9 @@
 //! byte for byte, fragment `t` holds the plane's bits of quads `t`, `t + b`, `t + 2b`, … from the
 //! lowest bits up. So one load, one shift and one mask bring out a quad whole, for any format.
 //!
+//! Fewer quads, which is what [columns](super::columns) have, go into as many fragments fewer: `n` quads
+//! into `n · b / 8` for a plane of `b` bits.
+//!
 //! Eight-bit integers are stored signed, or with 128 added where the instruction set multiplies
 //! unsigned weights.
 
@@ -13,6 +16,7 @@ use crate::simd::{Simd, WithSimd};
 use gristmill_core::f16;
 use gristmill_core::quant::IntFormat;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Bytes of the scales of one block of `R` rows.
 pub(crate) const fn block_scales_bytes<F: IntFormat>(lanes: usize) -> usize {
@@ -57,7 +61,7 @@ pub(crate) fn group_bytes<F: IntFormat>(cols: usize, lanes: usize) -> usize {
 }
 
 /// `f(bits, shift, first)` for each plane of a format: its width, the lowest bit it holds, and
-/// its first fragment.
+/// its first fragment, in eighths of the quads.
 #[inline(always)]
 fn for_each_plane<F: IntFormat>(mut f: impl FnMut(usize, usize, usize)) {
     let (mut shift, mut first) = (0, 0);
@@ -137,9 +141,42 @@ impl Quads {
     /// Takes the integers of the row `lane`.
     #[inline(always)]
     pub(super) fn set<F: IntFormat>(&mut self, lane: usize, biased: bool, q: &[u8]) {
-        for (quad, bytes) in self.0.iter_mut().zip(q.as_chunks().0) {
-            quad[lane] = u32::from_le_bytes(*bytes) ^ flip::<F>(biased);
+        for (i, bytes) in q.as_chunks().0.iter().enumerate() {
+            self.set_word::<F>(i, lane, biased, *bytes);
         }
+    }
+
+    /// Sets four integers.
+    #[inline(always)]
+    pub(super) fn set_word<F: IntFormat>(
+        &mut self,
+        quad: usize,
+        lane: usize,
+        biased: bool,
+        bytes: [u8; 4],
+    ) {
+        self.0[quad][lane] = u32::from_le_bytes(bytes) ^ flip::<F>(biased);
+    }
+
+    /// Stores the planes of some quads.
+    #[inline(always)]
+    pub(super) fn write<F: IntFormat>(&self, quads: Range<usize>, lanes: usize, out: &mut [u8]) {
+        let quads = &self.0[quads];
+        for_each_plane::<F>(|bits, shift, first| {
+            let mask = 0x0101_0101 * ((1u32 << bits) - 1);
+            let (first, fragments) = (first * quads.len() / 8, bits * quads.len() / 8);
+            for t in 0..fragments {
+                let out = out[(first + t) * lanes * 4..].as_chunks_mut().0;
+                for (lane, out) in out.iter_mut().take(lanes).enumerate() {
+                    let mut fragment = 0;
+                    for u in 0..8 / bits {
+                        let quad = quads[t + u * fragments][lane];
+                        fragment |= ((quad >> shift) & mask) << (u * bits);
+                    }
+                    *out = u32::to_le_bytes(fragment);
+                }
+            }
+        });
     }
 }
 
@@ -160,20 +197,8 @@ impl<F: IntFormat> WithSimd for WriteUnits<'_, F> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let units = self.out.chunks_exact_mut(unit_bytes::<F>(S::LANES));
-        for (quads, out) in self.quads.0[..F::BLOCK / 4].as_chunks::<8>().0.iter().zip(units) {
-            for_each_plane::<F>(|bits, shift, first| {
-                let mask = 0x0101_0101 * ((1u32 << bits) - 1);
-                for t in 0..bits {
-                    let out = out[(first + t) * S::LANES * 4..].as_chunks_mut().0;
-                    for (lane, out) in out.iter_mut().take(S::LANES).enumerate() {
-                        let mut fragment = 0;
-                        for u in 0..8 / bits {
-                            fragment |= ((quads[t + u * bits][lane] >> shift) & mask) << (u * bits);
-                        }
-                        *out = u32::to_le_bytes(fragment);
-                    }
-                }
-            });
+        for (u, out) in units.enumerate() {
+            self.quads.write::<F>(8 * u..8 * u + 8, S::LANES, out);
         }
     }
 }
@@ -213,20 +238,34 @@ impl<F: IntFormat> WithSimd for ReadUnits<'_, F> {
 /// The 32 integers of one row of the unit that `unit` starts with.
 #[inline(always)]
 fn read_unit<F: IntFormat>(unit: &[u8], biased: bool, lane: usize, lanes: usize) -> [u8; 32] {
-    let mut quads = [flip::<F>(biased); 8];
-    let fragments = unit.as_chunks().0;
-    for_each_plane::<F>(|bits, shift, first| {
-        let mask = 0x0101_0101 * ((1u32 << bits) - 1);
-        for t in 0..bits {
-            let fragment = u32::from_le_bytes(fragments[(first + t) * lanes + lane]);
-            for u in 0..8 / bits {
-                quads[t + u * bits] ^= ((fragment >> (u * bits)) & mask) << shift;
-            }
-        }
-    });
+    let quads = read_quads::<F>(unit, biased, lane, lanes, 8);
     let mut q = [0; 32];
     for (q, quad) in q.as_chunks_mut().0.iter_mut().zip(quads) {
         *q = quad.to_le_bytes();
     }
     q
+}
+
+/// The integers of one row of so many quads, at most eight, whose planes `planes` starts with.
+#[inline(always)]
+pub(super) fn read_quads<F: IntFormat>(
+    planes: &[u8],
+    biased: bool,
+    lane: usize,
+    lanes: usize,
+    quads: usize,
+) -> [u32; 8] {
+    let mut out = [flip::<F>(biased); 8];
+    let stored = planes.as_chunks().0;
+    for_each_plane::<F>(|bits, shift, first| {
+        let mask = 0x0101_0101 * ((1u32 << bits) - 1);
+        let (first, fragments) = (first * quads / 8, bits * quads / 8);
+        for t in 0..fragments {
+            let fragment = u32::from_le_bytes(stored[(first + t) * lanes + lane]);
+            for u in 0..8 / bits {
+                out[t + u * fragments] ^= ((fragment >> (u * bits)) & mask) << shift;
+            }
+        }
+    });
+    out
 }

@@ -5,7 +5,7 @@
 //! grouped launch, however the file stores Q, K and V.
 
 use super::Compiler;
-use crate::kernels::matmul::{MatmulArgs, MatmulKernel, PrepareArgs, select};
+use crate::kernels::matmul::{MatmulArgs, MatmulKernel, PrepareArgs, select_for};
 use crate::pack::Packed;
 use crate::pool::Team;
 use gristmill_core::Result;
@@ -56,7 +56,7 @@ impl Share {
 const MIN_GROUPS: usize = 4;
 
 fn kernel(c: &Compiler<'_>, matrix: &Packed) -> Result<MatmulKernel> {
-    let kernel = select(matrix.layout().isa(), matrix.layout().dtype(), c.options.activations)?;
+    let kernel = select_for(matrix.layout(), c.options.activations)?;
     Ok(kernel.with_prefill(c.options.prefill))
 }
 
@@ -196,7 +196,13 @@ impl Projection {
         mut after: impl FnMut(Range<usize>),
     ) {
         let total = self.groups();
-        team.each(total, chunk(team, total), |range| {
+        // A matrix by columns is alone: it is one of a Linear.
+        let granule = self.parts.iter().find_map(|p| p.matrix.layout().granule());
+        let chunk = match granule {
+            Some(granule) => column_chunk(team, total).next_multiple_of(granule),
+            None => chunk(team, total),
+        };
+        team.each(total, chunk, |range| {
             // SAFETY: the caller's promise; groups are this member's.
             unsafe { self.multiply_share(team, Share::whole(rows), range, y, scratch, &mut after) }
         });
@@ -304,6 +310,11 @@ impl Projection {
 /// What of `range` lies in the `n` indices from `first` on, counted from there.
 fn within(range: &Range<usize>, first: usize, n: usize) -> Range<usize> {
     range.start.clamp(first, first + n) - first..range.end.clamp(first, first + n) - first
+}
+
+/// The same of a matrix by columns: each turn lists the columns anew, and reads pieces of them.
+fn column_chunk(team: &Team<'_>, groups: usize) -> usize {
+    if team.len() == 1 { groups } else { groups.div_ceil(2 * team.len()) }
 }
 
 /// Groups a member takes at once: a few turns each, and not too few rows a turn.

@@ -135,6 +135,13 @@ impl Simd for Avx2 {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
             _mm256_shuffle_epi8(table, a)
         }
+        fn bytes_quads(self, columns: [__m256i; 4]) -> [__m256i; 4] {
+            let [a, b, c, d] = columns;
+            let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+            let (low, next) = (_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd));
+            let (ab, cd) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
+            [low, next, _mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)]
+        }
         fn words_of(self, a: __m256) -> __m256i { _mm256_cvtps_epi32(a) }
         fn words_splat(self, n: u32) -> __m256i { _mm256_set1_epi32(n as i32) }
         fn words_and(self, a: __m256i, mask: u32) -> __m256i {

@@ -132,6 +132,13 @@ macro_rules! avx512_ops {
                 let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
                 _mm512_shuffle_epi8(table, a)
             }
+            fn bytes_quads(self, columns: [__m512i; 4]) -> [__m512i; 4] {
+                let [a, b, c, d] = columns;
+                let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+                let (low, next) = (_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd));
+                let (ab, cd) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+                [low, next, _mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd)]
+            }
             fn words_of(self, a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
             fn words_splat(self, n: u32) -> __m512i { _mm512_set1_epi32(n as i32) }
             fn words_and(self, a: __m512i, mask: u32) -> __m512i {

@@ -88,6 +88,14 @@ pub const fn most_in_chain(weight: i32) -> usize {
     (i16::MAX as i32 / (2 * 127 * weight)) as usize
 }
 
+/// Where the byte of row `lane` of group `group` lies among the `4 · lanes` bytes that four row groups
+/// have in a column: four rows of each group in turn, so that exchanges within sixteen bytes bring
+/// the columns together, see [`Simd::bytes_quads`].
+pub const fn byte_in_column(lanes: usize, group: usize, lane: usize) -> usize {
+    let turn = if lanes < 4 { lanes } else { 4 };
+    lane / turn * (4 * turn) + group * turn + lane % turn
+}
+
 /// One instruction set; see the module. "Lanes" are the `LANES` lanes of a register.
 pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// Its name among the instruction sets.
@@ -350,6 +358,10 @@ pub trait Simd: Copy + Send + Sync + std::fmt::Debug + 'static {
     fn bytes_lane(self, a: Self::Bytes, i: u32) -> Self::F32;
     /// `table[b]` for every byte `b < 16` of `a`; unspecified for the others.
     fn bytes_lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes;
+    /// The fragments of four row groups from four columns, each of one byte for every row of the
+    /// four groups: byte `j` of row `l` in fragment `i` is byte [`byte_in_column`]`(LANES, i, l)` of
+    /// `columns[j]`.
+    fn bytes_quads(self, columns: [Self::Bytes; 4]) -> [Self::Bytes; 4];
 
     // ---- fragments as 32-bit words, one a row
 

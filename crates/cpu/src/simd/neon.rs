@@ -145,6 +145,17 @@ macro_rules! neon_ops {
             fn bytes_lookup(self, table: &[u8; 16], a: uint8x16_t) -> uint8x16_t {
                 vqtbl1q_u8(vld1q_u8(table.as_ptr()), a)
             }
+            fn bytes_quads(self, columns: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+                let [a, b, c, d] = columns;
+                let ab = vreinterpretq_u16_u8(vzip1q_u8(a, b));
+                let cd = vreinterpretq_u16_u8(vzip1q_u8(c, d));
+                let (first, second) = (vzip1q_u16(ab, cd), vzip2q_u16(ab, cd));
+                let ab = vreinterpretq_u16_u8(vzip2q_u8(a, b));
+                let cd = vreinterpretq_u16_u8(vzip2q_u8(c, d));
+                let (third, last) = (vzip1q_u16(ab, cd), vzip2q_u16(ab, cd));
+                let (first, second) = (vreinterpretq_u8_u16(first), vreinterpretq_u8_u16(second));
+                [first, second, vreinterpretq_u8_u16(third), vreinterpretq_u8_u16(last)]
+            }
             fn words_of(self, a: float32x4_t) -> uint8x16_t { vreinterpretq_u8_s32(vcvtnq_s32_f32(a)) }
             fn words_splat(self, n: u32) -> uint8x16_t { of_words(vdupq_n_u32(n)) }
             fn words_and(self, a: uint8x16_t, mask: u32) -> uint8x16_t {

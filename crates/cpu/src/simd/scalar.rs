@@ -6,7 +6,7 @@
 //! do not wait for each other. [`Naive`] runs the same operations with one lane and a tile of one
 //! row and one token: the plain loop that every other one is measured against.
 
-use super::{Isa, Simd, WithSimd};
+use super::{Isa, Simd, WithSimd, byte_in_column};
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -298,6 +298,15 @@ macro_rules! scalar_ops {
                 let [b, c, d, e] = a[l].to_le_bytes();
                 let at = |b: u8| table[usize::from(b % 16)];
                 u32::from_le_bytes([at(b), at(c), at(d), at(e)])
+            })
+        }
+        #[inline(always)]
+        fn bytes_quads(self, columns: [Self::Bytes; 4]) -> [Self::Bytes; 4] {
+            from_fn(|i| {
+                from_fn(|l| {
+                    let at = byte_in_column(Self::LANES, i, l);
+                    u32::from_le_bytes(columns.map(|c| (c[at / 4] >> (8 * (at % 4))) as u8))
+                })
             })
         }
         #[inline(always)]

@@ -122,6 +122,13 @@ impl Simd for Sse41 {
         fn bytes_lookup(self, table: &[u8; 16], a: __m128i) -> __m128i {
             _mm_shuffle_epi8(_mm_loadu_si128(table.as_ptr().cast()), a)
         }
+        fn bytes_quads(self, columns: [__m128i; 4]) -> [__m128i; 4] {
+            let [a, b, c, d] = columns;
+            let (ab, cd) = (_mm_unpacklo_epi8(a, b), _mm_unpacklo_epi8(c, d));
+            let (low, next) = (_mm_unpacklo_epi16(ab, cd), _mm_unpackhi_epi16(ab, cd));
+            let (ab, cd) = (_mm_unpackhi_epi8(a, b), _mm_unpackhi_epi8(c, d));
+            [low, next, _mm_unpacklo_epi16(ab, cd), _mm_unpackhi_epi16(ab, cd)]
+        }
         fn words_of(self, a: __m128) -> __m128i { _mm_cvtps_epi32(a) }
         fn words_splat(self, n: u32) -> __m128i { _mm_set1_epi32(n as i32) }
         fn words_and(self, a: __m128i, mask: u32) -> __m128i {

@@ -102,6 +102,13 @@ impl Simd for Wasm {
         fn bytes_lookup(self, table: &[u8; 16], a: v128) -> v128 {
             u8x16_swizzle(v128_load(table.as_ptr().cast()), a)
         }
+        fn bytes_quads(self, columns: [v128; 4]) -> [v128; 4] {
+            let [a, b, c, d] = columns;
+            let (ab, cd) = (low_bytes(a, b), low_bytes(c, d));
+            let (first, second) = (low_words(ab, cd), high_words(ab, cd));
+            let (ab, cd) = (high_bytes(a, b), high_bytes(c, d));
+            [first, second, low_words(ab, cd), high_words(ab, cd)]
+        }
         fn words_of(self, a: v128) -> v128 { i32x4_trunc_sat_f32x4(a) }
         fn words_splat(self, n: u32) -> v128 { u32x4_splat(n) }
         fn words_and(self, a: v128, mask: u32) -> v128 { v128_and(a, u32x4_splat(mask)) }
@@ -240,4 +247,23 @@ unsafe fn store_halves(p: *mut u16, n: usize, words: v128) {
             v128_store16_lane::<2>(halves, p.add(2));
         }
     }
+}
+
+/// The first eight bytes of `a` and of `b`, taking turns; the others follow.
+#[inline(always)]
+fn low_bytes(a: v128, b: v128) -> v128 {
+    i8x16_shuffle::<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(a, b)
+}
+#[inline(always)]
+fn high_bytes(a: v128, b: v128) -> v128 {
+    i8x16_shuffle::<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(a, b)
+}
+/// The same with words of sixteen bits.
+#[inline(always)]
+fn low_words(a: v128, b: v128) -> v128 {
+    i16x8_shuffle::<0, 8, 1, 9, 2, 10, 3, 11>(a, b)
+}
+#[inline(always)]
+fn high_words(a: v128, b: v128) -> v128 {
+    i16x8_shuffle::<4, 12, 5, 13, 6, 14, 7, 15>(a, b)
 }

@@ -65,6 +65,7 @@ pub(super) fn tile_count(tokens: usize, width: usize) -> usize {
 }
 
 /// The first token and the token count of tile `i`.
+#[inline(always)]
 pub(super) fn tile(tokens: usize, width: usize, i: usize) -> (usize, usize) {
     let whole = tokens / width;
     if i < whole {
@@ -76,6 +77,19 @@ pub(super) fn tile(tokens: usize, width: usize, i: usize) -> (usize, usize) {
     }
     let (start, rest, i) = (start + rest / 4 * 4, rest % 4, i - rest / 4);
     if i < rest / 2 { (start, 2) } else { (start + rest / 2 * 2, 1) }
+}
+
+/// The first token and the token count of the tile that holds token `t`.
+#[inline(always)]
+pub(super) fn tile_of(tokens: usize, width: usize, t: usize) -> (usize, usize) {
+    let mut i = 0;
+    loop {
+        let (start, n) = tile(tokens, width, i);
+        if t < start + n {
+            return (start, n);
+        }
+        i += 1;
+    }
 }
 
 /// What to prepare. `x` is `[rows][x_stride]` f32 of which the first `cols` of a row count; token
@@ -330,6 +344,7 @@ mod tests {
                     let (start, n) = tile(tokens, width, i);
                     assert_eq!(start, next);
                     assert!(n == width || [1, 2, 4].contains(&n) && n < width);
+                    assert!((start..start + n).all(|t| tile_of(tokens, width, t) == (start, n)));
                     next += n;
                 }
                 assert_eq!(next, tokens);

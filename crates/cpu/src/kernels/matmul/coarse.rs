@@ -13,7 +13,7 @@
 
 use super::activations::{self, COARSE, block_bytes, word};
 use super::fragments::Source;
-use super::matmul_int8::{Tile, start};
+use super::matmul_int8::{Tile, finish, start};
 use super::panel::{AnyPanel, Converter, Format, PIECE};
 use super::{MatmulArgs, Output, group_sets, groups_at_once, with_tile};
 use crate::simd::{Simd, WithSimd};
@@ -92,7 +92,7 @@ pub(super) fn scratch_bytes<S: Simd, P: AnyPanel>(cols: usize) -> usize {
 /// The token's instructions exist; pointers and sizes as [`MatmulArgs`] says, `x` in blocks of 256;
 /// the panels are those of `format`.
 pub(super) unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, format: &Format) {
-    let converter = format.converter(args.weights, args.cols);
+    let converter = format.converter(args);
     let share = groups::<S>(args.cols);
     let bytes = Coarse::bytes(args.cols, S::LANES);
     // SAFETY: scratch holds a share of coarse groups, then a piece.
@@ -155,7 +155,7 @@ impl<const M: usize, const N: usize> WithSimd for Blocks<M, N> {
                 if first > 0 {
                     tile.out.load(s, &mut sums);
                 }
-                tile.finish(s, first, 0, words, &dots, &mut sums);
+                finish(s, &tile.weights, first, 0, words, &dots, &mut sums);
                 tile.out.store(s, &sums);
             }
         }

@@ -121,78 +121,26 @@ impl<F: IntFormat> Source for Planes<F> {
     const WHOLE_BYTES: bool = F::BITS == 8;
 
     #[inline(always)]
-    #[allow(clippy::modulo_one)] // a plane of one bit has one fragment
     unsafe fn quad<S: Simd, const J: usize>(self, s: S, unit: usize) -> S::Bytes {
-        let fragment = 4 * S::LANES;
-        // SAFETY: the unit is BITS fragments, of which each plane of b bits has b.
-        unsafe {
-            let unit = self.units.add(unit * F::BITS * fragment);
-            if F::BITS == 8 {
-                return s.bytes_load(unit.add(J * fragment));
-            }
-            let mut first = 0;
-            let mut shift = 0;
-            let mut quad = None;
-            // Bits of this plane: down to the bottom of the byte, or straight to their place.
-            macro_rules! plane {
-                ($bits:literal) => {
-                    if F::BITS & $bits != 0 {
-                        let from = (J / $bits * $bits) as u32;
-                        let b = s.bytes_load(unit.add((first + J % $bits) * fragment));
-                        let b = if from > shift {
-                            s.bytes_shr(b, from - shift)
-                        } else if from < shift {
-                            s.bytes_shl(b, shift - from)
-                        } else {
-                            b
-                        };
-                        let b = s.bytes_and(b, ((1u32 << $bits) - 1 << shift) as u8);
-                        quad = Some(match quad {
-                            None => b,
-                            Some(q) => s.bytes_or(q, b),
-                        });
-                        #[allow(unused_assignments)]
-                        {
-                            first += $bits;
-                            shift += $bits;
-                        }
-                    }
-                };
-            }
-            plane!(4);
-            plane!(2);
-            plane!(1);
-            quad.unwrap_unchecked()
-        }
+        // SAFETY: the unit is BITS fragments.
+        unsafe { quad::<S, F>(s, self.units.add(unit * F::BITS * 4 * S::LANES), J, 8) }
     }
 
     #[inline(always)]
     unsafe fn scale<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {
-        // SAFETY: `d` and `sc` of the block hold LANES values.
+        // SAFETY: the caller's promise.
         unsafe {
             let (block, first) = self.block::<S>(unit);
-            if F::WIDE_SCALE {
-                return s.load(block.cast());
-            }
-            let d = s.load_f16(block.cast());
-            if !F::HAS_SC {
-                return d;
-            }
-            let sc = block.add(planes::sc_offset::<F>(first + run, S::LANES));
-            s.mul(d, s.load_i8(sc.cast()))
+            scale::<S, F>(s, block, first + run)
         }
     }
 
     #[inline(always)]
     unsafe fn min<S: Simd>(self, s: S, unit: usize, run: usize) -> S::F32 {
-        // SAFETY: `m` and `mn` of the block hold LANES values.
+        // SAFETY: the caller's promise.
         unsafe {
             let (block, first) = self.block::<S>(unit);
-            let m = s.load_f16(block.add(2 * S::LANES).cast());
-            if !F::HAS_SC {
-                return m;
-            }
-            s.mul(m, s.load_u8(block.add(planes::mn_offset::<F>(first + run, S::LANES))))
+            min::<S, F>(s, block, first + run)
         }
     }
 
@@ -204,5 +152,94 @@ impl<F: IntFormat> Source for Planes<F> {
                 s.prefetch(self.units.wrapping_add(unit * bytes + PREFETCH + line));
             }
         }
+    }
+}
+
+/// Quad `j` of the `n` whose planes begin at `planes`; both are constants where it must be fast.
+///
+/// # Safety
+/// They hold `n` quads of the format, as many as fill fragments, laid out for `S`.
+#[inline(always)]
+pub(super) unsafe fn quad<S: Simd, F: IntFormat>(
+    s: S,
+    planes: *const u8,
+    j: usize,
+    n: usize,
+) -> S::Bytes {
+    let fragment = 4 * S::LANES;
+    // SAFETY: a plane of b bits has n b / 8 fragments.
+    unsafe {
+        if F::BITS == 8 {
+            return s.bytes_load(planes.add(j * fragment));
+        }
+        let mut first = 0;
+        let mut shift = 0;
+        let mut quad = None;
+        // Bits of this plane: down to the bottom of the byte, or straight to their place.
+        macro_rules! plane {
+            ($bits:literal) => {
+                if F::BITS & $bits != 0 {
+                    let fragments = $bits * n / 8;
+                    let from = (j / fragments * $bits) as u32;
+                    let b = s.bytes_load(planes.add((first + j % fragments) * fragment));
+                    let b = if from > shift {
+                        s.bytes_shr(b, from - shift)
+                    } else if from < shift {
+                        s.bytes_shl(b, shift - from)
+                    } else {
+                        b
+                    };
+                    let b = s.bytes_and(b, ((1u32 << $bits) - 1 << shift) as u8);
+                    quad = Some(match quad {
+                        None => b,
+                        Some(q) => s.bytes_or(q, b),
+                    });
+                    #[allow(unused_assignments)]
+                    {
+                        first += fragments;
+                        shift += $bits;
+                    }
+                }
+            };
+        }
+        plane!(4);
+        plane!(2);
+        plane!(1);
+        quad.unwrap_unchecked()
+    }
+}
+
+/// The scales of run `run` of a block of a row group, whose scales begin at `block`.
+///
+/// # Safety
+/// They are those of a block of the format, laid out for `S`.
+#[inline(always)]
+pub(super) unsafe fn scale<S: Simd, F: IntFormat>(s: S, block: *const u8, run: usize) -> S::F32 {
+    // SAFETY: `d` and `sc` of the block hold LANES values.
+    unsafe {
+        if F::WIDE_SCALE {
+            return s.load(block.cast());
+        }
+        let d = s.load_f16(block.cast());
+        if !F::HAS_SC {
+            return d;
+        }
+        s.mul(d, s.load_i8(block.add(planes::sc_offset::<F>(run, S::LANES)).cast()))
+    }
+}
+
+/// The minima of the same.
+///
+/// # Safety
+/// As for [`scale`]; the format has minima.
+#[inline(always)]
+pub(super) unsafe fn min<S: Simd, F: IntFormat>(s: S, block: *const u8, run: usize) -> S::F32 {
+    // SAFETY: `m` and `mn` of the block hold LANES values.
+    unsafe {
+        let m = s.load_f16(block.add(2 * S::LANES).cast());
+        if !F::HAS_SC {
+            return m;
+        }
+        s.mul(m, s.load_u8(block.add(planes::mn_offset::<F>(run, S::LANES))))
     }
 }

@@ -14,12 +14,12 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Elements that are summed before they are added to the whole.
-const CHUNK: usize = 256;
+pub(super) const CHUNK: usize = 256;
 
 /// Elements and row groups of the piece of the weights that stays in cache for many tokens:
 /// 128 KiB of f16 with 16 rows a group, beside 24 KiB of activations for twelve tokens.
 const BLOCK_COLS: usize = 2 * CHUNK;
-const BLOCK_GROUPS: usize = 8;
+pub(super) const BLOCK_GROUPS: usize = 8;
 
 /// The product with dense weights.
 ///
@@ -57,7 +57,7 @@ pub(super) unsafe fn over_panels<S: Simd, P: AnyPanel + Rows32>(
     const { assert!(PIECE * 32 == CHUNK) };
     // SAFETY: the caller's promise.
     let s = unsafe { S::assume() };
-    let converter = format.converter(args.weights, args.cols);
+    let converter = format.converter(args);
     let units = converter.units();
     let piece_bytes = P::piece_bytes::<S>(1);
     if args.tokens == 1 {
@@ -131,7 +131,7 @@ impl<P: AnyPanel> WithSimd for Widen<P> {
 /// # Safety
 /// As for [`dense`]; `begin` gets each share of at most `share` groups before
 /// `group(g, first)`, row group `g` of the share that starts at `first`, is read.
-unsafe fn matmul<S: Simd, W: Rows32>(
+pub(super) unsafe fn matmul<S: Simd, W: Rows32>(
     args: &MatmulArgs,
     share: usize,
     begin: impl Fn(Range<usize>),
@@ -247,8 +247,11 @@ impl<const SUB: usize, const HAS_MIN: bool, const ZERO: i32> Rows32 for Panel<SU
 }
 
 /// `parts[m][n] += w[m] · x[n]`
+///
+/// # Safety
+/// `x` is readable for `N` values.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
+pub(super) unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     s: S,
     w: &[S::F32; M],
     x: *const f32,

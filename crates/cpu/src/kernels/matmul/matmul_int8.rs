@@ -55,7 +55,7 @@ pub(super) unsafe fn direct<S: Simd, W: PackedGroup>(args: &MatmulArgs) {
 /// # Safety
 /// As for [`direct`]; the panels are those of `format`.
 pub(super) unsafe fn over_panels<S: Simd, P: AnyPanel>(args: &MatmulArgs, format: &Format) {
-    let converter = format.converter(args.weights, args.cols);
+    let converter = format.converter(args);
     let units = converter.units();
     let unit_bytes = P::unit_bytes::<S>();
     if args.tokens > 1 {
@@ -182,18 +182,18 @@ impl<W: Source, const M: usize, const N: usize> WithSimd for Tile<W, M, N> {
                     let mut dots = start::<S, W, M, N>(s, words.add(word(3, N)));
                     self.steps::<S, 0, 1>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 2, 3>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 0, words, &dots, &mut sums);
+                    finish(s, &self.weights, u, 0, words, &dots, &mut sums);
                     let mut dots = start::<S, W, M, N>(s, words.add(word(4, N)));
                     self.steps::<S, 4, 5>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 6, 7>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 1, words, &dots, &mut sums);
+                    finish(s, &self.weights, u, 1, words, &dots, &mut sums);
                 } else {
                     let mut dots = start::<S, W, M, N>(s, words.add(word(2, N)));
                     self.steps::<S, 0, 1>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 2, 3>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 4, 5>(s, u, x, &mut dots, &mut chains);
                     self.steps::<S, 6, 7>(s, u, x, &mut dots, &mut chains);
-                    self.finish(s, u, 0, words, &dots, &mut sums);
+                    finish(s, &self.weights, u, 0, words, &dots, &mut sums);
                 }
             }
         }
@@ -318,41 +318,45 @@ impl<W: Source, const M: usize, const N: usize> Tile<W, M, N> {
             }
         }
     }
+}
 
-    /// Scales the dot products of run `run` and adds them to the sums.
-    #[inline(always)]
-    pub(super) unsafe fn finish<S: Simd>(
-        &self,
-        s: S,
-        u: usize,
-        run: usize,
-        words: *const u8,
-        dots: &[[S::I32; N]; M],
-        sums: &mut [[S::F32; N]; M],
-    ) {
-        // SAFETY: the caller passes a unit of the weights and its activations.
-        unsafe {
-            for m in 0..M {
-                let scale = self.weights[m].scale(s, u, run);
-                let min = if W::HAS_MIN { self.weights[m].min(s, u, run) } else { s.zero() };
-                for n in 0..N {
-                    let token = s.broadcast(words.add(word(0, N) + 4 * n).cast());
-                    let dot = if in_pairs::<S>(N) {
-                        s.dots_of_pair([dots[m][n & !1], dots[m][n | 1]])[n & 1]
-                    } else {
-                        dots[m][n]
-                    };
-                    let dot = s.i32_to_f32(dot);
-                    let mut sum = s.fma(dot, s.mul(scale, token), sums[m][n]);
-                    if W::HAS_MIN && W::SUB == 32 {
-                        let token = s.broadcast(words.add(word(1, N) + 4 * n).cast());
-                        sum = s.neg_fma(min, token, sum);
-                    } else if W::HAS_MIN {
-                        let minus = s.i32_broadcast(words.add(word(3 + run, N) + 4 * n).cast());
-                        sum = s.fma(min, s.mul(token, s.i32_to_f32(minus)), sum);
-                    }
-                    sums[m][n] = sum;
+/// Scales the dot products of run `run` of unit `u` and adds them to the sums; `words` are those of the
+/// unit's activations.
+///
+/// # Safety
+/// The weights have the unit, the words are of `N` tokens.
+#[inline(always)]
+pub(super) unsafe fn finish<S: Simd, W: Source, const M: usize, const N: usize>(
+    s: S,
+    weights: &[W; M],
+    u: usize,
+    run: usize,
+    words: *const u8,
+    dots: &[[S::I32; N]; M],
+    sums: &mut [[S::F32; N]; M],
+) {
+    // SAFETY: the caller passes a unit of the weights and its activations.
+    unsafe {
+        for m in 0..M {
+            let scale = weights[m].scale(s, u, run);
+            let min = if W::HAS_MIN { weights[m].min(s, u, run) } else { s.zero() };
+            for n in 0..N {
+                let token = s.broadcast(words.add(word(0, N) + 4 * n).cast());
+                let dot = if in_pairs::<S>(N) {
+                    s.dots_of_pair([dots[m][n & !1], dots[m][n | 1]])[n & 1]
+                } else {
+                    dots[m][n]
+                };
+                let dot = s.i32_to_f32(dot);
+                let mut sum = s.fma(dot, s.mul(scale, token), sums[m][n]);
+                if W::HAS_MIN && W::SUB == 32 {
+                    let token = s.broadcast(words.add(word(1, N) + 4 * n).cast());
+                    sum = s.neg_fma(min, token, sum);
+                } else if W::HAS_MIN {
+                    let minus = s.i32_broadcast(words.add(word(3 + run, N) + 4 * n).cast());
+                    sum = s.fma(min, s.mul(token, s.i32_to_f32(minus)), sum);
                 }
+                sums[m][n] = sum;
             }
         }
     }

@@ -7,7 +7,9 @@
 //! * [`activations`](self::Activations): rows of f32 become int8 blocks or f32 panels;
 //! * `matmul_int8`: integer dot products of 16 or 32 elements, scaled and summed in f32;
 //! * `coarse`: integer dot products of 256 elements, of weights and activations rounded once more;
-//! * `matmul_f32`: weights are widened in registers, products summed in f32.
+//! * `matmul_f32`: weights are widened in registers, products summed in f32;
+//! * `columns` and `columns_dense`: a few tokens whose elements are mostly zero, by weights that lie by
+//!   columns.
 //!
 //! **Order of operations.** For one row and one token, the sequence of f32 operations depends on
 //! the instruction set, the format and `cols` only: not on the number of tokens, the tile, the
@@ -20,6 +22,8 @@
 mod activations;
 mod coarse;
 mod codes;
+mod columns;
+mod columns_dense;
 mod fragments;
 mod matmul_f32;
 mod matmul_int8;
@@ -27,8 +31,10 @@ mod panel;
 
 pub use activations::{PrepareArgs, PrepareFn};
 
+use crate::pack::Layout;
 use crate::simd::{Isa, IsaVisitor, Simd};
 use fragments::{PackedGroup, Source};
+use gristmill_core::quant::IntFormat;
 use gristmill_core::{DType, Error, Result, for_each_format};
 use gristmill_ir::{Activations, Prefill};
 use panel::{Format, with_panel};
@@ -39,7 +45,8 @@ use std::ops::Range;
 /// * `weights`: one packed matrix, [`matrix`](crate::pack::Packed::matrix), of `rows` x `cols`;
 /// * `x`: `tokens` prepared tokens, see [`PrepareArgs`], aligned to 4 bytes;
 /// * `y`: `[tokens][y_stride]` f32, of which the first `rows` of a row are written;
-/// * `groups`: the row groups to compute, of `rows.div_ceil(lanes)`;
+/// * `groups`: the row groups to compute, of `rows.div_ceil(lanes)`; whole
+///   [granules](crate::pack::Layout::granule) of a matrix by columns;
 /// * `scratch`: [`MatmulKernel::scratch_bytes`] bytes of this worker's own, aligned to 64.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)] // described above
@@ -65,8 +72,8 @@ type OverPanelsFn = unsafe fn(&MatmulArgs, &Format);
 enum Run {
     /// As they are packed.
     Direct(MatmulFn),
-    /// By way of panels; if there is a function, as they are packed for one token.
-    Panels(OverPanelsFn, Format, Option<MatmulFn>),
+    /// By way of panels; if there is a function, as they are packed for at most so many tokens.
+    Panels(OverPanelsFn, Format, Option<(usize, MatmulFn)>),
 }
 
 /// The functions of one (instruction set, weight format, activation form).
@@ -153,22 +160,66 @@ impl MatmulKernel {
             }
             match &self.run {
                 Run::Direct(matmul) => matmul(args),
-                Run::Panels(_, _, Some(one)) if args.tokens == 1 => one(args),
+                Run::Panels(_, _, Some((most, few))) if args.tokens <= *most => few(args),
                 Run::Panels(matmul, format, _) => matmul(args, format),
             }
         }
     }
 }
 
-/// The kernel for weights of `dtype` packed for `isa`. Dense weights always take f32 activations.
+/// The kernel for weights of this layout.
+///
+/// # Errors
+/// As for [`select`].
+pub fn select_for(layout: &Layout, activations: Activations) -> Result<MatmulKernel> {
+    let (isa, dtype) = (layout.isa(), layout.dtype());
+    match layout.granule() {
+        None => select(isa, dtype, activations),
+        Some(_) => selected(isa.visit(SelectByColumns(dtype, activations)), isa, dtype),
+    }
+}
+
+/// The kernel for weights of `dtype` packed by rows for `isa`. Dense weights always take f32 activations.
 ///
 /// # Errors
 /// [`Error::Runtime`] for an instruction set this machine does not have, or a format without
 /// kernels.
 pub fn select(isa: Isa, dtype: DType, activations: Activations) -> Result<MatmulKernel> {
-    isa.visit(Select(dtype, activations))
+    selected(isa.visit(Select(dtype, activations)), isa, dtype)
+}
+
+fn selected(found: Option<Option<MatmulKernel>>, isa: Isa, dtype: DType) -> Result<MatmulKernel> {
+    found
         .ok_or_else(|| Error::Runtime(format!("this machine does not have {isa}")))?
         .ok_or_else(|| Error::Runtime(format!("weights of type {dtype} are not supported yet")))
+}
+
+/// For matrices by columns.
+struct SelectByColumns(DType, Activations);
+
+impl IsaVisitor for SelectByColumns {
+    type Output = Option<MatmulKernel>;
+    fn visit<S: Simd>(self, _: S) -> Option<MatmulKernel> {
+        let SelectByColumns(dtype, activations) = self;
+        macro_rules! dense {
+            ($d:ident, $t:ty) => {
+                if dtype == DType::$d {
+                    let run = Run::Direct(columns_dense::product::<S, $t>);
+                    return Some(kernel::<S>(Activations::F32, run, |_| 0));
+                }
+            };
+        }
+        macro_rules! int {
+            ($d:ident, $t:ty) => {
+                if dtype == DType::$d {
+                    return Some(column_kernel::<S, $t>(activations));
+                }
+            };
+        }
+        for_each_format!(dense: dense);
+        for_each_format!(int: int);
+        None
+    }
 }
 
 struct Select(DType, Activations);
@@ -236,15 +287,35 @@ fn kernel<S: Simd>(
 fn block_kernel<S: Simd, W: PackedGroup>(activations: Activations) -> MatmulKernel {
     let format = Format::new::<S, W>();
     let direct = if W::DIRECT { Some(matmul_int8::direct::<S, W> as MatmulFn) } else { None };
-    let exact = match (activations, direct) {
+    let kernel = panel_kernel::<S, W>(activations, format, direct.map(|direct| (1, direct)));
+    match (activations, direct) {
         (Activations::Int8, Some(direct)) if W::Source::WHOLE_BYTES => {
-            kernel::<S>(activations, Run::Direct(direct), |_| 0)
+            MatmulKernel { run: Run::Direct(direct), scratch_bytes: |_| 0, ..kernel }
         }
-        (Activations::Int8, direct) => with_panel!(W, |P| {
-            let run = Run::Panels(matmul_int8::over_panels::<S, P>, format, direct);
+        _ => kernel,
+    }
+}
+
+/// The kernel for a format of integers by columns: many tokens go over panels.
+fn column_kernel<S: Simd, F: IntFormat>(activations: Activations) -> MatmulKernel {
+    let few = (columns::FEW, columns::few_tokens::<S, F> as MatmulFn);
+    let format = Format::by_columns::<S, F>();
+    panel_kernel::<S, fragments::Planes<F>>(activations, format, Some(few))
+}
+
+/// The kernel for a block format by way of panels, but for so few tokens with int8 activations as `few`
+/// says.
+fn panel_kernel<S: Simd, W: PackedGroup>(
+    activations: Activations,
+    format: Format,
+    few: Option<(usize, MatmulFn)>,
+) -> MatmulKernel {
+    let exact = match activations {
+        Activations::Int8 => with_panel!(W, |P| {
+            let run = Run::Panels(matmul_int8::over_panels::<S, P>, format, few);
             kernel::<S>(activations, run, matmul_int8::scratch_bytes::<S, P>)
         }),
-        (Activations::F32, _) => with_panel!(W, |P| {
+        Activations::F32 => with_panel!(W, |P| {
             let run = Run::Panels(matmul_f32::over_panels::<S, P>, format, None);
             kernel::<S>(activations, run, matmul_f32::scratch_bytes::<S, P>)
         }),

@@ -11,7 +11,9 @@
 //! once for them; a format has a [`Converter`] of its own.
 
 use super::fragments::{PackedGroup, Source};
+use super::{MatmulArgs, columns};
 use crate::simd::{Simd, WithSimd};
+use gristmill_core::quant::IntFormat;
 use std::ops::Range;
 
 /// Bytes a panel may take: about half of a second-level cache of 1 MiB.
@@ -118,40 +120,50 @@ macro_rules! with_panel {
 }
 pub(super) use with_panel;
 
-/// Converts some units of a packed row group of `cols` columns; see [`Converter::run`].
-type ConvertFn = unsafe fn(group: *const u8, cols: usize, units: Range<usize>, out: *mut u8);
+/// Converts some units of a row group; see [`Converter::run`].
+type ConvertFn = unsafe fn(matrix: &Matrix, group: usize, units: Range<usize>, out: *mut u8);
+
+/// A packed matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix {
+    pub(super) weights: *const u8,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
 
 /// What kernels over panels need of a format.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Format {
-    stride: fn(cols: usize) -> usize,
-    convert: ConvertFn,
-}
+pub(super) struct Format(ConvertFn);
 
 impl Format {
+    /// A format whose matrices lie by rows.
     pub(super) fn new<S: Simd, W: PackedGroup>() -> Self {
-        Format { stride: W::stride::<S>, convert: convert::<S, W> }
+        Format(convert::<S, W>)
     }
 
-    /// The converter of a matrix of `cols` columns.
-    pub(super) fn converter(&self, weights: *const u8, cols: usize) -> Converter {
-        Converter { weights, stride: (self.stride)(cols), cols, convert: self.convert }
+    /// A format whose matrices lie by columns.
+    pub(super) fn by_columns<S: Simd, F: IntFormat>() -> Self {
+        Format(columns::convert::<S, F>)
+    }
+
+    /// The converter of the matrix of a product.
+    pub(super) fn converter(&self, args: &MatmulArgs) -> Converter {
+        let MatmulArgs { weights, rows, cols, .. } = *args;
+        Converter { matrix: Matrix { weights, rows, cols }, convert: self.0 }
     }
 }
 
 /// Converts row groups of one matrix.
 #[derive(Clone, Copy)]
 pub(super) struct Converter {
-    weights: *const u8,
-    stride: usize,
-    cols: usize,
+    matrix: Matrix,
     convert: ConvertFn,
 }
 
 impl Converter {
     /// Units of a row.
     pub(super) fn units(&self) -> usize {
-        self.cols / 32
+        self.matrix.cols / 32
     }
 
     /// Converts some units of row group `group` to the front of `out`.
@@ -162,26 +174,31 @@ impl Converter {
     #[inline]
     pub(super) unsafe fn run(&self, group: usize, units: Range<usize>, out: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { (self.convert)(self.weights.add(group * self.stride), self.cols, units, out) }
+        unsafe { (self.convert)(&self.matrix, group, units, out) }
     }
 }
 
 /// # Safety
-/// As for [`Converter::run`]; `group` is the packed row group.
+/// As for [`Converter::run`].
 unsafe fn convert<S: Simd, W: PackedGroup>(
-    group: *const u8,
-    cols: usize,
+    matrix: &Matrix,
+    group: usize,
     units: Range<usize>,
     out: *mut u8,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { S::assume().vectorize(Convert { source: W::source::<S>(group, cols), units, out }) }
+    unsafe {
+        let group = matrix.weights.add(group * W::stride::<S>(matrix.cols));
+        let source = W::source::<S>(group, matrix.cols);
+        S::assume().vectorize(Convert { source, units, out })
+    }
 }
 
-struct Convert<W> {
-    source: W,
-    units: Range<usize>,
-    out: *mut u8,
+/// Converts some units of a row group.
+pub(super) struct Convert<W> {
+    pub(super) source: W,
+    pub(super) units: Range<usize>,
+    pub(super) out: *mut u8,
 }
 
 impl<W: Source> WithSimd for Convert<W> {

@@ -136,16 +136,12 @@ fn products(act: Act, again: bool) -> Program {
     p
 }
 
-/// A backend packs by columns what meets zeros in every use, and nothing else.
+/// A backend packs by columns what meets zeros in every use, and nothing else; and only formats of a byte
+/// or more.
 #[test]
 fn only_what_meets_zeros_lies_by_columns() {
     let isa = Isa::best();
     let cpu = Cpu::new(CpuOptions { isa, threads: 1, poison: false }).unwrap();
-    let stored = ["up", "down"].map(|name| {
-        let mut t = tensor(DType::Q8_0, [1, 512, 512], name.len() as u64);
-        t.name = name.into();
-        t
-    });
     let [zeros, other, both] =
         [(Act::Relu2, false), (Act::Gelu, false), (Act::Relu, true)].map(|(a, b)| products(a, b));
     let cases: [(&[&Program], bool); 5] = [
@@ -155,15 +151,22 @@ fn only_what_meets_zeros_lies_by_columns() {
         (&[&both], false),
         (&[&zeros, &other], false),
     ];
-    for (uses, expected) in cases {
-        let mut load = |d: &TensorDecl| Ok(stored[usize::from(d.name == "down")].clone());
-        let weights = cpu.load(uses, &mut load, &Options::default()).unwrap();
-        for (t, expected) in stored.iter().zip([false, expected]) {
-            let [rows, columns] =
-                [Packed::new(isa, t).unwrap(), Packed::of(by_columns(isa, t), t).unwrap()];
-            assert!(rows.bytes() != columns.bytes());
-            let due = if expected { columns } else { rows };
-            assert!(cpu.packed(&weights, &t.name) == Some(due.bytes()), "{}", t.name);
+    for (dtype, pays) in [(DType::F16, true), (DType::Q8_0, true), (DType::Q4_K, false)] {
+        let stored = ["up", "down"].map(|name| {
+            let mut t = tensor(dtype, [1, 512, 512], name.len() as u64);
+            t.name = name.into();
+            t
+        });
+        for (uses, meets) in cases {
+            let mut load = |d: &TensorDecl| Ok(stored[usize::from(d.name == "down")].clone());
+            let weights = cpu.load(uses, &mut load, &Options::default()).unwrap();
+            for (t, meets) in stored.iter().zip([false, meets]) {
+                let rows = Packed::new(isa, t).unwrap();
+                let columns = Packed::of(by_columns(isa, t), t).unwrap();
+                assert!(rows.bytes() != columns.bytes());
+                let due = if meets && pays { columns } else { rows };
+                assert!(cpu.packed(&weights, &t.name) == Some(due.bytes()), "{dtype} {}", t.name);
+            }
         }
     }
 }

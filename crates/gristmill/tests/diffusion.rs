@@ -206,5 +206,5 @@ fn refused() {
     );
     let causal = gristmill().args(["run", "--steps", "4", "hello there"]).output().unwrap();
     assert_eq!(code(&causal), 2);
-    assert!(stderr(&causal).contains("--steps is for masked diffusion"), "{}", stderr(&causal));
+    assert!(stderr(&causal).contains("--steps is for diffusion"), "{}", stderr(&causal));
 }
